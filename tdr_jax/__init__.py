@@ -1,0 +1,28 @@
+"""Image restoration steered by words, in JAX.
+
+    import tdr_jax
+    restorer = tdr_jax.Restorer.from_pretrained("textpromptir-compact")
+    clean = restorer(noisy, prompt="please remove the noise")
+
+Everything is imported on first use, so that `import tdr_jax` costs nothing.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Restorer": "tdr_jax.infer.restorer",
+    "load": "tdr_jax.weights",
+    "save": "tdr_jax.weights",
+}
+_MODULES = ("convert", "data", "degrade", "losses", "metrics", "models", "text")
+__all__ = [*_WHERE, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str):
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,157 @@
+"""The networks by name: `build(name, **overrides)` gives one ready to initialise and apply."""
+
+import dataclasses
+import functools
+import importlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+# name -> (module, class, config class, overrides). The modules load when a network is built.
+_REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "textpromptir": ("textpromptir", "TextPromptIR", {}),
+    # Sized so that two CPU cores can train it in an hour and restore a photograph in seconds.
+    "textpromptir-compact": (
+        "textpromptir",
+        "TextPromptIR",
+        dict(
+            dim=32,
+            num_blocks=(1, 2, 2, 2),
+            num_refinement_blocks=1,
+            heads=(1, 2, 4, 8),
+            text_dim=384,
+            text_hidden=(128, 64),
+            input_shuffle=2,
+        ),
+    ),
+    "textpromptir-tiny": (
+        "textpromptir",
+        "TextPromptIR",
+        dict(
+            dim=8,
+            num_blocks=(1, 1, 1, 2),
+            num_refinement_blocks=1,
+            heads=(1, 1, 2, 2),
+            text_dim=384,
+            text_hidden=(32, 16),
+        ),
+    ),
+    "bert": ("bert", "Bert", {}),
+}
+
+Params = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network without its parameters: pure functions of a flat dict of dotted names."""
+
+    name: str
+    config: Any
+    _module: type[nnx.Module]
+
+    @property
+    def kind(self) -> str:
+        """The class of the network, whatever its size: the key of its conversion table."""
+        return self._module.__name__
+
+    @functools.cached_property
+    def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
+        model = nnx.eval_shape(lambda: self._module(self.config))
+        graphdef, state = nnx.split(model, nnx.Param)
+        return graphdef, dict(nnx.to_flat_state(state))
+
+    def init(self, seed: int = 0) -> Params:
+        """Draws float32 parameters; the same seed gives the same values on every machine."""
+        return {
+            _dotted(path): jnp.asarray(_draw(param, (seed, zlib.crc32(_dotted(path).encode()))))
+            for path, param in self._split[1].items()
+        }
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of the parameters without computing any."""
+        return {
+            _dotted(path): jax.ShapeDtypeStruct(param.shape, param.dtype)
+            for path, param in self._split[1].items()
+        }
+
+    def apply(self, params: Params, *inputs, method: str = "__call__", **kwargs):
+        """Calls a method of the network with these parameters; works under every jax transform.
+
+        Raises:
+          ValueError: the names or shapes of `params` are not this network's.
+        """
+        graphdef, spec = self._split
+        check(params, self.abstract_params(), f"network {self.name}")
+        state = nnx.from_flat_state(
+            [(path, param.replace(params[_dotted(path)])) for path, param in spec.items()]
+        )
+        return getattr(nnx.merge(graphdef, state), method)(*inputs, **kwargs)
+
+
+def _draw(param, key: tuple[int, int]) -> np.ndarray:
+    """Draws one parameter from its own stream, so that the value hangs on seed and name alone."""
+    initial = param.get_metadata("initial")
+    generator = np.random.Generator(np.random.Philox(key=key))
+    values = np.full(param.shape, initial.constant)
+    if initial.bound:
+        values += generator.uniform(-initial.bound, initial.bound, param.shape)
+    if initial.std:
+        values += initial.std * generator.standard_normal(param.shape)
+    return values.astype(np.float32)
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def check(params, expected, what: str) -> None:
+    """Compares names and shapes with the expected ones.
+
+    Raises:
+      ValueError: lists every missing, unexpected and misshapen name at once.
+    """
+    faults = [f"missing {name}" for name in expected if name not in params]
+    faults += [f"unexpected {name}" for name in params if name not in expected]
+    faults += [
+        f"{name} is {tuple(params[name].shape)}, not {tuple(spec.shape)}"
+        for name, spec in expected.items()
+        if name in params and tuple(params[name].shape) != tuple(spec.shape)
+    ]
+    if faults:
+        raise ValueError(f"parameters do not fit {what}: " + "; ".join(faults))
+
+
+def names() -> tuple[str, ...]:
+    """Returns every name that `build` knows."""
+    return tuple(_REGISTRY)
+
+
+def build(name: str, **overrides) -> Network:
+    """Builds the network of that name.
+
+    Args:
+      name: one of `names()`.
+      **overrides: fields of its config, under the reference's own names (lists become tuples).
+
+    Raises:
+      ValueError: the name or a field is unknown.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"no network {name!r}; there are: {', '.join(names())}")
+    file, class_name, defaults = _REGISTRY[name]
+    module = importlib.import_module(f"tdr_jax.models.{file}")
+    config_class = getattr(module, f"{class_name}Config")
+    fields = [field.name for field in dataclasses.fields(config_class)]
+    unknown = sorted(set(overrides) - set(fields))
+    if unknown:
+        raise ValueError(f"{name} has no field {', '.join(unknown)}; it has: {', '.join(fields)}")
+    values = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in (defaults | overrides).items()
+    }
+    return Network(name, config_class(**values), getattr(module, class_name))

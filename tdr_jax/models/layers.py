@@ -1,0 +1,243 @@
+"""NHWC building blocks that compute what their PyTorch namesakes compute.
+
+Parameters carry the PyTorch module names (`qkv.kernel`, `norm1.body.weight`), in the layouts XLA
+wants: dense kernels (in, out), convolution kernels HWIO, depthwise kernels (3, 3, C). Norms run in
+float32 whatever the compute dtype is. Initial values follow torch's defaults.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+    """How `Network.init` draws a parameter: U(-bound, bound) + N(0, std^2) + constant."""
+
+    bound: float = 0.0
+    std: float = 0.0
+    constant: float = 0.0
+
+
+def param(
+    shape: tuple[int, ...], *, fan_in: int = 0, std: float = 0.0, constant: float = 0.0
+) -> nnx.Param:
+    """Declares a float32 parameter; `Network.init` draws its values.
+
+    Args:
+      shape: of one block; `Stage` puts the layer axis in front.
+      fan_in: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default start; 0 means no draw.
+      std: of a normal draw instead.
+      constant: the value, where nothing is drawn.
+    """
+    bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+    return nnx.Param(jnp.zeros(shape, jnp.float32), initial=Initial(bound, std, constant))
+
+
+class Linear(nnx.Module):
+    """Dense layer on the last axis; also a 1x1 convolution, which in NHWC is the same product.
+
+    The kernel is (in_features, out_features): the transpose of torch's.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True):
+        self.kernel = param((in_features, out_features), fan_in=in_features)
+        self.bias = param((out_features,), fan_in=in_features) if bias else None
+
+    def __call__(self, x, features: slice = slice(None)):
+        """Computes the given slice of the output features (all by default)."""
+        return self.add_bias(x @ self.kernel[...][:, features].astype(x.dtype), features)
+
+    def add_bias(self, y, features: slice = slice(None)):
+        """Adds the bias, if there is one, to products computed elsewhere."""
+        return y if self.bias is None else y + self.bias[...][features].astype(y.dtype)
+
+
+class Conv(nnx.Module):
+    """3x3 convolution, stride 1, zero padding 1 (kernel HWIO)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False):
+        self.kernel = param((3, 3, in_channels, out_channels), fan_in=9 * in_channels)
+        self.bias = param((out_channels,), fan_in=9 * in_channels) if bias else None
+
+    def __call__(self, x):
+        y = lax.conv_general_dilated(
+            x,
+            self.kernel[...].astype(x.dtype),
+            (1, 1),
+            ((1, 1), (1, 1)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """Normalises the last axis in float32 (biased variance, eps 1e-5: torch's default)."""
+
+    def __init__(self, features: int, *, bias: bool = True, eps: float = 1e-5):
+        self.weight = param((features,), constant=1.0)
+        self.bias = param((features,)) if bias else None
+        self.eps = eps
+
+    def __call__(self, x):
+        y = normalise(x, self.eps) * self.weight[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """Returns x with zero mean and unit biased variance along its last axis, in float32."""
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+
+
+def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
+    """(B, H, W, C) -> (B, H/f, W/f, C f f); channel c f f + i f + j, torch's order."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // factor, factor, w // factor, factor, c)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
+
+
+def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
+    """(B, H, W, C f f) -> (B, H f, W f, C): the inverse of `pixel_unshuffle`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // factor**2, factor, factor)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
+
+
+class Downsample(nnx.Module):
+    """Halves the resolution and doubles the channels: conv 3x3 to C/2, then pixel unshuffle."""
+
+    def __init__(self, channels: int):
+        self.body = nnx.List([Conv(channels, channels // 2)])
+
+    def __call__(self, x):
+        return pixel_unshuffle(self.body[0](x), 2)
+
+
+class Upsample(nnx.Module):
+    """Doubles the resolution and halves the channels: conv 3x3 to 2C, then pixel shuffle."""
+
+    def __init__(self, channels: int):
+        self.body = nnx.List([Conv(channels, 2 * channels)])
+
+    def __call__(self, x):
+        return pixel_shuffle(self.body[0](x), 2)
+
+
+class DepthwiseConv(nnx.Module):
+    """3x3 depthwise convolution, stride 1, zero padding 1 (kernel (3, 3, C))."""
+
+    def __init__(self, channels: int, *, bias: bool = False):
+        self.kernel = param((3, 3, channels), fan_in=9)
+        self.bias = param((channels,), fan_in=9) if bias else None
+
+    def __call__(self, x, channels: slice = slice(None)):
+        """Applies the filters of the given channels to x, whose last axis holds just those."""
+        y = depthwise3x3(x, self.kernel[...][..., channels].astype(x.dtype))
+        return y if self.bias is None else y + self.bias[...][channels].astype(x.dtype)
+
+
+def depthwise3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Depthwise 3x3 convolution with zero padding, by the fastest implementation of the backend.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (3, 3, C), of x's dtype.
+
+    Returns:
+      (B, H, W, C). XLA's grouped convolution is fast on GPU and TPU and 18 to 28 times slower than
+      nine shifted multiply-adds on CPU.
+    """
+    if jax.default_backend() == "cpu":
+        return _shifted_depthwise3x3(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        (1, 1),
+        ((1, 1), (1, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+_TAPS = [(i, j) for i in range(3) for j in range(3)]
+
+
+def _shifted_sum(x, kernel):
+    _, h, w, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in _TAPS)
+
+
+@jax.custom_vjp
+def _shifted_depthwise3x3(x, kernel):
+    return _shifted_sum(x, kernel)
+
+
+def _shifted_forward(x, kernel):
+    return _shifted_sum(x, kernel), (x, kernel)
+
+
+def _shifted_backward(residuals, dy):
+    """dx is the same sum with the kernel turned; dk is summed row by row, so that XLA vectorises it.
+
+    A plain reduction over pixels runs one channel at a time. The scan adds the columns of a row in
+    `group` partial sums instead, a carry that stays in the cache.
+    """
+    x, kernel = residuals
+    dx = _shifted_sum(dy, kernel[::-1, ::-1])
+    b, h, w, c = x.shape
+    group = math.gcd(w, 4)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def add_row(total, index):
+        sample, row = index // h, index % h
+        rows = lax.dynamic_slice(padded, (sample, row, 0, 0), (1, 3, w + 2, c))[0]
+        g = lax.dynamic_slice(dy, (sample, row, 0, 0), (1, 1, w, c))[0, 0]
+        products = jnp.stack([rows[i, j : j + w] * g for i, j in _TAPS]).astype(jnp.float32)
+        return total + products.reshape(9, w // group, group, c).sum(1), None
+
+    total, _ = lax.scan(add_row, jnp.zeros((9, group, c), jnp.float32), jnp.arange(b * h))
+    return dx, total.sum(1).reshape(3, 3, c).astype(kernel.dtype)
+
+
+_shifted_depthwise3x3.defvjp(_shifted_forward, _shifted_backward)
+
+
+class Stage(nnx.Module):
+    """Identical blocks in a row, their parameters stacked on a leading axis, run by `lax.scan`.
+
+    Args:
+      make_block: makes a module whose call takes (x, *context) and returns x's shape.
+      depth: number of blocks.
+      remat: recompute each block in the backward pass, which keeps only the blocks' inputs.
+      unroll: blocks per scan iteration: more compile time for a little speed.
+    """
+
+    def __init__(
+        self,
+        make_block: Callable[[], nnx.Module],
+        depth: int,
+        *,
+        remat: bool = False,
+        unroll: int = 1,
+    ):
+        self.blocks = nnx.vmap(make_block, in_axes=(), out_axes=0, axis_size=depth)()
+        self.remat = remat
+        self.unroll = unroll
+
+    def __call__(self, x, *context):
+        graphdef, params = nnx.split(self.blocks)
+
+        def body(x, block_params):
+            return nnx.merge(graphdef, block_params)(x, *context), None
+
+        if self.remat:
+            body = jax.checkpoint(body)
+        return lax.scan(body, x, params, unroll=self.unroll)[0]
