@@ -34,15 +34,14 @@ class Attention(nnx.Module):
             self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
             for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
         )
-        logits = jnp.einsum("bnc,bnd->bcd", q, k, preferred_element_type=jnp.float32)
+        logits = layers.gram(q, k)
         logits *= inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
         logits *= jnp.repeat(self.temperature[:, :, 0], c // heads, axis=0)
         head = jnp.arange(c) // (c // heads)
         logits = jnp.where(head[:, None] == head, logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1)
         folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
-        out = jnp.einsum("bnd,bde->bne", v, folded).reshape(b, h, w, c)
-        return self.project_out.add_bias(out)
+        return self.project_out.add_bias(layers.matmul(v, folded).reshape(b, h, w, c))
 
 
 def inverse_length(x: jax.Array) -> jax.Array:
@@ -67,4 +66,4 @@ class FeedForward(nnx.Module):
             self.dwconv(self.project_in(z, part), part)
             for part in (slice(0, hidden), slice(hidden, 2 * hidden))
         )
-        return self.project_out(nnx.gelu(a, approximate=False) * b)
+        return self.project_out(layers.gelu_gate(a, b))

@@ -51,11 +51,70 @@ class Linear(nnx.Module):
 
     def __call__(self, x, features: slice = slice(None)):
         """Computes the given slice of the output features (all by default)."""
-        return self.add_bias(x @ self.kernel[...][:, features].astype(x.dtype), features)
+        kernel = self.kernel[...][:, features].astype(x.dtype)
+        y = matmul(x.reshape(1, -1, x.shape[-1]), kernel[None])
+        return self.add_bias(y.reshape(*x.shape[:-1], -1), features)
 
     def add_bias(self, y, features: slice = slice(None)):
         """Adds the bias, if there is one, to products computed elsewhere."""
         return y if self.bias is None else y + self.bias[...][features].astype(y.dtype)
+
+
+@jax.custom_vjp
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(B, N, C) times (B, C, D) -> (B, N, D), with gradients in the layouts of their arguments.
+
+    The gradient that JAX derives for `kernel` comes out transposed; on CPU, XLA then computes
+    whatever produced dy a second time, column by column, which took half of a training step.
+    """
+    return _contract(x, kernel, (2, 1))
+
+
+@jax.custom_vjp
+def gram(x: jax.Array, y: jax.Array) -> jax.Array:
+    """(B, N, C), (B, N, D) -> float32 (B, C, D): x^T y, summed over N in float32."""
+    return _contract(x, y, (1, 1), jnp.float32)
+
+
+def _contract(x, y, axes: tuple[int, int], dtype=None):
+    dimensions = (((axes[0],), (axes[1],)), ((0,), (0,)))
+    return lax.dot_general(x, y, dimensions, preferred_element_type=dtype)
+
+
+def _matmul_backward(residuals, dy):
+    x, kernel = residuals
+    dkernel = _contract(x, dy, (1, 1), jnp.float32).astype(kernel.dtype)
+    return _contract(dy, kernel, (2, 2)), dkernel
+
+
+def _gram_backward(residuals, dz):
+    x, y = residuals
+    return _contract(y, dz.astype(y.dtype), (2, 2)), _contract(x, dz.astype(x.dtype), (2, 1))
+
+
+matmul.defvjp(lambda x, kernel: (matmul(x, kernel), (x, kernel)), _matmul_backward)
+gram.defvjp(lambda x, y: (gram(x, y), (x, y)), _gram_backward)
+
+
+@jax.custom_vjp
+def gelu_gate(a: jax.Array, b: jax.Array) -> jax.Array:
+    """gelu(a) * b with the exact (erf) gelu; keeps only a and b for the backward pass."""
+    return (a * _normal_cdf(a) * b).astype(a.dtype)
+
+
+def _normal_cdf(x):
+    return 0.5 * (1 + lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)))
+
+
+def _gelu_gate_backward(residuals, dy):
+    a, b = residuals
+    cdf = _normal_cdf(a)
+    density = jnp.exp(-0.5 * jnp.square(a.astype(jnp.float32))) / math.sqrt(2 * math.pi)
+    da = dy * b * (cdf + a * density)
+    return da.astype(a.dtype), (dy * a * cdf).astype(b.dtype)
+
+
+gelu_gate.defvjp(lambda a, b: (gelu_gate(a, b), (a, b)), _gelu_gate_backward)
 
 
 class Conv(nnx.Module):
@@ -191,6 +250,8 @@ def _shifted_backward(residuals, dy):
     `group` partial sums instead, a carry that stays in the cache.
     """
     x, kernel = residuals
+    # Without the barrier XLA fuses whatever computes dy into each of the nine shifts.
+    dy = lax.optimization_barrier(dy)
     dx = _shifted_sum(dy, kernel[::-1, ::-1])
     b, h, w, c = x.shape
     group = math.gcd(w, 4)

@@ -1,0 +1,322 @@
+"""BERT encoder: token ids in, hidden states or a mean-pooled sentence vector out.
+
+Parameters carry the Hugging Face names with the layer index stacked away: HF's
+`encoder.layer.3.attention.self.query.weight` is `encoder.layer.blocks.attention.self.query.kernel`
+at index 3. The pooler is not part of it: sentence vectors are means over tokens.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tdr_jax.errors import InputError
+from tdr_jax.models import check, layers
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Sizes under their Hugging Face names (defaults: BERT-base uncased), then how to compute."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_act: str = "gelu"
+    dtype: str = "float32"
+    remat: bool = False
+    scan_unroll: int = 1
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise InputError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; correct one of them"
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise InputError(
+                f"hidden_act {self.hidden_act!r} is not known; use one of {sorted(ACTIVATIONS)}"
+            )
+
+
+class Embedding(nnx.Module):
+    """Table of `count` rows, N(0, 0.02) at the start as in BERT."""
+
+    def __init__(self, count: int, features: int):
+        self.weight = layers.param((count, features), std=0.02)
+
+
+class Embeddings(nnx.Module):
+    """Sum of word, position and (first) segment embeddings, normalised."""
+
+    def __init__(self, config: BertConfig):
+        size = config.hidden_size
+        self.word_embeddings = Embedding(config.vocab_size, size)
+        self.position_embeddings = Embedding(config.max_position_embeddings, size)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, size)
+        self.LayerNorm = layers.LayerNorm(size, eps=config.layer_norm_eps)
+
+    def __call__(self, token_ids):
+        length, limit = token_ids.shape[-1], self.position_embeddings.weight.shape[0]
+        if length > limit:
+            raise InputError(f"{length} tokens, but this BERT has {limit} positions; truncate")
+        x = self.word_embeddings.weight[...][token_ids]
+        x = x + self.position_embeddings.weight[...][:length]
+        return self.LayerNorm(x + self.token_type_embeddings.weight[...][0])
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head attention over the tokens that the mask keeps; logits and softmax in float32."""
+
+    def __init__(self, config: BertConfig):
+        size = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.query = layers.Linear(size, size)
+        self.key = layers.Linear(size, size)
+        self.value = layers.Linear(size, size)
+
+    def __call__(self, x, mask):
+        q, k, v = (
+            f(x).reshape(*x.shape[:-1], self.heads, -1) for f in (self.query, self.key, self.value)
+        )
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
+        logits = logits / np.sqrt(q.shape[-1])
+        # The lowest finite number, not -inf: a row without any token stays finite.
+        logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
+        weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+        return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(x.shape)
+
+
+class Residual(nnx.Module):
+    """LayerNorm(dense(x) + shortcut): BERT normalises after the sum."""
+
+    def __init__(self, features: int, config: BertConfig):
+        self.dense = layers.Linear(features, config.hidden_size)
+        self.LayerNorm = layers.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def __call__(self, x, shortcut):
+        return self.LayerNorm(self.dense(x) + shortcut)
+
+
+class Attention(nnx.Module):
+    """Self-attention and its residual, under HF's names `attention.self` and `attention.output`."""
+
+    def __init__(self, config: BertConfig):
+        self.self = SelfAttention(config)
+        self.output = Residual(config.hidden_size, config)
+
+    def __call__(self, x, mask):
+        return self.output(self.self(x, mask), x)
+
+
+class Intermediate(nnx.Module):
+    """First half of the feed-forward network: dense and activation."""
+
+    def __init__(self, config: BertConfig):
+        self.dense = layers.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = config.hidden_act
+
+    def __call__(self, x):
+        return ACTIVATIONS[self.activation](self.dense(x))
+
+
+class Layer(nnx.Module):
+    """One transformer layer."""
+
+    def __init__(self, config: BertConfig):
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = Residual(config.intermediate_size, config)
+
+    def __call__(self, x, mask):
+        x = self.attention(x, mask)
+        return self.output(self.intermediate(x), x)
+
+
+class Encoder(nnx.Module):
+    """All layers in a row, their parameters stacked."""
+
+    def __init__(self, config: BertConfig):
+        self.layer = layers.Stage(
+            functools.partial(Layer, config),
+            config.num_hidden_layers,
+            remat=config.remat,
+            unroll=config.scan_unroll,
+        )
+
+    def __call__(self, x, mask):
+        return self.layer(x, mask)
+
+
+class Bert(nnx.Module):
+    """The encoder of Devlin et al. 2018 (arXiv 1810.04805, section 3), without the pooler."""
+
+    def __init__(self, config: BertConfig):
+        self.dtype = config.dtype
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+
+    def __call__(self, token_ids, attention_mask):
+        """Runs the encoder.
+
+        Args:
+          token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
+          attention_mask: (B, T) bool or 0/1; 0 marks padding.
+
+        Returns:
+          (B, T, hidden_size) of the config's dtype; rows of padding hold no meaning.
+        """
+        x = self.embeddings(token_ids).astype(self.dtype)
+        return self.encoder(x, attention_mask.astype(bool))
+
+    def mean_pool(self, token_ids, attention_mask):
+        """Averages the hidden states of the tokens that are not padding.
+
+        Args:
+          token_ids, attention_mask: as in `__call__`.
+
+        Returns:
+          (B, hidden_size) float32, not normalised.
+        """
+        x = self(token_ids, attention_mask).astype(jnp.float32)
+        weight = attention_mask.astype(jnp.float32)[..., None]
+        return (x * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)
+
+
+# Exchange with Hugging Face. Not read: the pooler, buffers and the heads of BERT's pretraining.
+_PREFIX = re.compile(r"^(0\.)?(auto_model\.|bert\.|model\.)?")
+_IGNORED = re.compile(r"^(pooler|cls)\.|(^|\.)position_ids$")
+_LEGACY = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+)
+_STACK = "encoder.layer.blocks."
+
+
+def config_from_hf(config: Mapping) -> BertConfig:
+    """Reads a Hugging Face BERT `config.json`.
+
+    Args:
+      config: the decoded file.
+
+    Returns:
+      Our config; fields that do not change an encoder's output (dropout and so on) are not kept.
+
+    Raises:
+      InputError: another architecture, or a variant of BERT that this encoder does not compute.
+    """
+    expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
+    for field, value in expected.items():
+        if config.get(field, value) != value:
+            raise InputError(
+                f"config.json has {field}={config[field]!r}, expected {value!r}; "
+                "only BERT encoders are read"
+            )
+    names = {f.name for f in dataclasses.fields(BertConfig)} - {"dtype", "remat", "scan_unroll"}
+    return BertConfig(**{k: v for k, v in config.items() if k in names})
+
+
+def _abstract(config: BertConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    model = nnx.eval_shape(lambda: Bert(config))
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {".".join(map(str, path)): jax.ShapeDtypeStruct(p.shape, p.dtype) for path, p in flat}
+
+
+def _sources(config: BertConfig) -> dict[str, tuple[list[str], bool, tuple[int, ...]]]:
+    """Our name -> (HF names in stacking order, whether transposed, shape of one HF tensor)."""
+    table = {}
+    for ours, leaf in _abstract(config).items():
+        transposed = ours.endswith(".kernel")
+        theirs = ours.removesuffix("kernel") + "weight" if transposed else ours
+        stacked = ours.startswith(_STACK)
+        if stacked:
+            rest = theirs.removeprefix(_STACK)
+            names = [f"encoder.layer.{i}.{rest}" for i in range(config.num_hidden_layers)]
+        else:
+            names = [theirs]
+        shape = leaf.shape[1:] if stacked else leaf.shape
+        table[ours] = names, transposed, shape[::-1] if transposed else shape
+    return table
+
+
+def from_hf(config: BertConfig, state_dict: Mapping) -> dict[str, jax.Array]:
+    """Turns a Hugging Face or sentence-transformers state dict into our parameters.
+
+    Args:
+      config: sizes of the network.
+      state_dict: name -> array or CPU tensor; names may start with `bert.`, `0.auto_model.` or
+        `model.`, norms may say gamma and beta. Pooler, position ids, pretraining heads are ignored.
+
+    Returns:
+      Flat dict of float32 arrays; half precision is widened.
+
+    Raises:
+      InputError: names every missing, unexpected and wrongly shaped tensor.
+    """
+    given = {}
+    for name, value in state_dict.items():
+        name = _PREFIX.sub("", name)
+        for old, new in _LEGACY:
+            name = old.sub(new, name)
+        if not _IGNORED.search(name):
+            given[name] = value
+    table = _sources(config)
+    shapes = {name: shape for names, _, shape in table.values() for name in names}
+    problems = [f"missing {name}" for name in shapes if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in shapes]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, expected {shape}"
+        for name, shape in shapes.items()
+        if name in given and tuple(given[name].shape) != shape
+    ]
+    if problems:
+        raise InputError(
+            f"the weights do not fit this BERT config ({len(problems)} problems): "
+            + "; ".join(problems)
+        )
+    params = {}
+    for ours, (names, transposed, _) in table.items():
+        values = [np.asarray(given[name]).astype(np.float32) for name in names]
+        values = [v.T if transposed else v for v in values]
+        params[ours] = jnp.asarray(np.stack(values) if ours.startswith(_STACK) else values[0])
+    return params
+
+
+def to_hf(config: BertConfig, params: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
+    """Turns our parameters into a state dict that `transformers.BertModel` loads.
+
+    Args:
+      config: sizes of the network.
+      params: flat dict as returned by `from_hf` or `init`.
+      prefix: put before each name, for instance "bert.".
+
+    Returns:
+      Name -> contiguous float32 array, without pooler.
+
+    Raises:
+      ValueError: names every parameter that is missing, not expected or of the wrong shape.
+    """
+    check(params, _abstract(config), "this BERT")
+    table = _sources(config)
+    state_dict = {}
+    for ours, (names, transposed, _) in table.items():
+        value = np.asarray(params[ours])
+        for name, v in zip(names, value if ours.startswith(_STACK) else [value], strict=True):
+            state_dict[prefix + name] = np.ascontiguousarray(v.T if transposed else v)
+    return state_dict
