@@ -92,9 +92,7 @@ def save(
     config = json.dumps(dataclasses.asdict(network.config))
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(
-            tensors, partial, {"network": network.name, "config": config, **(metadata or {})}
-        )
+        save_file(tensors, partial, {"network": network.name, "config": config, **(metadata or {})})
         os.replace(partial, path)
     finally:
         with contextlib.suppress(FileNotFoundError):

@@ -23,6 +23,7 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
             num_blocks=(1, 2, 2, 2),
             num_refinement_blocks=1,
             heads=(1, 2, 4, 8),
+            ffn_expansion_factor=2.5,  # hidden widths are then multiples of 16
             text_dim=384,
             text_hidden=(128, 64),
             input_shuffle=2,

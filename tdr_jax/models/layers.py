@@ -244,27 +244,29 @@ def _shifted_forward(x, kernel):
 
 
 def _shifted_backward(residuals, dy):
-    """dx is the same sum with the kernel turned; dk is summed row by row, so that XLA vectorises it.
+    """dx is the same sum with the kernel turned; dk is summed a few rows at a time.
 
-    A plain reduction over pixels runs one channel at a time. The scan adds the columns of a row in
-    `group` partial sums instead, a carry that stays in the cache.
+    A plain reduction over pixels runs one channel at a time. The scan adds the columns of some
+    rows in four partial sums instead: a carry that stays in the cache, vectorised over channels.
     """
     x, kernel = residuals
     # Without the barrier XLA fuses whatever computes dy into each of the nine shifts.
     dy = lax.optimization_barrier(dy)
     dx = _shifted_sum(dy, kernel[::-1, ::-1])
     b, h, w, c = x.shape
-    group = math.gcd(w, 4)
+    rows = math.gcd(h, max(1, 128 // w))
+    group = math.gcd(rows * w, 4)
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
-    def add_row(total, index):
-        sample, row = index // h, index % h
-        rows = lax.dynamic_slice(padded, (sample, row, 0, 0), (1, 3, w + 2, c))[0]
-        g = lax.dynamic_slice(dy, (sample, row, 0, 0), (1, 1, w, c))[0, 0]
-        products = jnp.stack([rows[i, j : j + w] * g for i, j in _TAPS]).astype(jnp.float32)
-        return total + products.reshape(9, w // group, group, c).sum(1), None
+    def add_rows(total, index):
+        sample, row = index // (h // rows), index % (h // rows) * rows
+        window = lax.dynamic_slice(padded, (sample, row, 0, 0), (1, rows + 2, w + 2, c))[0]
+        g = lax.dynamic_slice(dy, (sample, row, 0, 0), (1, rows, w, c))[0]
+        products = jnp.stack([window[i : i + rows, j : j + w] * g for i, j in _TAPS])
+        return total + products.astype(jnp.float32).reshape(9, -1, group, c).sum(1), None
 
-    total, _ = lax.scan(add_row, jnp.zeros((9, group, c), jnp.float32), jnp.arange(b * h))
+    steps = jnp.arange(b * h // rows)
+    total, _ = lax.scan(add_rows, jnp.zeros((9, group, c), jnp.float32), steps)
     return dx, total.sum(1).reshape(3, 3, c).astype(kernel.dtype)
 
 

@@ -41,9 +41,7 @@ class Conditioned(nn.Module):
         self.add_module(f"linear{num}_2", nn.Linear(channels, channels))
 
     def modulate(self, x, text):
-        first, scale, shift = (
-            getattr(self, f"linear{self.num}{end}") for end in ("", "_1", "_2")
-        )
+        first, scale, shift = (getattr(self, f"linear{self.num}{end}") for end in ("", "_1", "_2"))
         message = first(text) * self.fusion(x)
         return x * scale(message)[:, :, None, None] + shift(message)[:, :, None, None]
 
@@ -73,9 +71,7 @@ class FeedForward(Conditioned):
         super().__init__(channels, text, num)
         hidden = int(channels * expansion)
         self.project_in = nn.Conv2d(channels, 2 * hidden, 1, bias=False)
-        self.dwconv = nn.Conv2d(
-            2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False
-        )
+        self.dwconv = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, bias=False)
         self.project_out = nn.Conv2d(hidden, channels, 1, bias=False)
 
     def forward(self, x, text):
@@ -143,8 +139,7 @@ class TextPromptIR(nn.Module):
 
         def stage(width, heads, num, depth):
             return Stage(
-                TransformerBlock(width, heads, num, expansion, text_hidden[1])
-                for _ in range(depth)
+                TransformerBlock(width, heads, num, expansion, text_hidden[1]) for _ in range(depth)
             )
 
         self.shuffle = input_shuffle

@@ -1,0 +1,1 @@
+"""Run configurations: each file has `get_config(argument string)`."""

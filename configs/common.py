@@ -1,0 +1,98 @@
+"""The fields that every training config has, with their defaults."""
+
+from ml_collections import ConfigDict
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """Every field of a training run, complete except for the data.
+
+    Args:
+        argument: must be empty; the other files of this folder take arguments.
+
+    Returns:
+        an unlocked config; `train.py` locks it.
+    """
+    parse(argument)
+    config = ConfigDict()
+    config.seed = 0  # of the initial parameters, the batches and every draw of a step
+    config.init_from = ""  # weights to start from: a shipped name, a folder or a file
+    config.encoder = "minilm"  # text encoder: a shipped name or a sentence-transformers folder
+
+    config.network = ConfigDict()
+    config.network.name = "textpromptir"
+    config.network.overrides = ConfigDict()  # any field of the network's own config
+    config.network.overrides.dtype = "float32"  # of the computation; "bfloat16" on accelerators
+    config.network.overrides.remat = False  # recompute blocks in the backward pass: less memory
+    config.network.overrides.scan_unroll = 1
+
+    config.data = ConfigDict()
+    config.data.path = ""  # folder of clean pictures, degraded as they are read
+    config.data.path_task = ""  # the one task these pictures serve; "" for any of data.tasks
+    config.data.path_repeats = 1  # how often each of them comes up in an epoch
+    config.data.pairs = ()  # ((degraded folder, clean folder, task, repeats), ...)
+    config.data.tasks = ("noise", "rain", "haze")
+    config.data.weights = (1.0, 1.0, 1.0)  # how often each task is drawn
+    config.data.sigmas = (15, 25, 50)
+    config.data.stages = ((1000, 64, 8),)  # (steps, crop, batch), one after another
+    config.data.absent = 0.0  # share of examples that ask for what is not there
+    config.data.mixed = 0.0  # share with two degradations, one of them to stay
+    config.data.noise_mode = "uint8"
+    config.data.workers = 0
+    config.data.cache_mb = 1024
+
+    config.loss = ConfigDict()
+    config.loss.l1 = 1.0
+    config.loss.fft = 0.0
+
+    config.optim = ConfigDict()
+    config.optim.lr = 2e-4
+    config.optim.schedule = "cosine"  # "constant", "cosine", "paper" or "executed"
+    config.optim.warmup = 100  # steps; "cosine"
+    config.optim.end = 0.0  # floor, as a fraction of lr; "cosine"
+    config.optim.warmup_epochs = 15  # "paper" and "executed", with the next two
+    config.optim.max_epochs = 150
+    config.optim.steps_per_epoch = 26405
+    config.optim.b1 = 0.9  # this and the next three: torch's defaults of AdamW
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.01
+    config.optim.no_decay = ""  # regex on parameter names; "" decays all, as torch does
+    config.optim.clip = 1.0  # largest global norm of the gradient; 0 for none
+    config.ema = 0.999  # decay of the averaged parameters; 0 for none
+
+    config.log_every = 10
+    config.save_every = 500
+    config.keep = 2  # checkpoints
+    config.eval_every = 1000  # 0 for the end only
+    config.panel_every = 500  # 0 for no pictures
+    config.eval_data = ConfigDict()
+    config.eval_data.path = ""  # folder of clean pictures; "" for no evaluation
+    config.eval_data.settings = ("noise15", "noise25", "noise50", "rain", "haze")
+    config.eval_data.limit = 0  # pictures; 0 for all
+    config.eval_data.size = 0  # centre crop in pixels; 0 for whole pictures
+    return config
+
+
+def parse(argument: str, **defaults):
+    """Read the part of a config's name after the colon.
+
+    Args:
+        argument: "name=value,name=value"; "+" separates the items of a list.
+        **defaults: the names that are understood and what they are otherwise; a default's type is
+            the value's type.
+
+    Returns:
+        dict of the defaults with what the argument changes.
+
+    Raises:
+        ValueError: if the argument names something else or a value does not fit.
+    """
+    values = dict(defaults)
+    for part in filter(None, argument.split(",")):
+        name, _, value = part.partition("=")
+        if name not in defaults:
+            known = ", ".join(defaults) or "none"
+            raise ValueError(f"config argument {part!r} is unknown; known: {known}")
+        kind = type(defaults[name])
+        values[name] = tuple(value.split("+")) if kind is tuple else kind(value)
+    return values

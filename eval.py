@@ -1,0 +1,39 @@
+"""Measure a trained network: `python eval.py --config FILE --workdir RUN --data PICTURES`."""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file of the run, with an argument after a colon.", lock_config=True
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WEIGHTS = flags.DEFINE_string("weights", None, "Name, folder or file; default: the run's own.")
+DATA = flags.DEFINE_string("data", None, "Folder of pictures; default: the config's.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the tables; default: WORKDIR/eval.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}; settings are --config.NAME=VALUE")
+
+    from tdr_jax import evaluate
+    from tdr_jax.errors import InputError
+
+    try:
+        evaluate.run_config(
+            CONFIG.value,
+            WORKDIR.value,
+            weights=WEIGHTS.value,
+            data=DATA.value,
+            output=OUTPUT.value,
+        )
+    except InputError as error:
+        print(f"eval.py: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,89 @@
+"""The command `tdr`: finds the subcommand, turns errors into one line and an exit status."""
+
+import argparse
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+from tdr_jax import __version__
+from tdr_jax.errors import InputError
+
+# name -> (module with add_arguments and run, one line of help). Only the module of the subcommand
+# that was asked for is imported, so that `tdr --help` answers at once.
+COMMANDS = {
+    "restore": ("tdr_jax.commands.restore", "restore photographs as a sentence asks"),
+    "train": ("tdr_jax.commands.train", "train a network from a config file"),
+    "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
+}
+
+DESCRIPTION = """\
+Restore photographs with words: noise, rain or haze goes when you ask for it.
+"""
+EXAMPLES = """\
+examples:
+  tdr restore noisy.jpg -o clean.jpg --prompt "please remove the noise"
+  tdr restore holiday/ -o restored/ --prompt "take the haze away" --panel
+  tdr eval --help
+
+exit status: 0 done, 1 some pictures failed, 2 wrong arguments or input, 130 interrupted
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with the arguments."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"tdr: error: {message}; see '{self.prog} --help'\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: the arguments after the command's name; None takes those of the process.
+
+    Returns:
+        the exit status: 0 done, 1 some pictures failed or training diverged, 2 wrong arguments or
+        input, 130 interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            args = _parse(argv)
+        except SystemExit as leave:  # --help, --version or a wrong argument; argparse has said it
+            return leave.code if isinstance(leave.code, int) else 2
+        return args.run(args)
+    except InputError as error:
+        print(f"tdr: error: {error}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:  # training met NaN and kept its last good checkpoint
+        print(f"tdr: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tdr: interrupted; every file that was finished is kept", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser("tdr", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"tdr {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, (where, line) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=line, description=line[0].upper() + line[1:] + ".", formatter_class=raw
+        )
+        if name == asked:
+            module = import_module(where)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run, command=name)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.command != "train":  # which hands --config.a.b=... on to the config
+        parser.error(f"unknown argument {rest[0]!r}")
+    args.rest = rest
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Which file becomes which: inputs, output names and prompts, settled before any work begins."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tdr_jax import images
+from tdr_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to restore: where from, where to, and how it was named on the way."""
+
+    source: Path
+    target: Path
+    panel: Path | None
+    name: str  # relative to the folder that was given, with forward slashes
+
+
+def plan(inputs: Iterable[str], out: str, panel: bool) -> list[Job]:
+    """Pair every input picture with an output name that is its own.
+
+    Args:
+        inputs: files and folders (searched with the folders in them).
+        out: a file for a single input file, else a folder, in which the order of the input's
+            folders is kept.
+        panel: whether a NAME_panel.png goes beside each output.
+
+    Returns:
+        the jobs, in the order of the inputs; no two write the same file, none writes an input.
+
+    Raises:
+        InputError: an input is missing, a folder holds no picture, an output would overwrite an
+            input, or `out` does not fit.
+    """
+    inputs = list(inputs)
+    sources = _sources(inputs, Path(out))
+    taken: set[str] = set()
+    single = len(inputs) == 1 and os.path.isfile(inputs[0]) and not _means_folder(out)
+    if single:
+        images.check_writable(out)
+        targets = [_claim(Path(out), taken)]
+    else:
+        if os.path.exists(out) and not os.path.isdir(out):
+            raise InputError(f"{out}: is a file; several pictures need a folder")
+        if Path(out).suffix.lower() in images.WRITABLE and not _means_folder(out):
+            raise InputError(f"{out}: names one picture; several pictures need a folder")
+        targets = [_claim(_output(Path(out), name), taken) for _, name in sources]
+    panels: list[Path | None] = [None] * len(targets)
+    if panel:  # after all pictures, so that these keep their own names
+        panels = [_claim(t.with_name(f"{t.stem}_panel.png"), taken) for t in targets]
+    _refuse_overwriting([source for source, _ in sources], [*targets, *filter(None, panels)])
+    return [
+        Job(source, target, beside, name)
+        for (source, name), target, beside in zip(sources, targets, panels, strict=True)
+    ]
+
+
+def read_prompts(path: str) -> dict[str, str]:
+    """Read which picture gets which prompt.
+
+    Args:
+        path: a UTF-8 text file of lines "file<TAB>prompt"; empty lines, lines that begin with #
+            and a first line "file<TAB>prompt" are passed over.
+
+    Returns:
+        name -> prompt.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not like that.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 text; save it as UTF-8") from error
+    prompts: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, tab, prompt = (part.strip() for part in line.partition("\t"))
+        if not line.strip() or line.startswith("#") or (name, prompt) == ("file", "prompt"):
+            continue
+        if not (name and prompt):
+            raise InputError(f"{path}:{number}: expected a file, a tab and a prompt")
+        if name in prompts:
+            raise InputError(f"{path}:{number}: {name} has a prompt already")
+        prompts[name] = prompt
+    return prompts
+
+
+def prompt_of(job: Job, prompts: dict[str, str], default: str | None) -> str:
+    """Find the prompt of a picture: by its path in the folder, its name, else the default.
+
+    Raises:
+        InputError: there is none.
+    """
+    prompt = prompts.get(job.name, prompts.get(job.source.name, default))
+    if prompt is None:
+        raise InputError(f"{job.name}: has no prompt; give --prompt TEXT for what --prompts omits")
+    return prompt
+
+
+def _sources(inputs: list[str], out: Path) -> list[tuple[Path, str]]:
+    """Return (path, name) of every picture once, without those in the output folder."""
+    found: dict[str, tuple[Path, str]] = {}
+    inside = os.path.realpath(out)
+    for given in inputs:
+        if os.path.isdir(given):
+            root = Path(given)
+            names = [path.relative_to(root).as_posix() for path in images.list_pictures(root)]
+            same = os.path.realpath(root) == inside
+            pairs = [
+                (root / name, name)
+                for name in names
+                # What an earlier run left in a folder inside this one is no input.
+                if same or not _is_below(os.path.realpath(root / name), inside)
+            ]
+            if not pairs:
+                raise InputError(f"{given}: holds no picture ({' '.join(sorted(images.SUFFIXES))})")
+        elif os.path.lexists(given):
+            pairs = [(Path(given), Path(given).name)]
+        else:
+            raise InputError(f"{given}: no such file or folder")
+        for path, name in pairs:
+            found.setdefault(os.path.abspath(path), (path, name))
+    return list(found.values())
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _means_folder(out: str) -> bool:
+    return os.path.isdir(out) or out.endswith(("/", os.sep)) or not Path(out).suffix
+
+
+def _output(folder: Path, name: str) -> Path:
+    """Return the output's path; formats that are only read become PNG."""
+    target = folder / name
+    writable = target.suffix.lower() in images.WRITABLE
+    return target if writable else target.with_name(target.name + ".png")
+
+
+def _claim(path: Path, taken: set[str]) -> Path:
+    """Return the path, or one with a number if an earlier job has that name.
+
+    Names are compared without case, because many file systems do.
+    """
+    free, number = path, 1
+    while os.path.abspath(free).casefold() in taken:
+        number += 1
+        free = path.with_name(f"{path.stem}_{number}{path.suffix}")
+    taken.add(os.path.abspath(free).casefold())
+    return free
+
+
+def _refuse_overwriting(sources: list[Path], targets: list[Path]) -> None:
+    """Compare what the names lead to (links followed), as os.path.samefile does."""
+    known = {_identity(source): source for source in sources}
+    for target in targets:
+        source = known.get(_identity(target)) if target.exists() else None
+        if source is not None:
+            raise InputError(
+                f"{target}: is the input {source}; choose another -o, inputs are never overwritten"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere, or a folder that may not be entered
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,81 @@
+"""`tdr train`: what train.py does, as a subcommand."""
+
+import sys
+from pathlib import Path
+
+EPILOG = """\
+Any field of the config is changed by --config.NAME=VALUE. A run that was stopped goes on
+where its last checkpoint is when the same command is given again.
+
+example:
+  tdr train --config configs/quickstart.py --workdir runs/first --config.seed=1
+"""
+
+
+def add_arguments(parser) -> None:
+    """Declare the arguments of `tdr train`."""
+    parser.epilog = EPILOG
+    parser.usage = "tdr train --config FILE.py[:ARGS] --workdir DIR [--config.NAME=VALUE ...]"
+    parser.add_argument(
+        "--config", required=True, metavar="FILE.py[:ARGS]", help="config, and what to ask it for"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="folder of the run: checkpoints, scalars"
+    )
+
+
+def run(args) -> int:
+    """Train until the config's last step.
+
+    Args:
+        args: of add_arguments; args.rest holds the --config.NAME=VALUE.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: the config cannot be read, or a field does not fit.
+        FloatingPointError: a loss was not finite.
+    """
+    from tdr_jax.runtime import enable_compilation_cache
+    from tdr_jax.train import distributed, loop
+
+    config = _config(args.config, args.rest)
+    enable_compilation_cache()
+    distributed.initialize()
+    loop.run(config, args.workdir)
+    return 0
+
+
+def _config(file: str, overrides: list[str]):
+    from absl import flags
+    from ml_collections import config_flags
+
+    from tdr_jax.errors import InputError
+
+    path = file.partition(":")[0]
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such config file; give the path of a .py file")
+    for word in overrides:
+        if not word.startswith("--config."):
+            raise InputError(f"unknown argument {word!r}; settings are --config.NAME=VALUE")
+    # Flags of our own: those of the process belong to whoever called main().
+    values, words = flags.FlagValues(), ["tdr train", f"--config={file}", *overrides]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=words
+    )
+    # Config files import their neighbours as `configs.NAME`, from wherever the command is called.
+    sys.path.append(str(Path(path).resolve().parents[1]))
+    try:
+        values(words)
+    except (AttributeError, KeyError) as error:
+        field = str(error).strip("'\"")
+        raise InputError(f"{file}: its config has no field {field}") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]  # a config's own error comes as a traceback
+        raise InputError(f"{file}: {reason}") from error
+    finally:
+        sys.path.pop()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads its own flags when it starts workers
+    return holder.value

@@ -1,0 +1,1 @@
+"""From pictures on disk to batches: `sources` finds and decodes them, `pipeline` makes examples."""

@@ -1,0 +1,246 @@
+"""Batches for prompted restoration: batch k is a pure function of the seed and of k.
+
+Every example has a global number n. Its picture, crop, flip, degradations and sentence come from
+`example_rng(seed, n)` alone, so the batches do not depend on the number of hosts, of workers, or
+on where a run was resumed.
+"""
+
+from bisect import bisect_right
+from functools import lru_cache
+from itertools import accumulate
+from sys import maxsize
+
+import numpy as np
+
+from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
+from tdr_jax.errors import InputError
+from tdr_jax.text import TASKS
+
+CHOICES = 0  # streams of an example's generator: its discrete choices ...
+DEGRADATION = 1  # ... and, from here on, one stream per task, in the order of TASKS
+SHUFFLE = 2**32  # ... and far away, for the epoch instead of the example, the order of the pictures
+LARGEST_CROP = 4096
+
+
+def turn(image, how):
+    """Turns a picture in one of the eight ways that keep its grid.
+
+    Args:
+      image: (H, W, 3) array.
+      how: 0 to 7: quarter turns `how % 4`, mirrored first from 4 on. 0 changes nothing.
+
+    Returns:
+      A view of the same data, (H, W, 3) or (W, H, 3).
+    """
+    return np.rot90(image[:, ::-1] if how >= 4 else image, how % 4)
+
+
+def _float(image):
+    return image.astype(np.float32) / np.float32(255)
+
+
+@lru_cache(maxsize=4)
+def _order(seed, epoch, count):
+    return example_rng(seed, epoch, SHUFFLE).permutation(count)
+
+
+class Examples:
+    """Makes the n-th example of a run.
+
+    Args:
+      source: see `tdr_jax.data.sources`.
+      data: the `data` part of a config, see `batches`.
+      vectors: dict task -> float (n, D).
+      seed: int.
+
+    Raises:
+      InputError: if the config asks for something that cannot be made.
+    """
+
+    def __init__(self, source, data, vectors, seed):
+        self.source, self.data, self.seed = source, data, seed
+        self.tasks = tuple(data.tasks)
+        weights = np.asarray(data.weights, np.float64)
+        if len(weights) != len(self.tasks) or not self.tasks or weights.min() < 0:
+            raise InputError(
+                f"data.weights {tuple(data.weights)} must hold one number >= 0 for each of "
+                f"data.tasks {self.tasks}"
+            )
+        if len(source) == 0:
+            raise InputError("the source holds no picture; give at least one")
+        missing = [task for task in self.tasks if task not in TASKS or task not in vectors]
+        if missing:
+            raise InputError(f"no sentence vectors for the task {missing[0]!r} of data.tasks")
+        self.vectors = {task: np.asarray(vectors[task], np.float32) for task in self.tasks}
+        # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
+        self.makeable = [task for task in self.tasks if task in SYNTHESISED]
+        self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
+        if data.absent + data.mixed > 0 and len(self.tasks) < 2:
+            raise InputError("data.absent and data.mixed need at least two data.tasks")
+        if min(data.absent, data.mixed) < 0 or data.absent + data.mixed > 1:
+            raise InputError("data.absent and data.mixed must be >= 0 with a sum of at most 1")
+
+    def _draw_task(self, u, but=None):
+        """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
+        weights = self.weights * [task != but for task in self.makeable]
+        if weights.sum() == 0:
+            raise InputError(
+                f"no degradation can be drawn from data.tasks {self.tasks} (weights "
+                f"{tuple(self.data.weights)}) beside {but!r}; can be made: {', '.join(SYNTHESISED)}"
+            )
+        return self.makeable[bisect_right(np.cumsum(weights) / weights.sum(), u)]
+
+    def _render(self, crop, present, how, n, window, shape):
+        """Degrades a crop by every task in `present` and turns it.
+
+        Haze comes before the turn, since its depth belongs to the upright picture; rain and noise
+        come after it, since rain falls downwards and noise belongs to the sensor.
+        """
+
+        def apply(task, image):
+            rng = example_rng(self.seed, n, DEGRADATION + TASKS.index(task))
+            sigma = rng.choice(self.data.sigmas) if task == "noise" else None
+            mode = self.data.noise_mode
+            return degrade(
+                image, task, rng, sigma=sigma, window=window, shape=shape, noise_mode=mode
+            )
+
+        image = apply("haze", crop) if "haze" in present else crop
+        image = np.ascontiguousarray(turn(image, how))
+        for task in ("rain", "noise"):
+            image = apply(task, image) if task in present else image
+        return image
+
+    def __call__(self, n, size):
+        """Makes example n.
+
+        Args:
+          n: int >= 0, the global number of the example.
+          size: side of the square crop in pixels.
+
+        Returns:
+          dict with `degraded` and `clean`, float32 (size, size, 3), `vector`, float32 (D,), and
+          `task`, int32: the place in TASKS of the task that the sentence names.
+        """
+        epoch, place = divmod(n, len(self.source))
+        item = self.source[int(_order(self.seed, epoch, len(self.source))[place])]
+        u = example_rng(self.seed, n, CHOICES).random(8)
+
+        # Crop: one window for both pictures of a pair; small pictures grow by reflection first.
+        pair = "degraded" in item
+        pictures = (item["degraded"], item["clean"]) if pair else (item["image"],)
+        height, width = pictures[0].shape[:2]
+        grow = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
+        if grow != ((0, 0),) * 3:
+            pictures = tuple(np.pad(picture, grow, mode="reflect") for picture in pictures)
+            height, width = pictures[0].shape[:2]
+        y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
+        crops = [_float(picture[y : y + size, x : x + size]) for picture in pictures]
+        where = {"how": int(u[2] * 8), "n": n, "window": (y, x, size, size)}
+        where["shape"] = (height, width)
+
+        # What is there, and which of it the sentence names. `present` holds what is to be made
+        # here; the degradation of a pair is in its picture already.
+        first = item["task"] if "task" in item else self._draw_task(u[3])
+        if first not in self.tasks:
+            raise InputError(f"{item['name']} is for {first!r}; add it to data.tasks {self.tasks}")
+        present = set() if pair else {first}
+        named, wanted = first, crops[-1]
+        if u[4] < self.data.absent:
+            others = [task for task in self.tasks if task != first]
+            named, wanted = others[int(u[5] * len(others))], crops[0]
+        elif u[4] < self.data.absent + self.data.mixed:
+            second = self._draw_task(u[5], but=first)
+            present.add(second)
+            if u[6] < 0.5:
+                named, wanted = second, crops[0]
+        # The same generators serve both calls: what stays in the target is equal in the input.
+        degraded = self._render(crops[0], present, **where)
+        clean = self._render(wanted, present - {named}, **where)
+
+        bank = self.vectors[named]
+        return {
+            "degraded": degraded,
+            "clean": clean,
+            "vector": bank[int(u[7] * len(bank))],
+            "task": np.int32(TASKS.index(named)),
+        }
+
+
+def _checked_stages(stages, process_count):
+    stages = tuple(tuple(int(value) for value in stage) for stage in stages)
+    if not stages:
+        raise InputError("data.stages is empty; give ((steps, crop, batch), ...)")
+    for steps, crop, batch in stages:
+        if steps < 1 or not 1 <= crop <= LARGEST_CROP or batch < 1:
+            raise InputError(
+                f"stage (steps {steps}, crop {crop}, batch {batch}) of data.stages: steps and "
+                f"batch must be >= 1, the crop 1 to {LARGEST_CROP} pixels"
+            )
+        if batch % process_count:
+            raise InputError(
+                f"batch {batch} of data.stages does not divide by {process_count} processes"
+            )
+    return stages
+
+
+def batches(source, data, *, vectors, seed, step=0, process_index=0, process_count=1):
+    """Iterates over batches from batch `step` on, without end.
+
+    Args:
+      source: random-access source, see `tdr_jax.data.sources`.
+      data: config with the fields
+        tasks, weights: the tasks and how often each is drawn for a picture without a task;
+        sigmas: noise levels of 255, drawn evenly; noise_mode: "uint8" or "float";
+        stages: ((steps, crop, batch), ...), run one after another, the last one without end;
+        absent: share of examples whose sentence names a degradation that is not there and whose
+          target is the input itself;
+        mixed: share of examples with two degradations, of which the sentence names one; the target
+          keeps the other;
+        workers: worker processes; 0 makes batches on one thread of this process.
+      vectors: dict task -> float (n, D); a row is drawn evenly for every example.
+      seed: int.
+      step: number of the first batch; iterating from here gives what a run from 0 would give.
+      process_index, process_count: the host and the number of hosts; each gets its rows of the
+        global batch, in order.
+
+    Returns:
+      Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, 3); `vector`: float32 (B, D);
+      `task`: int32 (B,), the place in TASKS of the task that the sentence names. B is the batch of
+      the stage divided by process_count. Pictures are in [0, 1] unless noise_mode is "float".
+
+    Raises:
+      InputError: if the config or the source cannot give such batches; while iterating, if a
+        picture is unreadable.
+    """
+    import grain
+
+    stages = _checked_stages(data.stages, process_count)
+    starts = (0, *accumulate(steps for steps, _, _ in stages))
+    firsts = (0, *accumulate(steps * batch for steps, _, batch in stages))
+    make = Examples(source, data, vectors, seed)
+
+    def make_batch(k):
+        k = int(k)
+        stage = min(bisect_right(starts, k), len(stages)) - 1
+        _, crop, batch = stages[stage]
+        rows = batch // process_count
+        first = firsts[stage] + (k - starts[stage]) * batch + process_index * rows
+        # An example depends on its number only, so making this host's rows alone gives what
+        # making the whole batch and slicing it would give.
+        examples = [make(n, crop) for n in range(first, first + rows)]
+        return {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+
+    dataset = grain.MapDataset.range(step, maxsize).map(make_batch)
+    # grain's defaults (16 threads, 500 elements ahead) are meant for single examples.
+    dataset = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if data.workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # grain's processes read absl flags
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(
+            num_workers=int(data.workers), per_worker_buffer_size=2
+        )
+        dataset = dataset.mp_prefetch(options)
+    return iter(dataset)

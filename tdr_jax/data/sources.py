@@ -1,0 +1,198 @@
+"""Random-access sources of pictures: a folder, arrays in memory, pairs of folders, and their sum.
+
+A source has `len(source)` and `source[i]`, a dict with `name` and either `image`, a clean picture
+that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8 (H, W, 3). The key
+`task`, where there is one, says what the example is for.
+"""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from tdr_jax.errors import InputError
+from tdr_jax.images import list_pictures, read_rgb
+
+
+class _Decoded:
+    """Decoded pictures, kept until `limit` bytes are full; what comes later is decoded each time.
+
+    Nothing is evicted: an epoch visits every picture once in a new order, so the picture that was
+    used last is no likelier to come back than any other.
+    """
+
+    def __init__(self, limit_mb):
+        self.room = int(limit_mb * 2**20)
+        self.pictures = {}
+        self.lock = threading.Lock()
+
+    def read(self, path):
+        picture = self.pictures.get(path)
+        if picture is None:
+            picture = read_rgb(path)
+            with self.lock:
+                if path not in self.pictures and picture.nbytes <= self.room:
+                    self.room -= picture.nbytes
+                    self.pictures[path] = picture
+        return picture
+
+    def __getstate__(self):
+        # A worker process starts with an empty cache: pixels are not sent through a pipe.
+        held = sum(picture.nbytes for picture in self.pictures.values())
+        return {"room": self.room + held}
+
+    def __setstate__(self, state):
+        self.__init__(0)
+        self.room = state["room"]
+
+
+def _listed(path):
+    """Lists the pictures of a folder, or raises an InputError that says what is wrong with it."""
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; give a folder of pictures")
+    found = list_pictures(path)
+    if not found:
+        raise InputError(f"no picture in {path}; put .png, .jpg or similar files there")
+    return found
+
+
+class Folder:
+    """The pictures of a folder and of its subfolders, in sorted order.
+
+    Args:
+      path: the folder.
+      cache_mb: how many MiB of decoded pictures to keep.
+      task: the only task these pictures serve, such as "noise"; None leaves it to the pipeline.
+
+    Raises:
+      InputError: if the folder is missing or holds no picture; at `[i]`, if a file is unreadable.
+    """
+
+    def __init__(self, path, cache_mb=1024, task=None):
+        self.root, self.paths, self.task = Path(path), _listed(path), task
+        self._decoded = _Decoded(cache_mb)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        path = self.paths[index]
+        item = {"image": self._decoded.read(path), "name": path.relative_to(self.root).as_posix()}
+        return item if self.task is None else item | {"task": self.task}
+
+
+class Pictures:
+    """Pictures that are in memory already.
+
+    Args:
+      pictures: a sequence of uint8 (H, W, 3) arrays, of any sizes.
+      task: as for `Folder`.
+
+    Raises:
+      InputError: if there is none, or one is of another type or shape.
+    """
+
+    def __init__(self, pictures, task=None):
+        self.pictures, self.task = list(pictures), task
+        if not self.pictures:
+            raise InputError("the list of pictures is empty; give at least one")
+        for i, picture in enumerate(self.pictures):
+            if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+                raise InputError(
+                    f"picture {i} is {picture.dtype} {picture.shape}; give uint8 (H, W, 3)"
+                )
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        item = {"image": self.pictures[index], "name": str(index)}
+        return item if self.task is None else item | {"task": self.task}
+
+
+def match_pairs(degraded_dir, clean_dir):
+    """Finds the clean picture of every degraded one by name.
+
+    A clean picture belongs to a degraded one named `S` if it is named `S`, `noS` (Rain100L's
+    rain-1 and norain-1) or as what stands before the first underscore of `S` (RESIDE's
+    0001_0.8_0.2 and 0001); extensions and subfolders do not matter.
+
+    Args:
+      degraded_dir: folder of the degraded pictures; each of them must have its clean one.
+      clean_dir: folder of the clean pictures; it may hold more of them.
+
+    Returns:
+      list of (degraded, clean) paths, sorted by the degraded one.
+
+    Raises:
+      InputError: if a folder is missing or empty, two clean pictures share a name, or a degraded
+        picture has no clean one.
+    """
+    clean = {}
+    for path in _listed(clean_dir):
+        if path.stem in clean:
+            raise InputError(f"{path} and {clean[path.stem]} share a name; rename one of them")
+        clean[path.stem] = path
+    pairs = []
+    for path in _listed(degraded_dir):
+        names = (path.stem, f"no{path.stem}", path.stem.split("_")[0])
+        match = next((clean[name] for name in names if name in clean), None)
+        if match is None:
+            raise InputError(f"{path} has no clean picture in {clean_dir}; looked for {names}")
+        pairs.append((path, match))
+    return pairs
+
+
+class Pairs:
+    """Degraded pictures and their clean ones, from two folders.
+
+    Args:
+      degraded_dir, clean_dir: folders, matched by `match_pairs`.
+      task: what separates the two, such as "rain".
+      cache_mb: how many MiB of decoded pictures to keep.
+
+    Raises:
+      InputError: see `match_pairs`; at `[i]`, if a file is unreadable or two sizes differ.
+    """
+
+    def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024):
+        self.root, self.task = Path(degraded_dir), task
+        self.paths = match_pairs(degraded_dir, clean_dir)
+        self._decoded = _Decoded(cache_mb)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        path, clean_path = self.paths[index]
+        degraded, clean = self._decoded.read(path), self._decoded.read(clean_path)
+        if degraded.shape != clean.shape:
+            raise InputError(
+                f"{path} is {degraded.shape[1]}x{degraded.shape[0]} but {clean_path} is "
+                f"{clean.shape[1]}x{clean.shape[0]}; a pair must have one size"
+            )
+        name = path.relative_to(self.root).as_posix()
+        return {"degraded": degraded, "clean": clean, "name": name, "task": self.task}
+
+
+class Concat:
+    """Several sources as one, each repeated a number of times per epoch.
+
+    Args:
+      *parts: (source, repeats) with repeats >= 1; for the reference's epoch of 158,431 examples
+        (noise pictures, 9), (rain pairs, 200), (haze pairs, 1).
+    """
+
+    def __init__(self, *parts):
+        self.sources = [source for source, _ in parts]
+        self.ends = np.cumsum([len(source) * repeats for source, repeats in parts])
+
+    def __len__(self):
+        return int(self.ends[-1])
+
+    def __getitem__(self, index):
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        source = self.sources[part]
+        start = self.ends[part - 1] if part else 0
+        return source[int(index - start) % len(source)]

@@ -1,0 +1,169 @@
+"""`tdr eval` and what eval.py runs: load, measure, print the table, write it."""
+
+import sys
+from pathlib import Path
+
+from tdr_jax.errors import InputError
+
+EPILOG = """\
+examples:
+  tdr eval --data photos/                             noise, rain and haze made from clean pictures
+  tdr eval --data photos/ --tasks noise25 --wrong-prompt haze
+  tdr eval --data Rain100L/ --task rain               a folder with degraded/ and clean/
+  tdr eval --degraded hazy/ --clean clear/ --task haze -o results/
+
+Pictures are cropped to multiples of 16 and restored whole; scores are RGB, on floats. The
+numbers depend on --seed and on the names of the files, on nothing else.
+"""
+
+
+def add_arguments(parser) -> None:
+    """Declare the arguments of `tdr eval`."""
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "--model",
+        default="textpromptir-compact",
+        metavar="NAME|PATH",
+        help="shipped weights, a folder or a .safetensors file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoder",
+        default="minilm",
+        metavar="NAME|PATH",
+        help="the text encoder the model was trained with (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="clean pictures, or a folder with degraded/ and clean/"
+    )
+    parser.add_argument("--degraded", metavar="DIR", help="degraded pictures; needs --clean")
+    parser.add_argument("--clean", metavar="DIR", help="their clean pictures, matched by name")
+    parser.add_argument("--task", metavar="TASK", help="what separates pairs: noise, rain, haze...")
+    parser.add_argument(
+        "--tasks",
+        metavar="LIST",
+        help="rows for clean pictures (default: noise15,noise25,noise50,rain,haze); "
+        "noise25@haze restores noise with the words for haze",
+    )
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="one sentence for all pictures (default: one drawn each)"
+    )
+    parser.add_argument(
+        "--wrong-prompt", metavar="TASK", help="add rows with the words of this task instead"
+    )
+    parser.add_argument(
+        "--panels", metavar="DIR", help="write pictures: input, restored and clean side by side"
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="folder for table.md and table.json")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def run(args) -> int:
+    """Measure a model and print the table.
+
+    Args:
+        args: of `add_arguments`.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: weights, pictures or arguments that cannot be used.
+    """
+    source, settings = _what(args)
+    _measure(
+        args.model,
+        args.encoder,
+        source,
+        settings,
+        args.output,
+        seed=args.seed,
+        prompt=args.prompt,
+        wrong_prompt=args.wrong_prompt,
+        panels=args.panels,
+        limit=args.limit,
+    )
+    return 0
+
+
+def run_config(config, workdir, *, weights=None, data=None, output=None):
+    """Measure the run of a config by the whole protocol, whatever was cut short during training.
+
+    Args:
+        config: with the fields of configs/common.py; `encoder`, `eval_data` and `seed` are used.
+        workdir: the run's folder; holds `weights.safetensors` unless `weights` says otherwise.
+        weights: shipped name, folder or file.
+        data: folder of pictures in place of `config.eval_data.path`.
+        output: folder for the tables; None for `workdir/eval`.
+
+    Returns:
+        the rows, see `evaluate`.
+
+    Raises:
+        InputError: weights or pictures that cannot be used.
+    """
+    workdir = Path(workdir)
+    data = data or config.eval_data.path
+    if not data:
+        raise InputError("no pictures to measure on; give --data or --config.eval_data.path")
+    weights = weights or workdir / "weights.safetensors"
+    output = output or workdir / "eval"
+    settings = tuple(config.eval_data.settings)
+    return _measure(weights, config.encoder, data, settings, output, seed=config.seed)
+
+
+def _what(args):
+    """The source and the settings that the arguments ask for."""
+    from tdr_jax.evaluate import protocols
+
+    folders = args.degraded is not None and args.clean is not None
+    if folders == (args.data is not None) or (args.degraded is None) != (args.clean is None):
+        raise InputError("give either --data FOLDER, or both --degraded DIR and --clean DIR")
+    source = protocols.open_source((args.degraded, args.clean) if folders else args.data)
+    if protocols.is_paired(source):
+        if args.task is None or args.tasks is not None:
+            raise InputError("these pictures come in pairs; name what separates them: --task rain")
+        return source, args.task
+    if args.task is not None:
+        raise InputError(
+            f"{args.data} holds clean pictures only; name the rows: --tasks {args.task}"
+        )
+    return source, protocols.DEFAULT_SETTINGS if args.tasks is None else args.tasks
+
+
+def _measure(model, encoder, source, settings, output, **options):
+    from tdr_jax import weights
+    from tdr_jax.evaluate import evaluators, protocols, report
+    from tdr_jax.runtime import enable_compilation_cache
+    from tdr_jax.text import TextEncoder
+
+    # What can be wrong is found before anything takes time.
+    protocols.settings_of(settings, options.get("wrong_prompt"))
+    for folder in (output, options.get("panels")):
+        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+            raise InputError(f"{folder} is a file; give a folder to write to")
+    source = protocols.open_source(source)
+    network, params = weights.load(model)
+    enable_compilation_cache()
+    text_encoder = TextEncoder.from_pretrained(encoder)
+    rows = evaluators.evaluate(
+        network, params, text_encoder, source, settings, progress=_progress, **options
+    )
+    print(report.markdown(rows), end="")
+    if output is not None:
+        about = {
+            "network": network.name,
+            "weights": str(model),
+            "encoder": str(encoder),
+            "protocol": "RGB, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
+            **{name: options.get(name) for name in ("seed", "prompt", "limit")},
+        }
+        for path in report.write(rows, output, about):
+            print(f"wrote {path}", file=sys.stderr)
+    return rows
+
+
+def _progress(setting: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if done == total else ""
+        print(f"\r{setting}: {done}/{total} pictures", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,282 @@
+"""Measuring a network: `evaluate` for tables, `Restoration` and `Panels` for the training loop."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tdr_jax import metrics
+from tdr_jax.errors import InputError
+from tdr_jax.evaluate import protocols, report
+from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
+from tdr_jax.images import write_rgb
+from tdr_jax.text import bank_vectors, sentences
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One restored example: the pictures, clipped to [0, 1], the sentence and the scores."""
+
+    example: Example
+    prompt: str
+    restored: np.ndarray
+    scores: report.Scores
+
+
+@functools.lru_cache(maxsize=4)
+def restorer(network) -> Callable:
+    """The jitted restoration of one picture, compiled once for each picture shape.
+
+    Args:
+        network: a `tdr_jax.models.Network` that takes pictures and sentence vectors.
+
+    Returns:
+        `restore(params, picture (H, W, 3), vector (D,)) -> float32 (H, W, 3)`, clipped to [0, 1].
+    """
+
+    @jax.jit
+    def restore(params, picture, vector):
+        restored = network.apply(params, picture[None], vector[None])[0]
+        return jnp.clip(restored.astype(jnp.float32), 0, 1)
+
+    return restore
+
+
+def results(
+    network,
+    params,
+    encoder,
+    source,
+    setting: Setting,
+    *,
+    seed: int = 0,
+    prompt: str | None = None,
+    start: int = 0,
+    limit: int | None = None,
+    size: int | None = None,
+) -> Iterator[Result]:
+    """Restore and score the pictures of one setting, whole and one at a time.
+
+    Args:
+        network, params: what is measured; pictures are multiples of 16 pixels.
+        encoder: a `tdr_jax.text.TextEncoder`.
+        source, start, limit, size: see `protocols.examples`.
+        setting: the degradation and the task whose words are used.
+        seed: of the degradations and of the choice of sentences.
+        prompt: one sentence for every picture; None draws one from the bank for each.
+
+    Raises:
+        InputError: pictures that cannot be used, a network that does not fit the protocol or the
+            encoder, or an output that is not a number.
+    """
+    check(network, encoder)
+    restore = restorer(network)
+    fixed = prompt is not None and setting.words == setting.task
+    bank = (prompt,) if fixed else sentences(setting.words)
+    vectors = encoder.encode([prompt]) if fixed else bank_vectors(encoder, [setting.words])
+    vectors = np.asarray(vectors if fixed else vectors[setting.words], np.float32)
+    for example in protocols.examples(
+        source, setting, seed=seed, start=start, limit=limit, size=size
+    ):
+        _, rng = protocols.example_streams(seed, setting, example.index)
+        chosen = int(rng.integers(len(bank)))
+        restored = np.asarray(restore(params, example.degraded, vectors[chosen]))
+        if np.isnan(restored).any():
+            raise InputError(
+                f"the network's output for {example.name} ({setting.name}) is not a number; "
+                "its weights are damaged"
+            )
+        yield Result(example, bank[chosen], restored, _scores(example, bank[chosen], restored))
+
+
+def evaluate(
+    network,
+    params,
+    encoder,
+    source,
+    settings=DEFAULT_SETTINGS,
+    *,
+    seed: int = 0,
+    prompt: str | None = None,
+    wrong_prompt: str | None = None,
+    panels: str | Path | None = None,
+    limit: int | None = None,
+    size: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[report.Row]:
+    """Measure a network by the protocol of docs/evaluation.md.
+
+    Args:
+        network, params: from `tdr_jax.load`.
+        encoder: `tdr_jax.text.TextEncoder` with the network's sentence width.
+        source: a folder of clean pictures, a folder with `degraded/` and `clean/`, a pair of
+            folders, or a list of arrays (see `protocols.open_source`).
+        settings: rows of the table: names such as "noise25", "rain", "noise25@haze", or `Setting`s.
+        seed: of the degradations and of the choice of sentences.
+        prompt: one sentence for every picture; None draws one from the bank for each.
+        wrong_prompt: a task; adds a row for every other degradation with the words of this task.
+        panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
+        limit: only the first so many pictures.
+        size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
+        progress: called with (row name, pictures done, pictures in all).
+
+    Returns:
+        one `report.Row` for each setting, in order.
+
+    Raises:
+        InputError: see `results`.
+    """
+    source = protocols.open_source(source)
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; measure at least one picture")
+    total = len(source) if limit is None else min(len(source), limit)
+    rows = []
+    for setting in protocols.settings_of(settings, wrong_prompt):
+        scores = []
+        for result in results(
+            network,
+            params,
+            encoder,
+            source,
+            setting,
+            seed=seed,
+            prompt=prompt,
+            limit=limit,
+            size=size,
+        ):
+            scores.append(result.scores)
+            if panels is not None:
+                _write_panel(Path(panels) / setting.name, result)
+            if progress is not None:
+                progress(setting.name, len(scores), total)
+        rows.append(report.Row(setting.name, tuple(scores)))
+    return rows
+
+
+def panel(result: Result) -> np.ndarray:
+    """Input, restored and clean picture side by side, uint8 (H + caption, 3 W + gaps, 3)."""
+    scores = result.scores
+    return report.panel(
+        [np.clip(result.example.degraded, 0, 1), result.restored, result.example.clean],
+        [f"input {scores.input_psnr:.2f} dB", f"restored {scores.psnr:.2f} dB", "clean"],
+    )
+
+
+def check(network, encoder) -> None:
+    """Refuse a network that the protocol or the encoder does not fit.
+
+    Raises:
+        InputError: sides that are multiples of 16 are not enough, or vectors of another width.
+    """
+    if protocols.MULTIPLE % network.config.multiple:
+        raise InputError(
+            f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
+            f"the protocol crops to multiples of {protocols.MULTIPLE}"
+        )
+    if encoder.dim != network.config.text_dim:
+        raise InputError(
+            f"network {network.name} takes sentence vectors of {network.config.text_dim} numbers, "
+            f"the text encoder gives {encoder.dim}; use the encoder it was trained with"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """Scores of a source of pictures while a run trains.
+
+    Args:
+        network, encoder, source, settings: see `evaluate`.
+        seed: the same degraded pictures at every visit.
+        limit, size: keep a visit short.
+    """
+
+    network: object
+    encoder: object
+    source: object
+    settings: tuple = DEFAULT_SETTINGS
+    seed: int = 0
+    limit: int | None = None
+    size: int | None = None
+
+    def run(self, params) -> Iterator[tuple[str, float]]:
+        """Yield "<setting>/psnr", "<setting>/ssim" and "<setting>/gain" (dB over the input).
+
+        Args:
+            params: flat dict of the network's parameters, for instance `state.best_params`.
+        """
+        for row in evaluate(
+            self.network,
+            params,
+            self.encoder,
+            self.source,
+            self.settings,
+            seed=self.seed,
+            limit=self.limit,
+            size=self.size,
+        ):
+            yield f"{row.setting}/psnr", row.psnr
+            yield f"{row.setting}/ssim", row.ssim
+            yield f"{row.setting}/gain", row.gain
+
+
+@dataclasses.dataclass(frozen=True)
+class Panels:
+    """One picture "input | restored | clean" a setting, for the writers.
+
+    Args:
+        network, encoder, source, settings, seed, size: as for `Restoration`.
+        index: which picture of the source is shown.
+    """
+
+    network: object
+    encoder: object
+    source: object
+    settings: tuple = DEFAULT_SETTINGS
+    seed: int = 0
+    index: int = 0
+    size: int | None = None
+
+    def run(self, params) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (setting's name, uint8 (H, W, 3))."""
+        source = protocols.open_source(self.source)
+        if not 0 <= self.index < len(source):
+            raise InputError(f"no picture {self.index} to show; there are {len(source)}")
+        for setting in protocols.settings_of(self.settings):
+            for result in results(
+                self.network,
+                params,
+                self.encoder,
+                source,
+                setting,
+                seed=self.seed,
+                start=self.index,
+                limit=1,
+                size=self.size,
+            ):
+                yield setting.name, panel(result)
+
+
+def _write_panel(folder: Path, result: Result) -> None:
+    # The place keeps a.png and sub/a.jpg apart.
+    name = f"{result.example.index:04d}_{Path(result.example.name).stem}.jpg"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror}); give another") from None
+    write_rgb(folder / name, panel(result))
+
+
+def _scores(example: Example, prompt: str, restored: np.ndarray) -> report.Scores:
+    degraded = np.clip(example.degraded, 0, 1)
+    return report.Scores(
+        name=example.name,
+        prompt=prompt,
+        psnr=float(metrics.psnr(restored, example.clean)),
+        ssim=float(metrics.ssim(restored, example.clean)),
+        input_psnr=float(metrics.psnr(degraded, example.clean)),
+        input_ssim=float(metrics.ssim(degraded, example.clean)),
+    )

@@ -1,0 +1,252 @@
+"""What is measured: settings, sources of pictures, and the examples they give.
+
+The protocol of the all-in-one restoration papers (AirNet, PromptIR, TextPromptIR), with two
+repairs: files are sorted, and the degradation of a picture is keyed by (seed, task, sigma, index)
+instead of following one stream through an unsorted folder.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from tdr_jax.data import sources
+from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
+from tdr_jax.errors import InputError
+from tdr_jax.text import TASKS
+
+MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
+DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One row of the table: a degradation, and the task that the words ask for.
+
+    Attributes:
+        task: one of `tdr_jax.text.TASKS`.
+        sigma: noise level on the scale of 255, for synthesised noise only.
+        words: task whose sentences are used; differs from `task` to show that words matter.
+    """
+
+    task: str
+    sigma: float | None = None
+    words: str = ""
+
+    def __post_init__(self):
+        if not self.words:
+            object.__setattr__(self, "words", self.task)
+
+    @property
+    def degradation(self) -> str:
+        """Name of what is done to the picture: "noise25", "rain"."""
+        return self.task + ("" if self.sigma is None else f"{self.sigma:g}")
+
+    @property
+    def name(self) -> str:
+        """Name of the row: "noise25", or "noise25@haze" when the words ask for something else."""
+        return self.degradation + (f"@{self.words}" if self.words != self.task else "")
+
+    @classmethod
+    def parse(cls, text: str) -> "Setting":
+        """Read a row's name: a task, "noise" with its sigma, "@task" for the words of another.
+
+        Args:
+            text: such as "noise25", "rain" or "noise25@haze".
+
+        Raises:
+            InputError: unknown task or sigma that is not a number.
+        """
+        degradation, _, words = text.strip().partition("@")
+        task, sigma = degradation, None
+        if degradation.startswith("noise") and degradation != "noise":
+            task = "noise"
+            try:
+                sigma = float(degradation.removeprefix("noise"))
+            except ValueError:
+                task = degradation  # reported below
+        for name in (task, words or task):
+            if name not in TASKS:
+                raise InputError(
+                    f"unknown setting {text!r}; use noise<sigma> (noise25) or one of "
+                    f"{', '.join(TASKS)}, with @task for the words of another task"
+                )
+        if sigma is not None and not 0 <= sigma < float("inf"):
+            raise InputError(f"unknown setting {text!r}; sigma is on the scale of 0 to 255")
+        return cls(task, sigma, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A degraded picture and its target, float32 (H, W, 3) in [0, 1], H and W multiples of 16."""
+
+    index: int
+    name: str
+    degraded: np.ndarray
+    clean: np.ndarray
+
+
+def settings_of(settings, wrong_prompt: str | None = None) -> list[Setting]:
+    """Names or `Setting`s as a list, followed by the rows with another task's words.
+
+    Args:
+        settings: sequence of names (`Setting.parse`) or `Setting`s, or names joined by commas.
+        wrong_prompt: task whose words are tried on every other degradation as well, or None.
+
+    Raises:
+        InputError: an unknown name, no setting at all or one given twice.
+    """
+    if isinstance(settings, str):
+        settings = [part for part in settings.split(",") if part.strip()]
+    rows = [s if isinstance(s, Setting) else Setting.parse(s) for s in settings]
+    if wrong_prompt:
+        Setting.parse(wrong_prompt)  # a clear error for an unknown task
+        rows += [dataclasses.replace(s, words=wrong_prompt) for s in rows if s.task != wrong_prompt]
+    names = [s.name for s in rows]
+    if not rows or len(set(names)) < len(names):
+        raise InputError(f"settings must be named once each, given {', '.join(names) or 'none'}")
+    return rows
+
+
+def center_crop(image: np.ndarray, size: int | None = None) -> np.ndarray:
+    """The middle of a picture, its sides cut down to multiples of 16.
+
+    Args:
+        image: `(H, W, C)`, any dtype.
+        size: also cut both sides to at most this many pixels (quick looks during training).
+
+    Returns:
+        a view `(H - H % 16, W - W % 16, C)`; an odd remainder leaves its extra pixel at the end.
+
+    Raises:
+        InputError: a side shorter than 16 pixels.
+    """
+    height, width = image.shape[:2]
+    h, w = (side - side % MULTIPLE for side in (min(s, size or s) for s in (height, width)))
+    if not h or not w:
+        raise InputError(
+            f"a picture is {width}x{height}; the protocol crops to multiples of {MULTIPLE}, "
+            "so both sides need at least that many pixels"
+        )
+    top, left = (height - h) // 2, (width - w) // 2
+    return image[top : top + h, left : left + w]
+
+
+def example_streams(seed: int, setting: Setting, index: int):
+    """The two random generators of an example: one degrades it, one draws its sentence.
+
+    Args:
+        seed: of the evaluation.
+        setting: only its degradation counts, so a row with the wrong words sees equal pictures.
+        index: place of the picture in the sorted list.
+    """
+    text = f"{seed}/{setting.degradation}".encode()
+    key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return example_rng(key, index), example_rng(key, index, stream=1)
+
+
+def open_source(source):
+    """Find the pictures to measure on.
+
+    Args:
+        source: a folder of clean pictures; a folder that holds `degraded/` and `clean/`; a pair of
+            such folders (names matched by `tdr_jax.data.sources.match_pairs`); a list of uint8
+            arrays (H, W, 3); or a source of `tdr_jax.data.sources`.
+
+    Returns:
+        a source of `tdr_jax.data.sources`; files are sorted by name.
+
+    Raises:
+        InputError: a folder that is not there or empty, or names without a partner.
+    """
+    if isinstance(source, str | Path):
+        root = Path(source)
+        if (root / "degraded").is_dir() and (root / "clean").is_dir():
+            return sources.Pairs(root / "degraded", root / "clean", None)
+        folder = sources.Folder(root)
+        inner = (path.relative_to(root).parent for path in folder.paths)
+        mixed = next((path for path in inner if "degraded" in path.parts), None)
+        if mixed is not None:
+            raise InputError(
+                f"{root} holds degraded pictures, in {mixed}; give the folder right above "
+                "degraded/ and clean/, or a folder of clean pictures only"
+            )
+        return folder
+    if isinstance(source, list | tuple):
+        if len(source) == 2 and all(isinstance(part, str | Path) for part in source):
+            return sources.Pairs(*source, None)
+        return sources.Pictures(source)
+    return source
+
+
+def is_paired(source) -> bool:
+    """Whether a source from `open_source` gives degraded pictures with their clean ones."""
+    return "degraded" in source[0]
+
+
+def example(source, index: int, setting: Setting, seed: int, size: int | None = None) -> Example:
+    """Picture `index` of a source under a setting.
+
+    Args:
+        source: from `open_source`.
+        index: place in the sorted source.
+        setting: for pairs it names the task only; clean pictures are degraded by it.
+        seed: of noise, rain and haze.
+        size: see `center_crop`.
+
+    Raises:
+        InputError: a setting that does not go with the pictures, or a picture that is too small.
+    """
+    item = source[index]
+    name, paired = item["name"], "degraded" in item
+    if paired and setting.sigma is not None:
+        raise InputError(
+            f"setting {setting.name} asks for synthesised noise, but the pictures come in pairs; "
+            f"name the task alone ({setting.task}), or give a folder of clean pictures"
+        )
+    made = setting.task in SYNTHESISED and (setting.sigma is not None) == (setting.task == "noise")
+    if not paired and not made:
+        raise InputError(
+            f"setting {setting.name} cannot be made from clean pictures; use "
+            f"{', '.join(DEFAULT_SETTINGS)}, or give pairs of degraded and clean pictures"
+        )
+    try:
+        # Cropped first, then degraded, as the papers do.
+        clean = _unit(center_crop(item["clean" if paired else "image"], size))
+        if paired:
+            return Example(index, name, _unit(center_crop(item["degraded"], size)), clean)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    rng, _ = example_streams(seed, setting, index)
+    degraded = degrade(clean, setting.task, rng, sigma=setting.sigma)
+    return Example(index, name, np.asarray(degraded, np.float32), clean)
+
+
+def examples(
+    source,
+    setting: Setting,
+    *,
+    seed: int = 0,
+    start: int = 0,
+    limit: int | None = None,
+    size: int | None = None,
+) -> Iterator[Example]:
+    """The examples of a setting in sorted order, made one at a time.
+
+    Args:
+        source: as for `open_source`.
+        setting: a row of the table.
+        seed: of noise, rain and haze.
+        start, limit: only pictures start to start + limit - 1; they are the same as among all.
+        size: see `center_crop`.
+    """
+    source = open_source(source)
+    stop = len(source) if limit is None else min(len(source), start + limit)
+    for index in range(start, stop):
+        yield example(source, index, setting, seed, size)
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    return image.astype(np.float32) / np.float32(255)

@@ -1,0 +1,57 @@
+"""What a command sets up before it computes; importing the package changes nothing."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def cache_folder() -> Path | None:
+    """Name the folder for what is costly to compute twice.
+
+    Returns:
+        the folder named by the environment variable TDR_CACHE, else the user's cache folder;
+        None if TDR_CACHE is "off". The folder need not exist.
+    """
+    chosen = os.environ.get("TDR_CACHE", "")
+    if chosen:
+        return None if chosen.lower() == "off" else Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "tdr_jax"
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keep compiled programs on disk, so that the second start does not compile again.
+
+    A JAX_COMPILATION_CACHE_DIR set by the user is left alone.
+
+    Returns:
+        the folder in use, or None if caching is off or the folder cannot be written (which is
+        said on standard error).
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return Path(jax.config.jax_compilation_cache_dir)
+    root = cache_folder()
+    if root is None:
+        return None
+    folder = root / "xla"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        print(
+            f"tdr: no compilation cache: {folder}: {error.strerror}; set TDR_CACHE to a folder",
+            file=sys.stderr,
+        )
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Everything under a second is cheaper to compile than to keep.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    return folder

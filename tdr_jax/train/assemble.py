@@ -1,0 +1,251 @@
+"""The parts that the loop puts together, each made from the config."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tdr_jax import models
+from tdr_jax.errors import InputError
+from tdr_jax.train import writers
+from tdr_jax.train.state import State
+
+PANEL_ROWS = 4
+
+
+def network(config):
+    """Build the network, after a look at the numbers that nothing else checks.
+
+    Args:
+        config: `network.name`, `network.overrides`, `data.stages` and the `..._every` fields.
+
+    Returns:
+        a `tdr_jax.models.Network`.
+
+    Raises:
+        InputError: if a field does not fit.
+    """
+    for name in ("log_every", "save_every", "keep"):
+        if config[name] < 1:
+            raise InputError(f"config.{name} is {config[name]}; give a number of at least 1")
+    for stage in config.data.stages or ((),):
+        if not isinstance(stage, tuple | list) or len(stage) != 3:
+            raise InputError(
+                f"config.data.stages is {config.data.stages}; give ((steps, crop, batch), ...)"
+            )
+    try:
+        built = models.build(config.network.name, **config.network.overrides)
+    except ValueError as error:
+        raise InputError(f"config.network: {error}") from None
+    for _, crop, _ in config.data.stages:
+        if crop % built.config.multiple:
+            raise InputError(
+                f"config.data.stages has crops of {crop} pixels; {built.name} takes multiples of "
+                f"{built.config.multiple}"
+            )
+    return built
+
+
+def initial_params(config, network) -> dict[str, jax.Array]:
+    """Where training starts: from scratch, or from the weights that `config.init_from` names.
+
+    Args:
+        config: `seed`, and `init_from`, a name with shipped weights, a folder or a file, or "".
+        network: the network to train.
+
+    Returns:
+        flat dict of parameters.
+
+    Raises:
+        InputError: if the weights belong to another network.
+    """
+    if not config.init_from:
+        return network.init(config.seed)
+    from tdr_jax import weights
+
+    _, params = weights.load(config.init_from)
+    try:
+        models.check(params, network.abstract_params(), f"network {network.name}")
+    except ValueError as error:
+        raise InputError(f"config.init_from={config.init_from}: {error}") from None
+    return params
+
+
+def examples(config, network, encoder, step: int) -> Iterator:
+    """The batches of a run from `step` on, of this process.
+
+    Args:
+        config: `seed` and `data`.
+        network: its `config.text_dim` must be the encoder's width.
+        encoder: a `tdr_jax.text.TextEncoder`.
+        step: the number of finished steps.
+
+    Returns:
+        iterator of dicts of NumPy arrays, see `tdr_jax.data.pipeline.batches`.
+
+    Raises:
+        InputError: if the data or the encoder do not fit.
+    """
+    from tdr_jax import text
+    from tdr_jax.data import pipeline
+
+    return pipeline.batches(
+        source(config.data),
+        config.data,
+        vectors=text.bank_vectors(encoder, config.data.tasks),
+        seed=config.seed,
+        step=step,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def source(data):
+    """The pictures to train on.
+
+    Args:
+        data: `path`, a folder of clean pictures, or ""; `path_task`, the one task they serve, or ""
+            for any; `path_repeats`, how often each comes up in an epoch; `pairs`, a tuple of
+            (degraded folder, clean folder, task, repeats); `cache_mb`.
+
+    Returns:
+        a source, see `tdr_jax.data.sources`.
+
+    Raises:
+        InputError: if there is neither a folder nor a pair of folders.
+    """
+    from tdr_jax.data import sources
+
+    parts = []
+    if data.path:
+        folder = sources.Folder(data.path, data.cache_mb, data.path_task or None)
+        parts.append((folder, data.path_repeats))
+    for degraded, clean, task, repeats in data.pairs:
+        parts.append((sources.Pairs(degraded, clean, task, data.cache_mb), repeats))
+    if not parts:
+        raise InputError(
+            "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
+        )
+    return sources.Concat(*parts) if len(parts) > 1 or parts[0][1] != 1 else parts[0][0]
+
+
+def text_encoder(config, network):
+    """Load the text encoder and compare its width with the network's.
+
+    Args:
+        config: `encoder`, a name or a folder.
+        network: what the vectors are for.
+
+    Returns:
+        a `tdr_jax.text.TextEncoder`.
+
+    Raises:
+        InputError: if there is none, or if it is of another width.
+    """
+    from tdr_jax import text
+
+    wanted = network.config.text_dim
+    if not config.encoder:
+        raise InputError(
+            f"config.encoder is empty; {network.name} needs a text encoder of width {wanted}: "
+            "give the folder of a sentence-transformers model, --config.encoder=FOLDER"
+        )
+    encoder = text.TextEncoder.from_pretrained(config.encoder)
+    if encoder.dim != wanted:
+        raise InputError(
+            f"config.encoder={config.encoder} gives vectors of {encoder.dim} numbers, but "
+            f"{network.name} takes {wanted}; give another encoder, or set "
+            f"network.overrides.text_dim to {encoder.dim} in the config"
+        )
+    return encoder
+
+
+def make_writer(workdir, start: int) -> tuple[writers.Many, writers.Jsonl | None]:
+    """Everything that writes what this process measures: nothing except on process 0.
+
+    Args:
+        workdir: the run's folder.
+        start: the number of finished steps.
+
+    Returns:
+        the writer, and the JSONL one in it.
+    """
+    if jax.process_index():
+        return writers.Many([]), None
+    jsonl = writers.Jsonl(workdir, start)
+    parts = [jsonl, writers.Panels(workdir)]
+    if writers.tensorboard_is_installed():
+        parts.append(writers.TensorBoard(workdir, start))
+    return writers.Many(parts), jsonl
+
+
+def evaluator(config, network, encoder):
+    """What is measured every `config.eval_every` steps.
+
+    Args:
+        config: `eval_data`: `path`, a folder of clean pictures, or "" for no evaluation;
+            `settings`, rows such as "noise25"; `limit` and `size`, 0 for whole.
+        network, encoder: to restore with.
+
+    Returns:
+        a `tdr_jax.evaluate.Restoration`, or None.
+    """
+    if not config.eval_data.path:
+        return None
+    from tdr_jax.evaluate import Restoration
+
+    return Restoration(
+        network,
+        encoder,
+        config.eval_data.path,
+        tuple(config.eval_data.settings),
+        limit=config.eval_data.limit or None,
+        size=config.eval_data.size or None,
+    )
+
+
+def describe(network, mesh, start: int, total: int, workdir) -> str:
+    """One line that says what is about to run."""
+    count = sum(int(np.prod(spec.shape)) for spec in network.abstract_params().values())
+    devices = f"{mesh.size} {jax.devices()[0].platform} device{'s' if mesh.size > 1 else ''}"
+    begin = f"goes on after step {start} of {total}" if start else f"{total} steps"
+    return f"{network.name}, {count:,} parameters, {devices}: {begin}, in {workdir}"
+
+
+def panel(predict: Callable, state: State, batch) -> np.ndarray:
+    """A picture of the first examples of a batch: degraded, restored and clean side by side.
+
+    Args:
+        predict: the task's, compiled.
+        state: its best parameters restore.
+        batch: global arrays; the examples shown are those of this process's first device.
+
+    Returns:
+        float32 (rows * H, 3 * W, 3) in [0, 1].
+    """
+    restored = predict(state.best_params, batch)
+    columns = [
+        np.asarray(array.addressable_shards[0].data)[:PANEL_ROWS]
+        for array in (batch["degraded"], restored, batch["clean"])
+    ]
+    rows = np.concatenate(columns, axis=2)
+    return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)
+
+
+def export(workdir, network, state: State) -> Path:
+    """Write the trained weights, the averaged ones where there is an average.
+
+    Args:
+        workdir: the run's folder.
+        network: whose weights they are.
+        state: the final state.
+
+    Returns:
+        the path of `weights.safetensors`.
+    """
+    from tdr_jax import weights
+
+    path = Path(workdir) / "weights.safetensors"
+    weights.save(path, network, jax.device_get(state.best_params))
+    return path

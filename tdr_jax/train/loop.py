@@ -1,0 +1,124 @@
+"""The training loop."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+
+from tdr_jax.tasks.prompted import Prompted
+from tdr_jax.train import assemble, optim, sharding
+from tdr_jax.train.checkpoint import Checkpoints
+from tdr_jax.train.distributed import Stop
+from tdr_jax.train.progress import Progress
+from tdr_jax.train.state import State, create, make_step
+
+
+def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) -> State:
+    """Train what the config describes, or go on with the run that `workdir` holds.
+
+    Args:
+        config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
+        workdir: folder of the run: `checkpoints/`, `metrics.jsonl`, `hparams.json`, `panels/`,
+            `tensorboard/` where that extra is installed, and at the end `weights.safetensors`.
+        batches: for data of one's own: called with the number of finished steps, gives the batches
+            from there on, as `tdr_jax.data.pipeline.batches` does.
+
+    Returns:
+        the final state; that of the last finished step if the run was asked to stop.
+
+    Raises:
+        InputError: if a field of the config does not fit.
+        FloatingPointError: at the first step whose loss or gradient is not finite; names the step.
+            Nothing is saved then: the newest checkpoint is the last good one.
+    """
+    workdir = Path(workdir)
+    network = assemble.network(config)
+    total = sum(steps for steps, _, _ in config.data.stages)
+    task = Prompted(network, config.loss)
+    optimiser, schedule = optim.make(config.optim, total)
+    mesh = sharding.make_mesh()
+    everywhere = sharding.replicated(mesh)
+    train_step = make_step(
+        task, optimiser, schedule, seed=config.seed, ema_decay=config.ema, sharding=everywhere
+    )
+    predict = jax.jit(task.predict)
+
+    with contextlib.ExitStack() as stack:
+        # Restore: the newest checkpoint of this run, or the beginning.
+        checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
+        stack.callback(checkpoints.close)
+        params = assemble.initial_params(config, network)
+        fresh = create(params, optimiser, ema_decay=config.ema, sharding=everywhere)
+        state = checkpoints.restore(fresh)
+        start = int(state.step)
+        if batches is None:
+            encoder = assemble.text_encoder(config, network)
+            data = assemble.examples(config, network, encoder, start)
+            evaluator = assemble.evaluator(config, network, encoder)
+        else:
+            data, evaluator = batches(start), None
+
+        # Describe.
+        lead = jax.process_index() == 0
+        writer, measured = assemble.make_writer(workdir, start)
+        stack.callback(writer.close)
+        progress = Progress(
+            writer,
+            log_every=config.log_every,
+            start=start,
+            total=total,
+            show=lead,
+            saved=lambda: checkpoints.latest,
+        )
+        stack.callback(progress.close)
+        if lead:
+            progress.say(assemble.describe(network, mesh, start, total, workdir))
+            writer.write_hparams(config.to_dict())
+
+        stop = stack.enter_context(Stop())
+        for step in range(start, total + 1):
+            stopping, ending = stop.asked(step), step == total
+            every = ending or (config.eval_every and step % config.eval_every == 0)
+            evaluate = evaluator and lead and every and 0 < step and not stopping
+            save = stopping or ending or checkpoints.due(step)
+            if evaluate or save:
+                progress.settle()  # nothing that is not finite gets further than this
+                progress.pause()
+
+            # Evaluate, unless a run that stopped here has done so.
+            if evaluate and not measured.has(step, "eval/"):
+                scores = evaluator.run(jax.device_get(state.best_params))
+                writer.write_scalars(step, {f"eval/{name}": score for name, score in scores})
+
+            # Save. What was measured up to here goes to disk first: a run that starts again from
+            # this checkpoint must find it.
+            if save:
+                writer.flush()
+                checkpoints.save(step, state)
+            if evaluate or save:
+                progress.resume()
+            if stopping or ending:
+                break
+
+            # Next batch.
+            examples = next(data)
+            batch = sharding.put_batch(examples, mesh)
+
+            # Step.
+            state, metrics = train_step(state, batch)
+
+            # Write: the metrics of the step before, while this one runs.
+            progress.push(step + 1, metrics, len(batch["degraded"]))
+            if config.panel_every and (step + 1) % config.panel_every == 0:
+                writer.write_images(step + 1, {"panel": assemble.panel(predict, state, batch)})
+
+        if ending and lead:
+            path = assemble.export(workdir, network, state)
+            progress.say(f"trained {total} steps; the weights are in {path}")
+        elif lead:
+            progress.say(
+                f"stopped by {stop.reason}; step {step} of {total} is saved, "
+                "the same command goes on from there"
+            )
+    return state

@@ -1,0 +1,108 @@
+"""What training carries from step to step, and the step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """Everything that must be saved to go on exactly where a run stopped.
+
+    Attributes:
+        step: int32 scalar, the number of finished steps; also the index of the next batch.
+        params: flat dict, dotted name -> float32 array.
+        opt_state: the optimiser's own tree.
+        ema: exponential moving average of `params`, same names; an empty dict where it is off.
+    """
+
+    step: jax.Array
+    params: dict[str, jax.Array]
+    opt_state: Any
+    ema: dict[str, jax.Array]
+
+    @property
+    def best_params(self) -> dict[str, jax.Array]:
+        """The parameters to evaluate and to ship: the average where there is one."""
+        return self.ema or self.params
+
+
+def create(params, optimiser: optax.GradientTransformation, *, ema_decay: float, sharding) -> State:
+    """Make the state before the first step.
+
+    Args:
+        params: flat dict of the network's initial parameters, any float dtype.
+        optimiser: from `optim.make`.
+        ema_decay: 0 for no average.
+        sharding: where every leaf is to live.
+
+    Returns:
+        a `State` whose arrays are its own: the caller's `params` survive the donation of a step.
+    """
+    own = {name: jnp.array(value, jnp.float32, copy=True) for name, value in params.items()}
+    ema = {name: jnp.array(value, copy=True) for name, value in own.items()} if ema_decay else {}
+    state = State(jnp.zeros((), jnp.int32), own, optimiser.init(own), ema)
+    return jax.device_put(state, sharding)
+
+
+def make_step(
+    task,
+    optimiser: optax.GradientTransformation,
+    schedule: Callable,
+    *,
+    seed: int,
+    ema_decay: float,
+    sharding,
+) -> Callable:
+    """Compile one training step.
+
+    Args:
+        task: has `loss(params, batch, rng) -> (loss, metrics)`.
+        optimiser: from `optim.make`.
+        schedule: step -> learning rate, reported among the metrics.
+        seed: every draw of step k comes from fold_in(seed, k).
+        ema_decay: decay of the moving average; 0 for none.
+        sharding: where the new state and the metrics are to live.
+
+    Returns:
+        step(state, batch) -> (state, metrics): the state that goes in is donated; metrics are
+        float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the task's own.
+    """
+
+    def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
+        rng = jax.random.fold_in(jax.random.key(seed), state.step)
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, metrics), grads = gradient(state.params, batch, rng)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = average(state.ema, params, state.step, ema_decay) if ema_decay else {}
+        metrics = {
+            **metrics,
+            "loss": loss,
+            "grad_norm": optax.tree.norm(grads),
+            "lr": jnp.asarray(schedule(state.step), jnp.float32),
+        }
+        return State(state.step + 1, params, opt_state, ema), metrics
+
+    return jax.jit(step, donate_argnums=0, out_shardings=(sharding, sharding))
+
+
+def average(ema, params, step, decay: float):
+    """Move the average one step towards the parameters.
+
+    Args:
+        ema, params: flat dicts of equal names and shapes.
+        step: int32 scalar, the number of steps finished before this one.
+        decay: in (0, 1).
+
+    Returns:
+        the new average, d * ema + (1 - d) * params with d = min(decay, (1 + step) / (10 + step)):
+        the warm-up lets the average leave the random start behind, so no debiasing is needed.
+    """
+    d = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return {name: d * ema[name] + (1 - d) * params[name] for name in params}

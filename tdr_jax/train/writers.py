@@ -1,0 +1,202 @@
+"""Where a run writes what it measures: JSONL, pictures, and TensorBoard where it is installed.
+
+The methods are those of clu's metric writers, without their need for TensorFlow.
+"""
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class Writer(Protocol):
+    """What the loop asks of a writer; the methods' names and arguments are clu's."""
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
+    def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
+    def write_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
+    def write_hparams(self, hparams: Mapping[str, object]) -> None: ...
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Jsonl:
+    """Scalars and texts as one JSON object a step in `metrics.jsonl`, settings in `hparams.json`.
+
+    Args:
+        workdir: the run's folder, made if it is not there.
+        start: the number of finished steps the run goes on from. Later records, written by a run
+            that was cut off after its last checkpoint, are dropped, and so is a broken last line;
+            the record of `start` itself is opened again, so that no step is there twice.
+    """
+
+    def __init__(self, workdir, start: int = 0):
+        self.path = Path(workdir) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [record for record in read_jsonl(self.path) if record["step"] <= start]
+        self._record = kept.pop() if kept and kept[-1]["step"] == start else {}
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        temporary.replace(self.path)
+        self._file = self.path.open("r+b")
+        self._file.seek(0, 2)
+
+    def has(self, step: int, prefix: str) -> bool:
+        """Whether the newest record is that of `step` and holds a name that starts so."""
+        return self._record.get("step") == step and any(
+            name.startswith(prefix) for name in self._record
+        )
+
+    def write_scalars(self, step, scalars):
+        """Add numbers to the record of `step`, on disk at once; steps must not fall."""
+        self._add(step, {name: float(value) for name, value in scalars.items()})
+
+    def write_texts(self, step, texts):
+        """Add texts to the record of `step`."""
+        self._add(step, texts)
+
+    def write_images(self, step, images):
+        """Nothing: `Panels` keeps the pictures."""
+
+    def write_hparams(self, hparams):
+        """Write the run's settings to `hparams.json`."""
+        text = json.dumps(dict(hparams), indent=2, default=str) + "\n"
+        self.path.with_name("hparams.json").write_text(text)
+
+    def flush(self):
+        """Put the open record on disk; it stays open, and what is added later replaces it."""
+        position = self._file.tell()
+        if self._record:
+            self._file.write(_line(self._record))
+        self._file.flush()
+        self._file.seek(position)
+
+    def close(self):
+        """Put the last record on disk and close the file."""
+        self.flush()
+        self._file.close()
+
+    def _add(self, step, values):
+        if step != self._record.get("step", step):
+            self._file.write(_line(self._record))
+            self._record = {}
+        self._record.setdefault("step", step)
+        self._record.update(values)
+        self.flush()
+
+
+def _line(record) -> bytes:
+    return json.dumps(record).encode() + b"\n"
+
+
+class Panels:
+    """Pictures as PNG files, `panels/<name>_<step>.png`."""
+
+    def __init__(self, workdir):
+        self.folder = Path(workdir) / "panels"
+
+    def write_images(self, step, images):
+        """Write pictures, float (H, W, 3) in [0, 1] or uint8."""
+        from tdr_jax.images import write_rgb
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, image in images.items():
+            write_rgb(self.folder / f"{name}_{step:07d}.png", image)
+
+    def write_scalars(self, step, scalars):
+        """Nothing: these are pictures."""
+
+    write_texts = write_scalars
+
+    def write_hparams(self, hparams):
+        """Nothing: these are pictures."""
+
+    def flush(self):
+        """Nothing: every picture is on disk when `write_images` returns."""
+
+    close = flush
+
+
+class TensorBoard:
+    """Event files for TensorBoard in `workdir/tensorboard`, by tensorboardX: no TensorFlow.
+
+    Args:
+        workdir: the run's folder.
+        start: TensorBoard hides what an earlier run wrote for steps after this one.
+    """
+
+    def __init__(self, workdir, start: int = 0):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1)
+
+    def write_scalars(self, step, scalars):
+        """Write numbers."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, float(value), step)
+
+    def write_images(self, step, images):
+        """Write pictures, float (H, W, 3) in [0, 1] or uint8."""
+        for name, image in images.items():
+            self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
+
+    def write_texts(self, step, texts):
+        """Write texts."""
+        for name, text in texts.items():
+            self._writer.add_text(name, text, step)
+
+    def write_hparams(self, hparams):
+        """Write the settings as one text."""
+        self._writer.add_text("hparams", json.dumps(dict(hparams), indent=2, default=str), 0)
+
+    def flush(self):
+        """Put everything on disk."""
+        self._writer.flush()
+
+    def close(self):
+        """Put everything on disk and close the file."""
+        self._writer.close()
+
+
+class Many:
+    """Several writers as one."""
+
+    def __init__(self, writers: Sequence[Writer]):
+        self.writers = tuple(writers)
+
+    def __getattr__(self, method):
+        if method.startswith("__"):
+            raise AttributeError(method)
+
+        def call(*args):
+            for writer in self.writers:
+                getattr(writer, method)(*args)
+
+        return call
+
+
+def read_jsonl(path) -> list[dict]:
+    """Read records of one JSON object a line.
+
+    Args:
+        path: the file; one that is not there has no records.
+
+    Returns:
+        the records in order, up to a line that was cut off while it was being written.
+    """
+    path = Path(path)
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def tensorboard_is_installed() -> bool:
+    """Whether the extra `tensorboard` is there."""
+    return importlib.util.find_spec("tensorboardX") is not None

@@ -1,0 +1,225 @@
+"""Stopping a run at any step and starting it again changes nothing in what comes out."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import skimage.data
+from safetensors.numpy import load_file
+
+from tdr_jax.errors import InputError
+from tdr_jax.images import write_rgb
+from tdr_jax.train import assemble, loop
+from tdr_jax.train.checkpoint import Checkpoints
+from tdr_jax.train.state import State
+from tests.support.small import (
+    assert_bit_identical,
+    photo_batches,
+    records,
+    shared_compilations,  # noqa: F401 (a fixture, as the next but one)
+    small_config,
+    small_network,  # noqa: F401
+    tiny_config,
+)
+
+STEPS = 10
+
+
+class PowerCut(Exception):
+    """What the tests throw into a run."""
+
+
+def interrupted(at, how):
+    """Batches that, before batch `at` is given, stop the run by an exception or a signal."""
+
+    def batches(step):
+        for number, batch in enumerate(photo_batches(step), start=step):
+            if number == at and how == "exception":
+                raise PowerCut
+            if number == at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    return batches
+
+
+def kept(record):
+    return {name: value for name, value in record.items() if name != "images_per_second"}
+
+
+@pytest.fixture(scope="module")
+def straight(small_network, tmp_path_factory):  # noqa: F811
+    """The run that was not stopped, what it wrote, and where."""
+    workdir = tmp_path_factory.mktemp("straight")
+    state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
+    return state, [kept(record) for record in records(workdir)], workdir
+
+
+def test_a_crash_at_any_step_changes_nothing(straight, tmp_path):
+    # 2: nothing saved yet. 4: right after a save. 7: between two. 9: before the last step.
+    for at in (2, 4, 7, 9):
+        workdir = tmp_path / f"crash{at}"
+        with pytest.raises(PowerCut):
+            loop.run(small_config(STEPS), workdir, batches=interrupted(at, "exception"))
+        state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
+        assert_bit_identical(state, straight[0])
+        assert [kept(record) for record in records(workdir)] == straight[1]
+
+
+def test_sigterm_saves_and_ends_cleanly(straight, tmp_path, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    for at in (0, 3, 5):
+        workdir = tmp_path / f"term{at}"
+        state = loop.run(small_config(STEPS), workdir, batches=interrupted(at, "signal"))
+        # The step in hand is finished, then saved, wherever it is between two regular saves.
+        assert int(state.step) == at + 1
+        assert f"step {at + 1} of {STEPS} is saved" in capsys.readouterr().out
+        assert not (workdir / "weights.safetensors").exists()
+        assert [record["step"] for record in records(workdir)] == list(range(1, at + 2))
+        state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
+        assert_bit_identical(state, straight[0])
+        assert [kept(record) for record in records(workdir)] == straight[1]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_several_stops_in_one_run_change_nothing(straight, tmp_path):
+    with pytest.raises(PowerCut):
+        loop.run(small_config(STEPS), tmp_path / "run", batches=interrupted(6, "exception"))
+    loop.run(small_config(STEPS), tmp_path / "run", batches=interrupted(6, "signal"))
+    with pytest.raises(PowerCut):
+        loop.run(small_config(STEPS), tmp_path / "run", batches=interrupted(9, "exception"))
+    state = loop.run(small_config(STEPS), tmp_path / "run", batches=photo_batches)
+    assert_bit_identical(state, straight[0])
+    assert [kept(record) for record in records(tmp_path / "run")] == straight[1]
+
+
+def test_a_finished_run_is_left_as_it_is(straight, tmp_path):
+    def none(step):
+        yield from ()
+
+    shutil.copytree(straight[2], tmp_path / "run")
+    state = loop.run(small_config(STEPS), tmp_path / "run", batches=none)
+    assert_bit_identical(state, straight[0])
+    assert [kept(record) for record in records(tmp_path / "run")] == straight[1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of three photographs."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("astronaut", "chelsea", "coffee"):
+        write_rgb(folder / f"{name}.png", getattr(skimage.data, name)()[:160, :200])
+    return folder
+
+
+def stop_before(monkeypatch, batch, error=None):
+    """Makes the pipeline's iterator, before it gives `batch`, stop the run."""
+    make = assemble.examples
+
+    def examples(config, network, encoder, step):
+        for number, value in enumerate(make(config, network, encoder, step), start=step):
+            if number == batch:
+                monkeypatch.undo()
+                if error:
+                    raise error
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield value
+
+    monkeypatch.setattr(assemble, "examples", examples)
+
+
+def test_data_stages_and_evaluation_resume_where_they_were(
+    small_network,  # noqa: F811
+    photos,
+    tmp_path,
+    monkeypatch,
+):
+    def config():
+        config = small_config(STEPS)
+        config.network.overrides.text_dim = 384
+        config.data.path = str(photos)
+        config.data.stages = ((5, 16, 2), (5, 24, 3))
+        config.data.absent = config.data.mixed = 0.25
+        config.eval_every = 4
+        config.eval_data.path = str(photos)
+        config.eval_data.settings = ("noise25", "rain")
+        config.eval_data.limit = 1
+        config.eval_data.size = 32
+        return config
+
+    straight = loop.run(config(), tmp_path / "straight")
+    stop_before(monkeypatch, 3)  # by a signal: step 4 is saved, its evaluation left for later
+    loop.run(config(), tmp_path / "run")
+    assert not any("eval/noise25/psnr" in record for record in records(tmp_path / "run"))
+    stop_before(monkeypatch, 6, PowerCut)  # in the second stage: back to step 4, evaluated by now
+    with pytest.raises(PowerCut):
+        loop.run(config(), tmp_path / "run")
+    resumed = loop.run(config(), tmp_path / "run")
+
+    assert_bit_identical(resumed, straight)
+    ours = [kept(record) for record in records(tmp_path / "run")]
+    assert ours == [kept(record) for record in records(tmp_path / "straight")]
+    evaluated = [record["step"] for record in ours if "eval/rain/psnr" in record]
+    assert evaluated == [4, 8, 10]
+    ours, theirs = (
+        load_file(tmp_path / run / "weights.safetensors") for run in ("run", "straight")
+    )
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_the_real_network_resumes_bit_exactly(photos, tmp_path, monkeypatch, shared_compilations):  # noqa: F811
+    config = tiny_config()
+    config.data.path = str(photos)
+    straight = loop.run(config, tmp_path / "straight")
+    stop_before(monkeypatch, 13)
+    stopped = loop.run(config, tmp_path / "run")
+    assert int(stopped.step) == 14
+    assert_bit_identical(loop.run(config, tmp_path / "run"), straight)
+
+
+def test_an_interrupted_save_leaves_the_earlier_one_usable(tmp_path):
+    script = f"""
+import jax.numpy as jnp
+from tdr_jax.train.checkpoint import Checkpoints
+from tdr_jax.train.state import State
+checkpoints = Checkpoints({str(tmp_path)!r}, every=1, keep=2)
+for step in (4, 8):
+    big = jnp.full((64, 2**20), step, jnp.float32)
+    checkpoints.save(step, State(jnp.int32(step), {{"w": big}}, (), {{}}))
+    print("saved", step, flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "saved 4\n"
+    folder = tmp_path / "checkpoints"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and child.poll() is None:
+        if any(entry.name != "4" for entry in folder.iterdir()):
+            break
+    child.kill()
+    assert child.communicate()[0] == "", "the save was over before it could be interrupted"
+    assert len(list(folder.iterdir())) > 1
+
+    checkpoints = Checkpoints(tmp_path, every=1, keep=2)
+    fresh = State(jnp.int32(0), {"w": jnp.zeros((64, 2**20))}, (), {})
+    state = checkpoints.restore(fresh)
+    checkpoints.close()
+    assert checkpoints.latest == 4
+    assert int(state.step) == 4
+    assert np.all(np.asarray(state.params["w"]) == 4)
+    assert [entry.name for entry in folder.iterdir()] == ["4"]
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path):
+    checkpoints = Checkpoints(tmp_path, every=1, keep=2)
+    saved = State(jnp.int32(1), {"a.w": jnp.zeros(3), "b": jnp.zeros(2)}, (), {})
+    checkpoints.save(1, saved)
+    other = State(jnp.int32(0), {"a.w": jnp.zeros(4), "c": jnp.zeros(2)}, (), {})
+    with pytest.raises(InputError, match=r"c is missing.*b is unknown.*a\.w is \(3,\) instead of"):
+        checkpoints.restore(other)
+    checkpoints.close()
