@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tdr_jax import runtime
 from tdr_jax.errors import InputError
 
 TASKS = ("noise", "rain", "haze", "blur", "low_light")
@@ -162,11 +162,13 @@ class TextEncoder:
         texts = _checked(texts)
         key = _digest([], json.dumps([self.fingerprint, texts]))
         if key not in self._tables:
-            path = cache_folder() / "sentences" / f"{key}.npz"
-            table = _read_table(path, (len(texts), self.dim))
+            root = runtime.cache_folder()
+            path = root / "sentences" / f"{key}.npz" if root else None
+            table = _read_table(path, (len(texts), self.dim)) if path else None
             if table is None:
                 table = self.encode(texts)
-                _write_table(path, table)
+                if path:
+                    _write_table(path, table)
             table.flags.writeable = False
             self._tables[key] = table
         return self._tables[key]
@@ -228,24 +230,6 @@ def bank_vectors(
       InputError: unknown task or strength.
     """
     return {task: encoder.cached(sentences(task, strength)) for task in tasks}
-
-
-def cache_folder() -> Path:
-    """Returns the folder for computed files: $TDR_CACHE, or the system's place for caches.
-
-    Raises:
-      InputError: this user has no home folder and TDR_CACHE is not set.
-    """
-    if os.environ.get("TDR_CACHE"):
-        return Path(os.environ["TDR_CACHE"])
-    variable = "LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME"
-    if sys.platform != "darwin" and os.environ.get(variable):
-        return Path(os.environ[variable]) / "tdr_jax"
-    try:
-        home = Path.home()
-    except RuntimeError:
-        raise InputError("no home folder to cache sentence vectors in; set TDR_CACHE") from None
-    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "tdr_jax"
 
 
 def _checked(texts) -> list[str]:

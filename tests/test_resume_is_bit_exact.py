@@ -22,7 +22,6 @@ from tests.support.small import (
     assert_bit_identical,
     photo_batches,
     records,
-    shared_compilations,  # noqa: F401 (a fixture, as the next but one)
     small_config,
     small_network,  # noqa: F401
     tiny_config,
@@ -109,6 +108,11 @@ def test_a_finished_run_is_left_as_it_is(straight, tmp_path):
     assert [kept(record) for record in records(tmp_path / "run")] == straight[1]
 
 
+def test_a_run_that_is_already_longer_is_refused(straight):
+    with pytest.raises(InputError, match="holds step 10, but config.data.stages end at step 6"):
+        loop.run(small_config(6), straight[2], batches=photo_batches)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of three photographs."""
@@ -173,7 +177,7 @@ def test_data_stages_and_evaluation_resume_where_they_were(
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_the_real_network_resumes_bit_exactly(photos, tmp_path, monkeypatch, shared_compilations):  # noqa: F811
+def test_the_real_network_resumes_bit_exactly(photos, tmp_path, monkeypatch):
     config = tiny_config()
     config.data.path = str(photos)
     straight = loop.run(config, tmp_path / "straight")

@@ -8,14 +8,12 @@ from tdr_jax.train import loop
 from tests.support.small import (
     photo_batches,
     records,
-    shared_compilations,  # noqa: F401 (a fixture)
     tiny_config,
 )
 
 
 def test_training_lowers_the_loss_and_exports_what_it_learnt(
     tmp_path,
-    shared_compilations,  # noqa: F811
 ):
     config = tiny_config()
     config.panel_every = 20

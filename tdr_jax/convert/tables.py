@@ -102,7 +102,7 @@ TEXTPROMPTIR = Table(
     dead=(
         # The three text heads of every live block that are built for other widths.
         *(
-            rf"({stages})\.\d+\.(attn|ffn)\.linear[{'1237'.replace(head, '')}](_[12])?\.(weight|bias)"
+            rf"({stages})\.\d+\.(attn|ffn)\.linear(?!{head})[1237](_[12])?\.(weight|bias)"
             for head, stages in _TEXT_HEADS.items()
         ),
         # What is left of PromptIR's visual prompts.

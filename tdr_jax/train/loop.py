@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 
+from tdr_jax.errors import InputError
 from tdr_jax.tasks.prompted import Prompted
 from tdr_jax.train import assemble, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
@@ -48,10 +49,18 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
         # Restore: the newest checkpoint of this run, or the beginning.
         checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
-        params = assemble.initial_params(config, network)
+        if checkpoints.latest is None:
+            params = assemble.initial_params(config, network)
+        else:
+            params = network.init(config.seed)  # for their shapes
         fresh = create(params, optimiser, ema_decay=config.ema, sharding=everywhere)
         state = checkpoints.restore(fresh)
         start = int(state.step)
+        if start > total:
+            raise InputError(
+                f"{workdir} holds step {start}, but config.data.stages end at step {total}; "
+                "give longer stages or another --workdir"
+            )
         if batches is None:
             encoder = assemble.text_encoder(config, network)
             data = assemble.examples(config, network, encoder, start)

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
-from jax.experimental.compilation_cache import compilation_cache
 
 from configs import common
 from tdr_jax import models
@@ -71,17 +70,6 @@ def small_network():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "build", with_small)
         yield
-
-
-@pytest.fixture
-def shared_compilations(tmp_path_factory):
-    """Lets every test of one session that compiles `tiny_config`'s step do so but once."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "xla"))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
 
 
 def tiny_config():

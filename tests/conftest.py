@@ -1,0 +1,16 @@
+"""One compilation cache and one cache of sentence vectors for the whole run of the tests."""
+
+import jax
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory):
+    """Points both caches at a folder of this run: no test sees what another run left behind."""
+    folder = tmp_path_factory.mktemp("cache")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("TDR_CACHE", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    yield
+    patch.undo()

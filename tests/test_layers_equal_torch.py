@@ -1,0 +1,105 @@
+"""The NHWC primitives and their hand-written gradients equal torch's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from tdr_jax.models import layers
+
+
+def random(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def nchw(array):
+    return torch.tensor(array).permute(0, 3, 1, 2)
+
+
+def close(ours, theirs, tolerance=1e-5):
+    theirs = np.asarray(theirs)
+    assert np.abs(np.asarray(ours) - theirs).max() <= tolerance * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 5, 7, 6), (1, 130, 3, 4), (3, 8, 16, 20)])
+def test_depthwise_convolution_and_its_gradients(shape):
+    x, kernel, dy = random(*shape), random(3, 3, shape[-1], seed=1), random(*shape, seed=2)
+    tx = torch.tensor(x, requires_grad=True)
+    tk = torch.tensor(kernel, requires_grad=True)
+    y = F.conv2d(
+        tx.permute(0, 3, 1, 2), tk.permute(2, 0, 1)[:, None], padding=1, groups=shape[-1]
+    ).permute(0, 2, 3, 1)
+    y.backward(torch.tensor(dy))
+    ours, pull = jax.vjp(layers.depthwise3x3, jnp.asarray(x), jnp.asarray(kernel))
+    dx, dk = pull(jnp.asarray(dy))
+    close(ours, y.detach())
+    close(dx, tx.grad)
+    close(dk, tk.grad)
+
+
+def test_both_depthwise_implementations_agree(monkeypatch):
+    x, kernel = random(2, 6, 9, 5), random(3, 3, 5, seed=1)
+    shifted = layers.depthwise3x3(jnp.asarray(x), jnp.asarray(kernel))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    close(layers.depthwise3x3(jnp.asarray(x), jnp.asarray(kernel)), shifted)
+
+
+def test_pixel_shuffles_use_torch_channel_order():
+    x = random(2, 6, 8, 12)
+    close(layers.pixel_shuffle(x, 2), F.pixel_shuffle(nchw(x), 2).permute(0, 2, 3, 1))
+    close(layers.pixel_unshuffle(x, 2), F.pixel_unshuffle(nchw(x), 2).permute(0, 2, 3, 1))
+    np.testing.assert_array_equal(layers.pixel_unshuffle(layers.pixel_shuffle(x, 2), 2), x)
+
+
+def test_normalise_is_layer_norm_with_torch_eps():
+    x = 1e-3 * random(2, 3, 4, 16)  # small, so that another eps would show
+    close(layers.normalise(jnp.asarray(x)), F.layer_norm(torch.tensor(x), (16,)))
+
+
+def test_gelu_gate_and_its_gradients():
+    a, b, dy = 2 * random(50), random(50, seed=1), random(50, seed=2)
+    ta, tb = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
+    y = F.gelu(ta) * tb
+    y.backward(torch.tensor(dy))
+    ours, pull = jax.vjp(layers.gelu_gate, jnp.asarray(a), jnp.asarray(b))
+    da, db = pull(jnp.asarray(dy))
+    close(ours, y.detach())
+    close(da, ta.grad)
+    close(db, tb.grad)
+
+
+@pytest.mark.parametrize(
+    "function, equation, shapes",
+    [
+        (layers.matmul, "bnc,bcd->bnd", ((2, 7, 5), (2, 5, 3))),
+        (layers.gram, "bnc,bnd->bcd", ((2, 7, 5), (2, 7, 3))),
+    ],
+)
+def test_products_and_their_gradients(function, equation, shapes):
+    arrays = [random(*shape, seed=i) for i, shape in enumerate(shapes)]
+    tensors = [torch.tensor(array, requires_grad=True) for array in arrays]
+    y = torch.einsum(equation, *tensors)
+    dy = random(*y.shape, seed=5)
+    y.backward(torch.tensor(dy))
+    ours, pull = jax.vjp(function, *map(jnp.asarray, arrays))
+    close(ours, y.detach())
+    for gradient, tensor in zip(pull(jnp.asarray(dy)), tensors, strict=True):
+        close(gradient, tensor.grad)
+
+
+def test_products_keep_bfloat16_and_sum_in_float32():
+    ones = jnp.full((1, 4096, 2), 1.0, jnp.bfloat16)
+    assert layers.gram(ones, ones).dtype == jnp.float32
+    np.testing.assert_array_equal(layers.gram(ones, ones), 4096.0)  # bfloat16 sums stop at 256
+    assert layers.matmul(ones, jnp.ones((1, 2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_convolution_equals_torch():
+    x = random(2, 5, 6, 4)
+    kernel = random(3, 3, 4, 7, seed=1)
+    module = layers.Conv(4, 7)
+    module.kernel[...] = jnp.asarray(kernel)
+    theirs = F.conv2d(nchw(x), torch.tensor(kernel).permute(3, 2, 0, 1), padding=1)
+    close(module(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
