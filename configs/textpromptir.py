@@ -104,7 +104,7 @@ def compact(config):
     config.optim.warmup = 100
     config.optim.end = 0.01
     config.ema = 0.998
-    config.data.stages = ((2400, 64, 16), (300, 128, 8))
+    config.data.stages = ((1900, 64, 16), (800, 128, 6))
     config.data.weights = tuple(1.5 if task == "noise" else 1.0 for task in config.data.tasks)
     config.data.absent = 0.1
     config.data.mixed = 0.1

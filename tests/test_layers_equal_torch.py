@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from flax import nnx
 
 from tdr_jax.models import layers
 
@@ -103,3 +104,22 @@ def test_convolution_equals_torch():
     module.kernel[...] = jnp.asarray(kernel)
     theirs = F.conv2d(nchw(x), torch.tensor(kernel).permute(3, 2, 0, 1), padding=1)
     close(module(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(remat=True), dict(unroll=2)])
+def test_stage_runs_its_blocks_in_order_whatever_the_options(options):
+    kernels, x, dy = 0.3 * random(3, 4, 4), random(2, 4, seed=1), random(2, 4, seed=2)
+    stage = layers.Stage(lambda: layers.Linear(4, 4, bias=False), 3, **options)
+    graphdef, state = nnx.split(stage)
+
+    def run(kernels, x):
+        flat = [(path, v.replace(kernels)) for path, v in nnx.to_flat_state(state)]
+        return nnx.merge(graphdef, nnx.from_flat_state(flat))(x)
+
+    tensors = torch.tensor(kernels, requires_grad=True), torch.tensor(x, requires_grad=True)
+    y = tensors[1] @ tensors[0][0] @ tensors[0][1] @ tensors[0][2]
+    y.backward(torch.tensor(dy))
+    ours, pull = jax.vjp(run, jnp.asarray(kernels), jnp.asarray(x))
+    close(ours, y.detach())
+    for gradient, tensor in zip(pull(jnp.asarray(dy)), tensors, strict=True):
+        close(gradient, tensor.grad)
