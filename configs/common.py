@@ -26,7 +26,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.overrides.scan_unroll = 1
 
     config.data = ConfigDict()
-    config.data.path = ""  # folder of clean pictures, degraded as they are read
+    config.data.path = ""  # folder of clean pictures, or package:skimage; degraded as they are read
     config.data.path_task = ""  # the one task these pictures serve; "" for any of data.tasks
     config.data.path_repeats = 1  # how often each of them comes up in an epoch
     config.data.pairs = ()  # ((degraded folder, clean folder, task, repeats), ...)

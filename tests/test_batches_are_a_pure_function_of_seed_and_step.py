@@ -283,3 +283,11 @@ def test_the_noise_mode_of_the_config_is_used(photos):
     data.noise_mode = "float"
     assert take(1, photos, data)[0]["degraded"].min() < -0.01
     assert gaussian_noise(np.zeros(3, np.float32), 0, np.random.default_rng(0)).max() == 0
+
+
+def test_package_pictures_are_a_source_and_others_are_refused():
+    source = sources.package_pictures("skimage")
+    assert len(source) == 4
+    assert source[0]["image"].shape == (512, 512, 3)
+    with pytest.raises(InputError, match="no pictures are known in package 'torch'"):
+        sources.package_pictures("torch")

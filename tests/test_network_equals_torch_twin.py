@@ -154,6 +154,15 @@ def test_bfloat16_stays_near_float32():
     assert 0 < np.abs(half - full).max() < 0.05 * residual
 
 
+def test_gradients_of_the_published_network_stay_float32_under_bfloat16():
+    network = models.build("textpromptir", dtype="bfloat16", remat=True)
+    image = jax.ShapeDtypeStruct((2, 128, 128, 3), "float32")
+    text = jax.ShapeDtypeStruct((2, 768), "float32")
+    gradient = jax.grad(lambda params, *inputs: network.apply(params, *inputs).sum())
+    gradients = jax.eval_shape(gradient, network.abstract_params(), image, text)
+    assert {str(value.dtype) for value in gradients.values()} == {"float32"}
+
+
 def test_initial_values_hang_on_seed_and_name_alone():
     small, deep = (models.build("textpromptir-tiny", num_blocks=(1, 1, 1, n)) for n in (2, 3))
     first, again, other = small.init(1), small.init(1), small.init(2)

@@ -5,6 +5,7 @@ that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8
 `task`, where there is one, says what the example is for.
 """
 
+import importlib
 import threading
 from pathlib import Path
 
@@ -109,6 +110,29 @@ class Pictures:
     def __getitem__(self, index):
         item = {"image": self.pictures[index], "name": str(index)}
         return item if self.task is None else item | {"task": self.task}
+
+
+# Colour photographs that come inside the package itself: no download.
+PACKAGES = {"skimage": ("astronaut", "chelsea", "coffee", "rocket")}
+
+
+def package_pictures(package="skimage", task=None):
+    """Gives the photographs that an installed package carries, as a source.
+
+    Args:
+      package: "skimage", scikit-image's sample photographs.
+      task: as for `Folder`.
+
+    Raises:
+      InputError: if the package is not known or not installed.
+    """
+    if package not in PACKAGES:
+        raise InputError(f"no pictures are known in package {package!r}; use {', '.join(PACKAGES)}")
+    try:
+        data = importlib.import_module(f"{package}.data")
+    except ImportError as error:
+        raise InputError(f"{package} is not installed: pip install scikit-image") from error
+    return Pictures([getattr(data, name)() for name in PACKAGES[package]], task)
 
 
 def match_pairs(degraded_dir, clean_dir):

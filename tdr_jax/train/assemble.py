@@ -12,6 +12,7 @@ from tdr_jax.train import writers
 from tdr_jax.train.state import State
 
 PANEL_ROWS = 4
+PACKAGE = "package:"  # before the name of a package in config.data.path
 
 
 def network(config):
@@ -105,7 +106,8 @@ def source(data):
     """The pictures to train on.
 
     Args:
-        data: `path`, a folder of clean pictures, or ""; `path_task`, the one task they serve, or ""
+        data: `path`, a folder of clean pictures, "package:skimage" for those of an installed
+            package, or ""; `path_task`, the one task they serve, or ""
             for any; `path_repeats`, how often each comes up in an epoch; `pairs`, a tuple of
             (degraded folder, clean folder, task, repeats); `cache_mb`.
 
@@ -119,8 +121,12 @@ def source(data):
 
     parts = []
     if data.path:
-        folder = sources.Folder(data.path, data.cache_mb, data.path_task or None)
-        parts.append((folder, data.path_repeats))
+        task = data.path_task or None
+        if data.path.startswith(PACKAGE):
+            pictures = sources.package_pictures(data.path.removeprefix(PACKAGE), task)
+        else:
+            pictures = sources.Folder(data.path, data.cache_mb, task)
+        parts.append((pictures, data.path_repeats))
     for degraded, clean, task, repeats in data.pairs:
         parts.append((sources.Pairs(degraded, clean, task, data.cache_mb), repeats))
     if not parts:
