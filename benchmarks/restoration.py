@@ -1,7 +1,7 @@
 """Forward and training-step time of a restoration network beside its PyTorch twin, in one process.
 
-    python -m benchmarks.restoration                      # published size, 128 and 256 pixels
-    python -m benchmarks.restoration --sizes 128 --skip-step
+    python benchmarks/restoration.py                      # published size, 128 and 256 pixels
+    python benchmarks/restoration.py --sizes 128 --skip-step
 
 Prints our time over PyTorch's, each the best of interleaved runs, and our compile times, first from
 an empty compilation cache and then as a second start finds them. Both use the same threads and
@@ -11,8 +11,12 @@ are printed on accelerators only, where they say something about other machines 
 
 import argparse
 import os
+import sys
 import tempfile
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the twin in tests/support
 
 
 def parse():
