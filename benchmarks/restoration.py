@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the twin in tests/support
 
 
-UNROLL = 4
+UNROLL = 3
 
 
 def parse():

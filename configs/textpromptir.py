@@ -81,7 +81,7 @@ def base(config):
     """
     config.network.name = "textpromptir"
     # Fewer copies of residuals, for a longer compilation: docs/performance.md.
-    config.network.overrides.scan_unroll = 4
+    config.network.overrides.scan_unroll = 3
     config.encoder = ""  # its 768-d sentence model is not public; bring one
     config.optim.schedule = "paper"  # "executed" for what the reference code runs
     config.optim.lr = 2e-4
