@@ -283,6 +283,8 @@ def _modules(folder: Path) -> tuple[Path, dict]:
 def _tokenizer(folder: Path):
     """Returns the tokenizer and the file it was read from."""
     path = folder / "tokenizer.json"
+    # Else every command says that PyTorch is missing, which it need not have.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         if path.exists():
             # Not AutoTokenizer: that imports torch where it is installed, three seconds more.
