@@ -64,9 +64,9 @@ def test_a_schedule_of_another_name_is_refused():
 
 
 def test_adamw_takes_the_steps_that_torch_takes():
-    torch = pytest.importorskip("torch")
     import jax.numpy as jnp
     import optax
+    import torch
 
     config = common.get_config().optim
     config.update({"schedule": "constant", "lr": 1e-2, "clip": 0.0})
