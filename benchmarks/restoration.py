@@ -1,35 +1,46 @@
-"""Forward and training-step time of a restoration network beside its PyTorch twin, in one process.
+"""Forward and training-step time of every restoration network beside its PyTorch twin.
 
-    python benchmarks/restoration.py                      # published size, 128 and 256 pixels
-    python benchmarks/restoration.py --sizes 128 --skip-step
+    python benchmarks/restoration.py      # every network, forward at 256 pixels
+    python benchmarks/restoration.py --networks textpromptir --sizes 128 256 --step 128
 
 Prints our time over PyTorch's, each the best of interleaved runs, and our compile times, first from
-an empty compilation cache and then as a second start finds them. Both use the same threads and
-random float32 weights; the step is forward, backward and AdamW on a batch of one, with the
-`scan_unroll` that configs/textpromptir.py trains with. Absolute times are printed on accelerators
-only, where they say something about other machines too.
+an empty compilation cache and then as a second start finds them. Both run in one process with the
+same threads and the same random float32 weights; the step is forward, backward and AdamW on a batch
+of one with the L1 loss. Absolute times are printed on accelerators only, where they say something
+about other machines too.
 """
 
 import argparse
+import importlib
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the twin in tests/support
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the twins in tests/support
 
-
-UNROLL = 3
+# name -> module and class of the twin; the published sizes are the defaults of both sides
+TWINS = {
+    "textpromptir": ("tdr_jax.convert.torch_modules", "TextPromptIR"),
+    "restormer": ("tdr_jax.convert.torch_modules", "Restormer"),
+    "promptir": ("tdr_jax.convert.torch_modules", "PromptIR"),
+    "nafnet": ("tests.support.torch_nafnet", "NAFNet"),
+    "sfnet": ("tests.support.torch_sfnet", "SFNet"),
+    "drsformer": ("tests.support.torch_drsformer", "DRSformer"),
+}
+# A scan over single blocks copies every residual of a step into a stack and out again;
+# configs/textpromptir.py trains with this too.
+STEP_UNROLL = 3
 
 
 def parse():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=[128, 256], help="pixels a side")
-    parser.add_argument("--step-size", type=int, default=128, help="pixels a side of the step")
-    parser.add_argument("--skip-step", action="store_true", help="forward only")
+    parser.add_argument("--networks", nargs="+", default=list(TWINS), choices=TWINS, metavar="NAME")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[256], help="sides of the forward")
+    parser.add_argument("--step", type=int, metavar="SIZE", help="also time a step at this side")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
@@ -47,108 +58,157 @@ def race(ours, theirs, repeats: int) -> tuple[float, float]:
     return best[0], best[1]
 
 
+def compiled(function, *inputs, **options):
+    """Compiles twice, the second time from the cache on disk; returns seconds of both."""
+    import jax
+
+    seconds = []
+    for _ in range(2):
+        jax.clear_caches()
+        start = time.perf_counter()
+        program = jax.jit(function, **options).lower(*inputs).compile()
+        seconds.append(time.perf_counter() - start)
+    return program, seconds
+
+
+def report(name, times, seconds):
+    import jax
+
+    line = f"{name}: {times[0] / times[1]:.2f} of PyTorch's time"
+    if jax.default_backend() != "cpu":
+        line += f" ({1e3 * times[0]:.1f} against {1e3 * times[1]:.1f} ms)"
+    first, second = seconds
+    print(f"{line}; compiled in {first:.0f} s, at a second start {second:.0f} s", flush=True)
+
+
+class Pair:
+    """One network with random weights on both sides, and its inputs."""
+
+    def __init__(self, name: str):
+        import numpy as np
+        import torch
+
+        from tdr_jax import convert
+
+        self.name = name
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        module, class_name = TWINS[name]
+        torch.manual_seed(0)
+        self.twin = getattr(importlib.import_module(module), class_name)().to(self.device).eval()
+        self.params = convert.from_torch(name, self.twin.state_dict())
+        self.draws = np.random.default_rng(0)
+
+    def inputs(self, side: int, batch: int = 1):
+        """The same picture (and sentence) for both sides."""
+        import numpy as np
+        import torch
+
+        from tdr_jax import models
+
+        config = models.build(self.name).config
+        image = self.draws.random((batch, side, side, config.channels[0]), np.float32)
+        ours, theirs = [image], [torch.tensor(image).permute(0, 3, 1, 2).contiguous()]
+        if hasattr(config, "text_dim"):
+            text = self.draws.standard_normal((batch, config.text_dim), np.float32)
+            ours.append(text)
+            theirs.append(torch.tensor(text))
+        return ours, [tensor.to(self.device) for tensor in theirs]
+
+    def synchronise(self):
+        import torch
+
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward(self, side: int, repeats: int):
+        import torch
+
+        from tdr_jax import models
+
+        ours, theirs = self.inputs(side)
+        program, seconds = compiled(models.build(self.name).apply, self.params, *ours)
+
+        def our_forward():
+            program(self.params, *ours).block_until_ready()
+
+        def torch_forward():
+            with torch.inference_mode():
+                self.twin(*theirs)
+            self.synchronise()
+
+        times = race(our_forward, torch_forward, repeats)
+        report(f"{self.name} forward {side} px", times, seconds)
+
+    def step(self, side: int, repeats: int):
+        import jax
+        import jax.numpy as jnp
+        import optax
+        import torch
+
+        from tdr_jax import models
+
+        network = models.build(self.name, scan_unroll=STEP_UNROLL)
+        multiscale = network.has("training")  # SFNet: three outputs, statistics of the batch
+        ours, theirs = self.inputs(side, batch=2 if multiscale else 1)
+        optimiser = optax.adamw(2e-4, weight_decay=0.01)
+        target = 0.5
+
+        def loss(params, *inputs):
+            if multiscale:
+                outputs, _ = network.apply(params, *inputs, method="training")
+            else:
+                outputs = [network.apply(params, *inputs)]
+            return sum(jnp.abs(output - target).mean() for output in outputs)
+
+        def step(params, state, *inputs):
+            updates, state = optimiser.update(jax.grad(loss)(params, *inputs), state, params)
+            return optax.apply_updates(params, updates), state
+
+        own = {name: jnp.array(value, copy=True) for name, value in self.params.items()}
+        state = own, optimiser.init(own)
+        program, seconds = compiled(step, *state, *ours, donate_argnums=(0, 1))
+        self.twin.train()
+        torch_optimiser = torch.optim.AdamW(self.twin.parameters(), 2e-4)
+
+        def our_step():
+            nonlocal state
+            state = program(*state, *ours)
+            jax.block_until_ready(state)
+
+        def torch_step():
+            torch_optimiser.zero_grad()
+            outputs = self.twin(*theirs)
+            outputs = outputs if multiscale else [outputs]
+            sum((output - target).abs().mean() for output in outputs).backward()
+            torch_optimiser.step()
+            self.synchronise()
+
+        times = race(our_step, torch_step, repeats)
+        report(f"{self.name} step {side} px, batch {len(ours[0])}", times, seconds)
+        self.twin.eval()
+
+
 def main():
     args = parse()
-    cpus = sorted(os.sched_getaffinity(0))[: args.threads]
-    os.sched_setaffinity(0, cpus)  # XLA sizes its thread pool by this
+    # XLA sizes its thread pool by this
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
 
     import jax
-    import jax.numpy as jnp
-    import numpy as np
-    import optax
     import torch
-
-    from tdr_jax import convert, models
-    from tests.support.torch_textpromptir import TextPromptIR
 
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)
     torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    on_accelerator = jax.default_backend() != "cpu"
     print(
-        f"textpromptir, batch 1, float32, {args.threads} threads, {jax.devices()[0].device_kind}; "
+        f"batch 1, float32, {args.threads} threads, {jax.devices()[0].device_kind}; "
         f"jax {jax.__version__}, torch {torch.__version__}"
     )
-
-    twin = TextPromptIR().to(device)
-    network = models.build("textpromptir")
-    params = convert.from_torch("textpromptir", twin.state_dict())
-    draws = np.random.default_rng(0)
-    text = draws.standard_normal((1, 768), np.float32)
-
-    def compiled(function, *inputs, **options):
-        """Compiles twice, the second time from the cache on disk; returns seconds of both."""
-        seconds = []
-        for _ in range(2):
-            jax.clear_caches()
-            start = time.perf_counter()
-            program = jax.jit(function, **options).lower(*inputs).compile()
-            seconds.append(time.perf_counter() - start)
-        return program, seconds
-
-    def report(name, times, seconds):
-        line = f"{name}: {times[0] / times[1]:.2f} of PyTorch's time"
-        if on_accelerator:
-            line += f" ({1e3 * times[0]:.1f} against {1e3 * times[1]:.1f} ms)"
-        print(
-            f"{line}; compiled in {seconds[0]:.0f} s, at a second start {seconds[1]:.0f} s",
-            flush=True,
-        )
-
-    def picture(size):
-        image = draws.random((1, size, size, 3), np.float32)
-        return image, torch.tensor(image).permute(0, 3, 1, 2).contiguous().to(device)
-
-    torch_text = torch.tensor(text).to(device)
-    synchronise = torch.cuda.synchronize if device == "cuda" else lambda: None
-    for size in args.sizes:
-        image, torch_image = picture(size)
-        forward, seconds = compiled(network.apply, params, image, text)
-
-        def torch_forward(torch_image=torch_image):
-            with torch.inference_mode():
-                twin(torch_image, torch_text)
-            synchronise()
-
-        def our_forward(forward=forward, image=image):
-            forward(params, image, text).block_until_ready()
-
-        report(f"forward {size} px", race(our_forward, torch_forward, args.repeats), seconds)
-
-    if args.skip_step:
-        return
-    image, torch_image = picture(args.step_size)
-    target = 0.5
-    optimiser = optax.adamw(2e-4, weight_decay=0.01)
-
-    # A scan over single blocks copies every residual into a stack and out again.
-    unrolled = models.build("textpromptir", scan_unroll=UNROLL)
-
-    def step(params, state, image, text):
-        def loss(params):
-            return jnp.abs(unrolled.apply(params, image, text) - target).mean()
-
-        updates, state = optimiser.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
-
-    state = params, optimiser.init(params)
-    program, seconds = compiled(step, *state, image, text, donate_argnums=(0, 1))
-    torch_optimiser = torch.optim.AdamW(twin.parameters(), 2e-4)
-
-    def our_step():
-        nonlocal state
-        state = program(*state, image, text)
-        jax.block_until_ready(state)
-
-    def torch_step():
-        torch_optimiser.zero_grad()
-        (twin(torch_image, torch_text) - target).abs().mean().backward()
-        torch_optimiser.step()
-        synchronise()
-
-    report(f"step {args.step_size} px", race(our_step, torch_step, args.repeats), seconds)
+    for name in args.networks:
+        pair = Pair(name)
+        for side in args.sizes:
+            pair.forward(side, args.repeats)
+        if args.step:
+            pair.step(args.step, args.repeats)
 
 
 if __name__ == "__main__":

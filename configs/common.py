@@ -29,10 +29,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.path = ""  # folder of clean pictures, or package:skimage; degraded as they are read
     config.data.path_task = ""  # the one task these pictures serve; "" for any of data.tasks
     config.data.path_repeats = 1  # how often each of them comes up in an epoch
-    config.data.pairs = ()  # ((degraded folder, clean folder, task, repeats), ...)
+    # ((degraded folder, clean folder, task, repeats), ...); of a dual-pixel sensor
+    # (((left folder, right folder), clean folder, task, repeats), ...)
+    config.data.pairs = ()
     config.data.tasks = ("noise", "rain", "haze")
     config.data.weights = (1.0, 1.0, 1.0)  # how often each task is drawn
     config.data.sigmas = (15, 25, 50)
+    config.data.sigma_range = ()  # (lowest, highest): any level in between instead of `sigmas`
+    config.data.channels = 3  # 1 turns pictures grey before they are degraded
+    config.data.turns = (0, 1, 2, 3, 4, 5, 6, 7)  # quarter turns; from 4 on mirrored first
     config.data.stages = ((1000, 64, 8),)  # (steps, crop, batch), one after another
     config.data.absent = 0.0  # share of examples that ask for what is not there
     config.data.mixed = 0.0  # share with two degradations, one of them to stay
@@ -42,16 +47,26 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.loss = ConfigDict()
     config.loss.l1 = 1.0
+    config.loss.charbonnier = 0.0
+    config.loss.psnr = 0.0  # NAFNet's: the negative PSNR in dB
     config.loss.fft = 0.0
+    config.loss.mixup = (
+        0.0  # Beta parameter of blending two pictures, without sentences; 0 for none
+    )
 
     config.optim = ConfigDict()
     config.optim.lr = 2e-4
-    config.optim.schedule = "cosine"  # "constant", "cosine", "paper" or "executed"
+    # "constant", "cosine", "paper", "executed", "cosine_epochs" or "cosine_restarts"
+    config.optim.schedule = "cosine"
     config.optim.warmup = 100  # steps; "cosine"
-    config.optim.end = 0.0  # floor, as a fraction of lr; "cosine"
-    config.optim.warmup_epochs = 15  # "paper" and "executed", with the next two
+    config.optim.end = 0.0  # floor, as a fraction of lr; "cosine" and "cosine_epochs"
+    # This and the next two: "paper", "executed" and "cosine_epochs".
+    config.optim.warmup_epochs = 15
     config.optim.max_epochs = 150
     config.optim.steps_per_epoch = 26405
+    config.optim.periods = ()  # steps of each cycle; "cosine_restarts", with the next two
+    config.optim.restart_weights = ()
+    config.optim.eta_mins = ()  # floors of the cycles, as rates
     config.optim.b1 = 0.9  # this and the next three: torch's defaults of AdamW
     config.optim.b2 = 0.999
     config.optim.eps = 1e-8

@@ -11,9 +11,10 @@ from tdr_jax.errors import InputError
 # name -> (module with add_arguments and run, one line of help). Only the module of the subcommand
 # that was asked for is imported, so that `tdr --help` answers at once.
 COMMANDS = {
-    "restore": ("tdr_jax.commands.restore", "restore photographs as a sentence asks"),
+    "restore": ("tdr_jax.commands.restore", "restore photographs, as a sentence asks or blindly"),
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
     "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
+    "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),
 }
 
 DESCRIPTION = """\

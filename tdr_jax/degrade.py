@@ -1,14 +1,15 @@
-"""Noise, rain and haze made on the host, each a pure function of a picture and a random generator.
+"""Noise, rain, haze and blur made on the host: pure functions of a picture and a generator.
 
-Pictures are float32 (H, W, 3) in [0, 1]. Every draw comes from the generator that is passed in, so
-an example made from `example_rng(seed, index)` is the same in any process and on any host.
+Pictures are float32 (H, W, 3) in [0, 1], or (H, W, 1) where they are grey. Every draw comes from
+the random generator that is passed in, so an example made from `example_rng(seed, index)` is the
+same in any process and on any host.
 """
 
 import numpy as np
 
 from tdr_jax.errors import InputError
 
-SYNTHESISED = ("noise", "rain", "haze")  # the degradations that `degrade` can make
+SYNTHESISED = ("noise", "rain", "haze", "blur")  # the degradations that `degrade` can make
 SIGMAS = (15, 25, 50)  # of 255: the three levels on which all-in-one restoration reports
 # The values RESIDE's outdoor training set (OTS) was rendered with; its file names carry them.
 AIRLIGHTS = (0.8, 0.85, 0.9, 0.95, 1.0)
@@ -16,6 +17,7 @@ BETAS = (0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2)
 # Depth of the sky in the unit of 1/beta. 7 to 11 leaves t = exp(-beta d) between 0.11 and 0.76
 # there, the span of OTS pictures.
 SKY_DEPTH = (7.0, 11.0)
+BLUR_LENGTHS = (5.0, 25.0)  # of a shaken exposure's path, in pixels
 
 
 def example_rng(seed, index, stream=0):
@@ -248,10 +250,69 @@ def random_haze(image, rng, window=None, shape=None, depth=None, tint=0.0):
     """
     airlight = rng.choice(AIRLIGHTS)
     beta = rng.choice(BETAS)
-    colour = np.clip(airlight + tint * rng.uniform(-1, 1, 3), 0, 1)
+    colour = np.clip(airlight + tint * rng.uniform(-1, 1, 3), 0, 1)[: image.shape[-1]]
     if depth is None:
         depth = synthetic_depth(shape or image.shape[:2], rng, window)
     return haze(image, depth, colour, beta)
+
+
+def motion_kernel(rng, length=None):
+    """Draws the path that a shaken camera leaves of a point of light.
+
+    The path keeps its heading for a while, bends, and runs now faster, now slower, as a hand does.
+
+    Args:
+      rng: `numpy.random.Generator`; the number of draws does not depend on the length.
+      length: of the path in pixels; None draws one of `BLUR_LENGTHS`.
+
+    Returns:
+      float32 (k, k) with an odd k, at least 0, with the sum 1; the light's centre is in the middle.
+
+    Source: our own; the lengths span those of hand-held exposures as GoPro's averages show them.
+    """
+    drawn, heading, bend, wander = rng.random(4)
+    steps = 64
+    pace = np.abs(1 + 0.5 * rng.standard_normal(steps))
+    swing = rng.standard_normal(steps)
+    length = BLUR_LENGTHS[0] + drawn * np.diff(BLUR_LENGTHS)[0] if length is None else length
+
+    turns = 2 * np.pi * heading + np.cumsum((bend - 0.5) * 3 / steps + 0.3 * wander * swing)
+    path = np.cumsum(pace[:, None] * np.stack([np.sin(turns), np.cos(turns)], 1), axis=0)
+    path = (path - path.mean(0)) * (length / pace.sum())
+
+    # Splatted bilinearly, as the drops of `rain` are.
+    radius = int(np.ceil(np.abs(path).max())) + 1
+    side = 2 * radius + 1
+    corner = np.floor(path).astype(int)
+    part = path - corner
+    kernel = np.zeros((side, side))
+    for dy, dx in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        weight = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1])
+        np.add.at(kernel, (corner[:, 0] + radius + dy, corner[:, 1] + radius + dx), weight)
+    return (kernel / kernel.sum()).astype(np.float32)
+
+
+def motion_blur(image, rng, *, length=None, sigma=0.0):
+    """Blurs a picture as a shaken exposure does; borders are reflected.
+
+    Args:
+      image: float32 (H, W, C) in [0, 1].
+      rng: `numpy.random.Generator`.
+      length: see `motion_kernel`.
+      sigma: standard deviation of noise added afterwards, on the scale of 0 to 255; 0 for none.
+
+    Returns:
+      float32 (H, W, C) in [0, 1].
+    """
+    import cv2
+
+    kernel = motion_kernel(rng, length)
+    blurred = cv2.filter2D(
+        np.ascontiguousarray(image), cv2.CV_32F, kernel, borderType=cv2.BORDER_REFLECT_101
+    ).reshape(image.shape)
+    if sigma:
+        blurred = gaussian_noise(blurred, sigma, rng, mode="float")
+    return np.clip(blurred, 0, 1)
 
 
 def degrade(image, task, rng, *, sigma=None, window=None, shape=None, noise_mode="uint8"):
@@ -259,7 +320,7 @@ def degrade(image, task, rng, *, sigma=None, window=None, shape=None, noise_mode
 
     Args:
       image: float32 (h, w, 3) in [0, 1].
-      task: "noise", "rain" or "haze".
+      task: "noise", "rain", "haze" or "blur".
       rng: `numpy.random.Generator`, for instance of `example_rng`.
       sigma: noise level on the scale of 0 to 255; None draws one of 15, 25, 50.
       window: (y, x, h, w) of `image` within its picture, for haze; None if it is all of it.
@@ -279,4 +340,6 @@ def degrade(image, task, rng, *, sigma=None, window=None, shape=None, noise_mode
         return rain(image, rng)
     if task == "haze":
         return random_haze(image, rng, window, shape)
+    if task == "blur":
+        return motion_blur(image, rng)
     raise InputError(f"cannot make {task!r}; the degradations are {', '.join(SYNTHESISED)}")

@@ -79,6 +79,20 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 
 
+def grey_of(samples: np.ndarray) -> np.ndarray:
+    """Turn colour into grey as the denoising papers do, who read their files with OpenCV.
+
+    Args:
+        samples: uint8 or uint16 (H, W, 3).
+
+    Returns:
+        (H, W, 1) of the same type: 0.299 R + 0.587 G + 0.114 B, rounded.
+    """
+    import cv2
+
+    return cv2.cvtColor(np.ascontiguousarray(samples), cv2.COLOR_RGB2GRAY)[..., None]
+
+
 def read_picture(path: str | os.PathLike) -> Picture:
     """Read a picture with its depth, alpha, colour profile and EXIF.
 

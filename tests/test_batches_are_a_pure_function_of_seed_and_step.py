@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from tdr_jax.data import pipeline, sources
+from tdr_jax.deep import encode_png
 from tdr_jax.degrade import gaussian_noise
 from tdr_jax.errors import InputError
 from tdr_jax.images import list_pictures, read_rgb
@@ -25,6 +26,9 @@ def config(**changes):
         "tasks": WEATHER,
         "weights": (1.0, 1.0, 1.0),
         "sigmas": (15, 25, 50),
+        "sigma_range": (),
+        "channels": 3,
+        "turns": tuple(range(8)),
         "stages": ((3, 24, 6), (2, 40, 4), (1, 32, 2)),
         "absent": 0.2,
         "mixed": 0.3,
@@ -39,10 +43,10 @@ def photos():
     return sources.Pictures([read_rgb(path)[:300, :400] for path in list_pictures(PHOTOS)])
 
 
-def take(count, source, data=None, seed=1, **options):
+def take(count, source, data=None, seed=1, vectors=VECTORS, **options):
     data = data or config()
     return list(
-        islice(pipeline.batches(source, data, vectors=VECTORS, seed=seed, **options), count)
+        islice(pipeline.batches(source, data, vectors=vectors, seed=seed, **options), count)
     )
 
 
@@ -269,6 +273,9 @@ def test_a_folder_without_pictures_or_with_a_broken_one_is_refused_in_one_line(t
         ({"weights": (1.0,)}, "data.weights"),
         ({"tasks": ("noise",), "weights": (1.0,)}, "at least two"),
         ({"absent": 0.8, "mixed": 0.5}, "at most 1"),
+        ({"channels": 4}, "data.channels is 4; give 3 for colour or 1 for grey"),
+        ({"turns": (0, 8)}, "data.turns is"),
+        ({"sigma_range": (50, 0)}, "data.sigma_range is"),
     ],
 )
 def test_a_config_that_cannot_be_made_is_refused(photos, changes, message):
@@ -291,3 +298,105 @@ def test_package_pictures_are_a_source_and_others_are_refused():
     assert source[0]["image"].shape == (512, 512, 3)
     with pytest.raises(InputError, match="no pictures are known in package 'torch'"):
         sources.package_pictures("torch")
+
+
+def test_networks_without_sentences_get_the_same_pictures_without_vectors(photos):
+    data = config(absent=0.0, mixed=0.0)
+    for plain, prompted in zip(
+        take(4, photos, data, vectors=None), take(4, photos, data), strict=True
+    ):
+        assert set(prompted) - set(plain) == {"vector"}
+        assert_equal(plain, {key: prompted[key] for key in plain})
+    with pytest.raises(InputError, match="for networks that take a sentence"):
+        take(1, photos, vectors=None)
+
+
+def only_noise(**changes):
+    plain = {"tasks": ("noise",), "weights": (1.0,), "absent": 0.0, "mixed": 0.0}
+    return config(**plain | {"noise_mode": "float", "stages": ((9, 32, 40),)} | changes)
+
+
+def test_blind_noise_has_any_level_of_its_range(photos):
+    batches = take(5, photos, only_noise(sigma_range=(10.0, 40.0)), vectors=None)
+    noise = np.concatenate([(batch["degraded"] - batch["clean"]) * 255 for batch in batches])
+    levels = noise.std((1, 2, 3))
+    assert 9 < levels.min() < 13 and 37 < levels.max() < 41.5
+    assert abs(levels.mean() - 25) < 2.5  # 4 standard errors of 30 / sqrt(12 * 200)
+
+
+def test_grey_batches_hold_the_luminance_and_then_its_noise(photos):
+    colour, grey = (
+        take(1, photos, only_noise(channels=channels), vectors=None)[0] for channels in (3, 1)
+    )
+    assert grey["degraded"].shape == grey["clean"].shape == (40, 32, 32, 1)
+    luminance = colour["clean"] @ np.array([0.299, 0.587, 0.114], np.float32)
+    np.testing.assert_allclose(grey["clean"][..., 0], luminance, atol=0.51 / 255)
+    levels = ((grey["degraded"] - grey["clean"]) * 255).std((1, 2, 3))
+    assert all(min(abs(level - sigma) for sigma in (15, 25, 50)) < 6 for level in levels)
+    hazy = take(1, photos, config(channels=1, absent=0.0, mixed=0.0), vectors=None)[0]
+    assert hazy["degraded"].shape == (6, 24, 24, 1)
+
+
+def test_only_the_turns_of_the_config_are_drawn():
+    ramp = np.arange(16 * 16 * 3, dtype=np.int64).reshape(16, 16, 3).astype(np.uint8)
+    source = sources.Pictures([ramp])
+    for turns in ((0,), (0, 4), (1, 2, 7)):
+        data = only_noise(turns=turns, stages=((9, 16, 40),))
+        clean = np.rint(take(1, source, data, vectors=None)[0]["clean"] * 255).astype(np.uint8)
+        wanted = {pipeline.turn(ramp, how).tobytes() for how in turns}
+        assert {picture.tobytes() for picture in clean} == wanted
+
+
+def test_blur_is_drawn_like_the_other_degradations_and_leaves_their_streams_alone(photos):
+    data = config(tasks=("blur",), weights=(1.0,), absent=0.0, mixed=0.0, stages=((9, 48, 8),))
+    batch = take(1, photos, data, vectors=None)[0]
+    assert (batch["task"] == TASKS.index("blur")).all()
+    for blurred, clean in zip(batch["degraded"], batch["clean"], strict=True):
+        assert abs(blurred.mean() - clean.mean()) < 0.05
+        assert np.abs(np.diff(blurred, axis=0)).mean() <= np.abs(np.diff(clean, axis=0)).mean()
+    # With blur among the tasks, but never drawn, all other examples stay as they were.
+    plain = {"absent": 0.0, "mixed": 0.0}
+    more = config(tasks=(*WEATHER, "blur"), weights=(1.0, 1.0, 1.0, 0.0), **plain)
+    for one, two in zip(take(3, photos, config(**plain)), take(3, photos, more), strict=True):
+        assert_equal(one, two)
+
+
+def test_dual_pixel_pairs_give_both_views_alike_with_all_their_bits(tmp_path):
+    rng = np.random.default_rng(0)
+    views = {name: rng.integers(0, 65536, (20, 24, 3), np.uint16) for name in ("l", "r", "c")}
+    for name, samples in views.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encode_png(samples))
+    source = sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
+    item = source[0]
+    np.testing.assert_array_equal(item["degraded"], np.concatenate([views["l"], views["r"]], -1))
+    np.testing.assert_array_equal(item["clean"], views["c"])
+    data = config(tasks=("blur",), weights=(1.0,), absent=0.0, mixed=0.0, stages=((9, 16, 8),))
+    batch = take(1, source, data, vectors=None)[0]
+    assert batch["degraded"].shape == (8, 16, 16, 6) and batch["clean"].shape == (8, 16, 16, 3)
+    # Every pixel of the three pictures is unlike all others: where one came from, all came from.
+    places = {tuple(c): tuple(d) for c, d in zip(*flat(item), strict=True)}
+    for clean, degraded in zip(*flat(batch), strict=True):
+        assert places[tuple(clean)] == tuple(degraded)
+
+
+def flat(item):
+    """Rows of pixels, clean and degraded, as 16-bit numbers."""
+    return [
+        np.rint(part.reshape(-1, part.shape[-1]) * (1 if part.dtype == np.uint16 else 65535.0))
+        for part in (item["clean"], item["degraded"])
+    ]
+
+
+def test_dual_pixel_views_without_a_partner_are_refused(tmp_path):
+    for name in ("l/1.png", "l/2.png", "r/1.png", "r/3.png", "c/1.png", "c/2.png", "c/3.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with pytest.raises(InputError, match="2 is not in both"):
+        sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
+    for name in ("l/2.png", "r/3.png"):
+        (tmp_path / name).unlink()
+    (tmp_path / "r/1.png").write_bytes(encode_png(np.zeros((4, 4, 3), np.uint16)))
+    source = sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
+    with pytest.raises(InputError, match="is uint8 but .* is uint16"):
+        source[0]

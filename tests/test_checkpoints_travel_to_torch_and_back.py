@@ -6,8 +6,8 @@ import torch
 
 import tdr_jax
 from tdr_jax import convert, models
+from tdr_jax.convert import torch_modules
 from tdr_jax.errors import InputError
-from tests.support import torch_textpromptir as twin
 
 # Names that the reference's checkpoint holds and its forward pass never touches.
 DEAD = (
@@ -27,7 +27,7 @@ DEAD = (
 @pytest.fixture(scope="module")
 def state():
     torch.manual_seed(0)
-    return twin.TextPromptIR().state_dict()
+    return torch_modules.TextPromptIR().state_dict()
 
 
 def test_round_trip_is_bit_identical(state):
@@ -36,7 +36,7 @@ def test_round_trip_is_bit_identical(state):
     back = convert.to_torch("textpromptir", params)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
-    twin.TextPromptIR().load_state_dict(back, strict=True)
+    torch_modules.TextPromptIR().load_state_dict(back, strict=True)
 
 
 def test_dead_tensors_of_the_reference_are_ignored(state):

@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import config_flags
 
-from configs import common, quickstart, textpromptir
+from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble, optim, state
@@ -25,6 +25,8 @@ ARGUMENTS = {
         "size=base,data=wed,rain=rain100l,haze=ots,encoder=sentences",
     ],
 }
+# Every pair of network and task, and whole steps: test_backbone_recipes_match_the_papers.py.
+ARGUMENTS["backbone"] = [f"name={name},task=all,size=small" for name in backbone.RECIPES]
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 
 
@@ -77,8 +79,10 @@ def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
     for _, crop, batch in config.data.stages:
         assert crop % network.config.multiple == 0
         picture = jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32")
-        vector = jax.ShapeDtypeStruct((batch, network.config.text_dim), "float32")
-        out = jax.eval_shape(network.apply, params, picture, vector)
+        inputs = [picture]
+        if hasattr(network.config, "text_dim"):
+            inputs.append(jax.ShapeDtypeStruct((batch, network.config.text_dim), "float32"))
+        out = jax.eval_shape(network.apply, params, *inputs)
         assert out.shape == picture.shape
 
 

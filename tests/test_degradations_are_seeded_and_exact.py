@@ -157,7 +157,12 @@ def test_rain_falls_in_the_direction_it_is_given():
 
 @pytest.mark.parametrize(
     ("task", "low", "middle", "high"),
-    [("noise", 14, (18, 22), 26), ("rain", 14, (19, 26), 36), ("haze", 6, (13, 20), 34)],
+    [
+        ("noise", 14, (18, 22), 26),
+        ("rain", 14, (19, 26), 36),
+        ("haze", 6, (13, 20), 34),
+        ("blur", 14, (19, 30), 45),
+    ],
 )
 def test_degraded_photographs_lie_in_the_usual_range(photos, task, low, middle, high):
     parts = [photo[:320, :480] for photo in photos for _ in range(3)]
@@ -169,8 +174,44 @@ def test_degraded_photographs_lie_in_the_usual_range(photos, task, low, middle, 
     assert middle[0] < np.median(values) < middle[1]
 
 
+def test_a_shaken_exposure_keeps_the_light_and_grows_with_its_length():
+    for index in range(20):
+        extents = []
+        for length in (4.0, 12.0, 24.0):
+            rng, same = degrade.example_rng(0, index), degrade.example_rng(0, index)
+            kernel = degrade.motion_kernel(rng, length)
+            degrade.motion_kernel(same)
+            assert rng.random() == same.random()  # the length changes no other draw
+            assert kernel.min() >= 0 and kernel.sum() == pytest.approx(1, abs=1e-5)
+            middle = kernel.shape[0] // 2
+            places = np.stack(np.mgrid[: 2 * middle + 1, : 2 * middle + 1], -1) - middle
+            mean = (kernel[..., None] * places).sum((0, 1))
+            np.testing.assert_allclose(mean, 0, atol=1e-3)
+            extents.append(np.sqrt((kernel * (places**2).sum(-1)).sum()))
+            # A path of that length, curled up or not, stays within it.
+            assert middle <= length + 2
+        assert extents[0] < extents[1] < extents[2]
+
+
+def test_blur_is_the_mean_of_shifted_pictures_and_reflects_borders(crop):
+    grey = crop[:40, :50, :1]
+    rng = degrade.example_rng(0, 5)
+    blurred = degrade.motion_blur(grey, rng, length=6.0)
+    kernel = degrade.motion_kernel(degrade.example_rng(0, 5), 6.0)
+    margin = kernel.shape[0] // 2
+    padded = np.pad(grey[..., 0], margin, mode="reflect")
+    expected = sum(
+        weight * padded[y : y + 40, x : x + 50] for (y, x), weight in np.ndenumerate(kernel)
+    )
+    np.testing.assert_allclose(blurred[..., 0], np.clip(expected, 0, 1), atol=1e-5)
+    flat = np.full((9, 9, 3), 0.25, np.float32)
+    np.testing.assert_allclose(degrade.motion_blur(flat, rng), 0.25, atol=1e-5)
+    noisy = degrade.motion_blur(np.full((64, 64, 3), 0.5, np.float32), rng, sigma=2)
+    assert noisy.std() * 255 == pytest.approx(2, abs=0.1)
+
+
 def test_an_unknown_task_or_mode_is_refused(crop):
-    with pytest.raises(InputError, match="noise, rain, haze"):
+    with pytest.raises(InputError, match="noise, rain, haze, blur"):
         degrade.degrade(crop, "snow", degrade.example_rng(0, 0))
     with pytest.raises(InputError, match="'uint8' or 'float'"):
         degrade.gaussian_noise(crop, 25, degrade.example_rng(0, 0), "int")

@@ -56,7 +56,7 @@ class Fake:
 
     @property
     def config(self):
-        return types.SimpleNamespace(multiple=self.multiple, text_dim=4)
+        return types.SimpleNamespace(multiple=self.multiple, text_dim=4, channels=(3, 3))
 
     def apply(self, params, images, vectors):
         assert images.shape[0] == 1 and vectors.shape == (1, 4)
@@ -261,7 +261,7 @@ def test_unusable_input_is_named(folder, pairs, tmp_path):
     refused("noiseless", folder, ["noiseless"])
     refused("once", folder, ["rain", "rain"])
     refused("come in pairs", pairs, ["noise25"])
-    refused("cannot be made from clean", folder, ["blur"])
+    refused("cannot be made from clean", folder, ["low_light"])
     refused("right above", pairs.parent, ["noise25"])
     refused("multiples of 64", folder, network=Fake(multiple=64))
     refused("not a number", folder, network=Fake(scale=float("nan")))

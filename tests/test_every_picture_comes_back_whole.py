@@ -27,7 +27,7 @@ class Sentences:
 
 
 def network_of(apply, multiple=8):
-    config = types.SimpleNamespace(multiple=multiple, text_dim=384)
+    config = types.SimpleNamespace(multiple=multiple, text_dim=384, channels=(3, 3))
     return types.SimpleNamespace(name="fake", config=config, apply=apply)
 
 
@@ -75,6 +75,15 @@ def test_arrays_keep_their_type_and_size(dimmer, identity, cat, kind):
     assert not np.array_equal(restored, picture)  # the network did take part
     assert restored.min() >= 0 and restored.max() <= (255 * scale if scale else 1)
     np.testing.assert_allclose(identity(picture, prompt=PROMPT), picture, rtol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(48, 80), (48, 80, 1)])
+def test_grey_arrays_keep_their_shape(dimmer, identity, cat, shape):
+    for picture in (cat[..., 0].reshape(shape), (cat[..., 0] / 255).reshape(shape)):
+        restored = dimmer(picture, prompt=PROMPT)
+        assert restored.dtype == picture.dtype and restored.shape == shape
+        assert not np.array_equal(restored, picture)
+        np.testing.assert_allclose(identity(picture, prompt=PROMPT), picture, atol=1e-7)
 
 
 def test_a_jax_array_comes_back_as_one(identity, cat):
@@ -197,7 +206,7 @@ def test_tiles_cover_every_pixel_with_shares_that_add_up_to_one(size, limit):
 @pytest.mark.parametrize(
     ("picture", "complaint"),
     [
-        (np.zeros((4, 4), np.uint8), r"\(4, 4\)"),
+        (np.zeros((4, 4, 2), np.uint8), r"\(4, 4, 2\)"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
         (np.zeros((4, 4, 3), np.int32), "int32"),
         (np.full((4, 4, 3), np.nan, np.float32), "NaN"),

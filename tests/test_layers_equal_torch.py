@@ -1,5 +1,7 @@
 """The NHWC primitives and their hand-written gradients equal torch's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,26 +27,33 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 5, 7, 6), (1, 130, 3, 4), (3, 8, 16, 20)])
-def test_depthwise_convolution_and_its_gradients(shape):
-    x, kernel, dy = random(*shape), random(3, 3, shape[-1], seed=1), random(*shape, seed=2)
+@pytest.mark.parametrize("size, dilation", [(3, 1), (5, 1), (7, 2)])
+def test_depthwise_convolution_and_its_gradients(shape, size, dilation):
+    x, kernel, dy = random(*shape), random(size, size, shape[-1], seed=1), random(*shape, seed=2)
     tx = torch.tensor(x, requires_grad=True)
     tk = torch.tensor(kernel, requires_grad=True)
     y = F.conv2d(
-        tx.permute(0, 3, 1, 2), tk.permute(2, 0, 1)[:, None], padding=1, groups=shape[-1]
+        tx.permute(0, 3, 1, 2),
+        tk.permute(2, 0, 1)[:, None],
+        padding=dilation * (size // 2),
+        dilation=dilation,
+        groups=shape[-1],
     ).permute(0, 2, 3, 1)
     y.backward(torch.tensor(dy))
-    ours, pull = jax.vjp(layers.depthwise3x3, jnp.asarray(x), jnp.asarray(kernel))
+    depthwise = functools.partial(layers.depthwise, dilation=dilation)
+    ours, pull = jax.vjp(depthwise, jnp.asarray(x), jnp.asarray(kernel))
     dx, dk = pull(jnp.asarray(dy))
     close(ours, y.detach())
     close(dx, tx.grad)
     close(dk, tk.grad)
 
 
-def test_both_depthwise_implementations_agree(monkeypatch):
-    x, kernel = random(2, 6, 9, 5), random(3, 3, 5, seed=1)
-    shifted = layers.depthwise3x3(jnp.asarray(x), jnp.asarray(kernel))
+@pytest.mark.parametrize("size, dilation", [(3, 1), (7, 2)])
+def test_both_depthwise_implementations_agree(monkeypatch, size, dilation):
+    x, kernel = random(2, 6, 9, 5), random(size, size, 5, seed=1)
+    shifted = layers.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    close(layers.depthwise3x3(jnp.asarray(x), jnp.asarray(kernel)), shifted)
+    close(layers.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation), shifted)
 
 
 def test_pixel_shuffles_use_torch_channel_order():
@@ -97,13 +106,24 @@ def test_products_keep_bfloat16_and_sum_in_float32():
     assert layers.matmul(ones, jnp.ones((1, 2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-def test_convolution_equals_torch():
+@pytest.mark.parametrize("size, stride, padding", [(3, 1, 1), (3, 2, 1), (2, 2, 0)])
+def test_convolution_equals_torch(size, stride, padding):
     x = random(2, 5, 6, 4)
-    kernel = random(3, 3, 4, 7, seed=1)
-    module = layers.Conv(4, 7)
+    kernel = random(size, size, 4, 7, seed=1)
+    module = layers.Conv(4, 7, size=size, stride=stride, padding=padding)
     module.kernel[...] = jnp.asarray(kernel)
-    theirs = F.conv2d(nchw(x), torch.tensor(kernel).permute(3, 2, 0, 1), padding=1)
+    weight = torch.tensor(kernel).permute(3, 2, 0, 1)
+    theirs = F.conv2d(nchw(x), weight, padding=padding, stride=stride)
     close(module(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("mode", ["reflect", "constant"])
+def test_padding_to_a_multiple_equals_torch(mode):
+    x = random(1, 5, 9, 2)
+    padded = layers.pad_to_multiple(jnp.asarray(x), 8, mode)
+    theirs = F.pad(nchw(x), (0, 7, 0, 3), mode).permute(0, 2, 3, 1)
+    np.testing.assert_array_equal(padded, theirs)
+    assert layers.pad_to_multiple(padded, 8, mode) is padded
 
 
 @pytest.mark.parametrize("options", [dict(), dict(remat=True), dict(unroll=2)])

@@ -57,9 +57,9 @@ def tdr(model, cache, restorers, capsys, monkeypatch):
     """Run `tdr` in this process; give the exit status and the lines on standard error."""
     load = Restorer.from_pretrained
 
-    def loaded_once(name):  # so that the network is compiled once for all tests
+    def loaded_once(name, encoder):  # so that the network is compiled once for all tests
         if name not in restorers:
-            restorers[name] = load(name)
+            restorers[name] = load(name, encoder)
         return restorers[name]
 
     monkeypatch.setenv("TDR_CACHE", cache)

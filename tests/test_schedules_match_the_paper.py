@@ -58,30 +58,77 @@ def test_the_stepwise_schedule_rises_falls_and_ends_at_its_floor():
     np.testing.assert_allclose(rate(np.array([2000])), [1e-4], rtol=1e-5)
 
 
+def restarts(**changes):
+    cycles = {"periods": (60, 140), "restart_weights": (1.0, 0.5), "eta_mins": (3e-4, 1e-6)}
+    return schedule("cosine_restarts", 200, lr=2e-4, **cycles | changes)
+
+
+def test_restarting_cosines_follow_their_formula_to_the_last_step_of_each_cycle():
+    rate = restarts()
+    for start, length, weight, eta in ((0, 60, 1.0, 3e-4), (60, 140, 0.5, 1e-6)):
+        t = np.arange(1, length + 1)  # step 60 is the last of the first cycle, as published
+        expected = eta + weight * 0.5 * (2e-4 - eta) * (1 + np.cos(np.pi * t / length))
+        np.testing.assert_allclose(rate(start + t), expected, rtol=1e-5, atol=1e-10)
+    np.testing.assert_allclose(rate(np.array([0, 200, 900])), [2e-4, 1e-6, 1e-6], rtol=1e-4)
+    constant = restarts(eta_mins=(2e-4, 1e-6), restart_weights=(1.0, 1.0))
+    np.testing.assert_allclose(constant(np.arange(61)), 2e-4, rtol=1e-6)
+
+
+def test_cycles_that_do_not_belong_together_are_refused():
+    for wrong in ({"periods": (200,)}, {"eta_mins": ()}, {"periods": (0, 200)}):
+        with pytest.raises(InputError, match="one number for each cycle"):
+            restarts(**wrong)
+    with pytest.raises(InputError, match="one number for each cycle"):
+        restarts(periods=(), restart_weights=(), eta_mins=())
+
+
+def test_the_cosine_of_epochs_changes_once_an_epoch_as_sfnets_does():
+    import torch
+
+    # torch's own cosine, begun after three epochs of warm-up: what SFNet's wrapper runs.
+    model = torch.nn.Parameter(torch.zeros(1))
+    adam = torch.optim.Adam([model], lr=1e-4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=30 - 3, eta_min=1e-6)
+    expected = [1e-4 / 3, 2e-4 / 3, 1e-4]
+    for _ in range(3, 30):
+        expected.append(adam.param_groups[0]["lr"])
+        adam.step()
+        cosine.step()
+    rate = schedule(
+        "cosine_epochs", lr=1e-4, warmup_epochs=3, max_epochs=30, end=0.01, steps_per_epoch=7
+    )
+    for within in (0, 6):
+        np.testing.assert_allclose(rate(np.arange(30) * 7 + within), expected, rtol=1e-4)
+
+
 def test_a_schedule_of_another_name_is_refused():
-    with pytest.raises(InputError, match="'consine'.*'constant', 'cosine', 'paper', 'executed'"):
+    with pytest.raises(
+        InputError,
+        match="'consine'.*'constant', 'cosine', 'paper', 'executed', 'cosine_epochs', 'cosine_res",
+    ):
         schedule("consine")
 
 
-def test_adamw_takes_the_steps_that_torch_takes():
+@pytest.mark.parametrize(("decay", "theirs"), [(0.01, "AdamW"), (0.0, "Adam")])
+def test_the_optimiser_takes_the_steps_that_torch_takes(decay, theirs):
     import jax.numpy as jnp
     import optax
     import torch
 
     config = common.get_config().optim
-    config.update({"schedule": "constant", "lr": 1e-2, "clip": 0.0})
+    config.update({"schedule": "constant", "lr": 1e-2, "clip": 0.0, "weight_decay": decay})
     rng = np.random.default_rng(0)
     start = rng.standard_normal((5, 7)).astype(np.float32)
     grads = rng.standard_normal((6, 5, 7)).astype(np.float32)
 
-    theirs = torch.nn.Parameter(torch.tensor(start))
-    torch_adamw = torch.optim.AdamW([theirs], lr=1e-2)  # every other setting is torch's default
+    make_theirs, theirs = getattr(torch.optim, theirs), torch.nn.Parameter(torch.tensor(start))
+    torch_adam = make_theirs([theirs], lr=1e-2)  # every other setting is torch's default
     optimiser, _ = optim.make(config, total_steps=6)
     ours = {"w": jnp.asarray(start)}
     state = optimiser.init(ours)
     for grad in grads:
         theirs.grad = torch.tensor(grad)
-        torch_adamw.step()
+        torch_adam.step()
         updates, state = optimiser.update({"w": jnp.asarray(grad)}, state, ours)
         ours = optax.apply_updates(ours, updates)
     np.testing.assert_allclose(ours["w"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Which file becomes which: inputs, output names and prompts, settled before any work begins."""
+"""Which file becomes which: inputs, outputs, views and prompts, settled before any work begins."""
 
 import os
 from collections.abc import Iterable
@@ -17,9 +17,10 @@ class Job:
     target: Path
     panel: Path | None
     name: str  # relative to the folder that was given, with forward slashes
+    right: Path | None = None  # the right view that goes with it
 
 
-def plan(inputs: Iterable[str], out: str, panel: bool) -> list[Job]:
+def plan(inputs: Iterable[str], out: str, panel: bool, right: str | None = None) -> list[Job]:
     """Pair every input picture with an output name that is its own.
 
     Args:
@@ -27,13 +28,15 @@ def plan(inputs: Iterable[str], out: str, panel: bool) -> list[Job]:
         out: a file for a single input file, else a folder, in which the order of the input's
             folders is kept.
         panel: whether a NAME_panel.png goes beside each output.
+        right: the right view of a single input file, or the folder that holds those of all inputs
+            under the same names; None where pictures have one view.
 
     Returns:
         the jobs, in the order of the inputs; no two write the same file, none writes an input.
 
     Raises:
-        InputError: an input is missing, a folder holds no picture, an output would overwrite an
-            input, or `out` does not fit.
+        InputError: an input or right view is missing, a folder holds no picture, an output would
+            overwrite an input, or `out` does not fit.
     """
     inputs = list(inputs)
     sources = _sources(inputs, Path(out))
@@ -51,10 +54,14 @@ def plan(inputs: Iterable[str], out: str, panel: bool) -> list[Job]:
     panels: list[Path | None] = [None] * len(targets)
     if panel:  # after all pictures, so that these keep their own names
         panels = [_claim(t.with_name(f"{t.stem}_panel.png"), taken) for t in targets]
-    _refuse_overwriting([source for source, _ in sources], [*targets, *filter(None, panels)])
+    rights = [_right_view(right, name, len(sources)) for _, name in sources]
+    read = [*(source for source, _ in sources), *filter(None, rights)]
+    _refuse_overwriting(read, [*targets, *filter(None, panels)])
     return [
-        Job(source, target, beside, name)
-        for (source, name), target, beside in zip(sources, targets, panels, strict=True)
+        Job(source, target, beside, name, view)
+        for (source, name), target, beside, view in zip(
+            sources, targets, panels, rights, strict=True
+        )
     ]
 
 
@@ -126,6 +133,21 @@ def _sources(inputs: list[str], out: Path) -> list[tuple[Path, str]]:
         for path, name in pairs:
             found.setdefault(os.path.abspath(path), (path, name))
     return list(found.values())
+
+
+def _right_view(right: str | None, name: str, count: int) -> Path | None:
+    """Return the right view of the picture of that name."""
+    if right is None:
+        return None
+    if not os.path.isdir(right):
+        if count > 1:
+            raise InputError(f"{right}: is no folder; the right views of {count} pictures need one")
+        view = Path(right)
+    else:
+        view = Path(right, name)
+    if not view.is_file():
+        raise InputError(f"{view}: no such file; it is the right view of {name}")
+    return view
 
 
 def _is_below(path: str, folder: str) -> bool:

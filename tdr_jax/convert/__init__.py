@@ -7,20 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import models
-from tdr_jax.convert import tables
+from tdr_jax.convert import dead, io, tables
 from tdr_jax.errors import InputError
 
-
-def _entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]:
-    kind = network.kind
-    if kind not in tables.TABLES:
-        raise InputError(
-            f"{network.name} cannot be exchanged with PyTorch; these can: "
-            f"{', '.join(tables.TABLES)}"
-        )
-    table = tables.TABLES[kind]
-    shapes = {name: spec.shape for name, spec in network.abstract_params().items()}
-    return table, tables.entries(table, shapes)
+SHOWN = 8  # faults that a message spells out; the others are counted
 
 
 def from_torch(name: str, state_dict: dict, **overrides) -> models.Params:
@@ -35,20 +25,142 @@ def from_torch(name: str, state_dict: dict, **overrides) -> models.Params:
       The flat dict of float32 arrays that the network's `apply` takes.
 
     Raises:
-      InputError: lists every missing, unexpected and misshapen tensor, with the nearest names.
+      InputError: counts every missing, unexpected and misshapen tensor and shows the first, with
+        the nearest names.
     """
+    return _from_torch(models.build(name, **overrides), state_dict)
+
+
+def to_torch(name: str, params: models.Params, *, fill_dead: bool = False, **overrides) -> dict:
+    """Turns parameters into the PyTorch state dict of the reference.
+
+    Args:
+      name: of the network, as in `models.build`.
+      params: the flat dict; after `from_torch`, the result is bit-identical to what came in.
+      fill_dead: add zeros for the tensors that the reference's class holds and never uses, so that
+        it loads the result strictly.
+      **overrides: fields of the network's config.
+
+    Returns:
+      Names to torch tensors: float32, and int64 for the counts of running statistics.
+
+    Raises:
+      InputError: the parameters do not fit the network, torch is not installed, or the reference
+        has no class of this size to be filled.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError("to_torch needs PyTorch: pip install 'tdr_jax[torch]'") from error
     network = models.build(name, **overrides)
+    state = {key: torch.from_numpy(array) for key, array in to_arrays(network, params).items()}
+    if fill_dead:
+        state |= {key: torch.zeros(shape) for key, shape in dead.shapes(network).items()}
+    return state
+
+
+def to_arrays(network: models.Network, params: models.Params) -> dict[str, np.ndarray]:
+    """What `to_torch` does, without PyTorch: the live tensors as NumPy arrays of their own.
+
+    Raises:
+      InputError: the parameters do not fit the network.
+    """
+    _check(params, network)
+    arrays = {key: np.asarray(value) for key, value in params.items()}
+    state = {}
+    for entry in _entries(network)[1]:
+        array = arrays[entry.ours]
+        array = array if entry.index is None else array[entry.index, ...]
+        state[entry.theirs] = np.array(entry.layout.to_torch(array), order="C")
+    return state
+
+
+def adopt(
+    checkpoint: io.Checkpoint, name: str | None = None, overrides: dict | None = None
+) -> tuple[models.Network, models.Params, list[str]]:
+    """Turns what a file holds into a network and its parameters.
+
+    Args:
+      checkpoint: of `io.read`.
+      name: of the network it must be; by default what the file says, or what is recognised.
+      overrides: fields of the config, over what the file says or the shapes tell.
+
+    Returns:
+      The network, its float32 parameters, and the names of the dead tensors that were ignored.
+
+    Raises:
+      InputError: the tensors are of no known network, of another one, or do not fit it.
+    """
+    try:
+        return _adopt(checkpoint, name, overrides or {})
+    except InputError as error:
+        raise InputError(f"{checkpoint.path}: {error}") from error
+
+
+def _adopt(checkpoint: io.Checkpoint, name: str | None, overrides: dict):
+    from tdr_jax.convert import recognise
+
+    tensors = checkpoint.tensors
+    if checkpoint.network is not None:
+        network = _build(checkpoint.network, checkpoint.config | overrides)
+        if name is not None and _build(name, {}).kind != network.kind:
+            raise InputError(f"it holds {network.name}, not {name}: leave the network's name out")
+    elif checkpoint.ours:
+        raise InputError("it names no network: give the folder with its config.json")
+    else:
+        try:
+            name, fields = recognise.recognise(tensors, name)
+        except InputError as error:
+            silent = "it names no network, and " if checkpoint.path.suffix == io.SUFFIX else ""
+            raise InputError(f"{silent}{error}") from error
+        network = _build(name, fields | overrides)
+    if checkpoint.ours:
+        _check(tensors, network)
+        return network, {key: jnp.asarray(t, jnp.float32) for key, t in tensors.items()}, []
+    table, entries = _entries(network)
+    live = {entry.theirs for entry in entries}
+    ignored = [key for key in tensors if key not in live and _is_dead(table, key)]
+    return network, _from_torch(network, tensors), ignored
+
+
+def _build(name: str, fields: dict) -> models.Network:
+    """Builds a network from fields that come from outside."""
+    try:
+        network = models.build(name, **fields)
+        network.abstract_params()
+    except Exception as error:  # wrong numbers and types fail in every way that there is
+        said = ", ".join(f"{key}={value}" for key, value in fields.items())
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise InputError(
+            f"no {name} can be built with {said or 'its defaults'}: {reason}"
+        ) from error
+    return network
+
+
+def torch_names(network: models.Network) -> list[str]:
+    """Returns the PyTorch names of the network's live tensors."""
+    return [entry.theirs for entry in _entries(network)[1]]
+
+
+def _entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]:
+    kind = network.kind
+    if kind not in tables.TABLES:
+        raise InputError(
+            f"{network.name} cannot be exchanged with PyTorch; these can: "
+            f"{', '.join(tables.TABLES)}"
+        )
+    table = tables.TABLES[kind]
+    shapes = {name: spec.shape for name, spec in network.abstract_params().items()}
+    return table, tables.entries(table, shapes)
+
+
+def _from_torch(network: models.Network, state_dict: dict) -> models.Params:
     table, entries = _entries(network)
     expected = network.abstract_params()
     tensors = {key: _to_numpy(value) for key, value in state_dict.items()}
     wanted = {entry.theirs for entry in entries}
-    faults = []
-    for key in wanted - tensors.keys():
-        near = difflib.get_close_matches(key, tensors.keys() - wanted, 1)
-        faults.append(f"missing {key}" + (f" (there is {near[0]})" if near else ""))
-    for key in tensors.keys() - wanted:
-        if not any(re.fullmatch(pattern, key) for pattern in table.dead):
-            faults.append(f"unexpected {key}")
+    foreign = sorted(key for key in tensors.keys() - wanted if not _is_dead(table, key))
+    misshapen = []
     pieces: dict[str, list[np.ndarray]] = {}
     for entry in entries:
         if entry.theirs not in tensors:
@@ -57,47 +169,48 @@ def from_torch(name: str, state_dict: dict, **overrides) -> models.Params:
         shape = expected[entry.ours].shape[0 if entry.index is None else 1 :]
         theirs = entry.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
         if tensor.shape != theirs:
-            faults.append(f"{entry.theirs} is {tensor.shape}, not {theirs}")
+            misshapen.append(f"{entry.theirs} is {tensor.shape}, not {theirs}")
         else:
             pieces.setdefault(entry.ours, []).append(entry.layout.from_torch(tensor))
-    if faults:
-        raise InputError(f"the state dict does not fit {name}: " + "; ".join(sorted(faults)))
-    stacked = {entry.ours for entry in entries if entry.index is not None}
-    return {
-        ours: jnp.asarray(np.stack(parts) if ours in stacked else parts[0], jnp.float32)
-        for ours, parts in pieces.items()
-    }
+    missing = sorted(wanted - tensors.keys())
+    if missing or foreign or misshapen:
+        raise InputError(
+            f"the state dict does not fit {network.name}: "
+            + _faults(missing, foreign, sorted(misshapen))
+        )
+    single = {entry.ours for entry in entries if entry.index is None}
+    params = {}
+    for ours, spec in expected.items():
+        parts = pieces.get(ours, [])  # none where a stage has no blocks
+        whole = parts[0] if ours in single else np.array(parts).reshape(spec.shape)
+        params[ours] = jnp.asarray(whole, jnp.float32)
+    return params
 
 
-def to_torch(name: str, params: models.Params, **overrides) -> dict:
-    """Turns parameters into the PyTorch state dict of the reference's live tensors.
+def _faults(missing: list[str], foreign: list[str], misshapen: list[str]) -> str:
+    """One line: the first faults with the nearest names, and how many there are in all."""
+    faults = [("missing", key) for key in missing] + [("unexpected", key) for key in foreign]
+    faults += [("", key) for key in misshapen]
+    shown = []
+    for fault, key in faults[:SHOWN]:
+        near = difflib.get_close_matches(key, foreign, 1) if fault == "missing" else []
+        shown.append(f"{fault} {key}".strip() + (f" (there is {near[0]})" if near else ""))
+    line = "; ".join(shown)
+    if len(faults) <= SHOWN:
+        return line
+    counts = f"{len(missing)} missing, {len(foreign)} unexpected, {len(misshapen)} misshapen"
+    return f"{line}; and {len(faults) - SHOWN} more ({counts} in all)"
 
-    Args:
-      name: of the network, as in `models.build`.
-      params: the flat dict; after `from_torch`, the result is bit-identical to what came in.
-      **overrides: fields of the network's config.
 
-    Returns:
-      Names to float32 torch tensors.
+def _is_dead(table: tables.Table, key: str) -> bool:
+    return any(re.fullmatch(pattern, key) for pattern in table.dead)
 
-    Raises:
-      InputError: the parameters do not fit the network, or torch is not installed.
-    """
+
+def _check(params, network: models.Network) -> None:
     try:
-        import torch
-    except ImportError as error:
-        raise InputError("to_torch needs PyTorch: pip install 'tdr_jax[torch]'") from error
-    network = models.build(name, **overrides)
-    try:
-        models.check(params, network.abstract_params(), f"network {name}")
+        models.check(params, network.abstract_params(), f"network {network.name}")
     except ValueError as error:
         raise InputError(error) from error
-    arrays = {key: np.asarray(value) for key, value in params.items()}
-    state = {}
-    for entry in _entries(network)[1]:
-        array = arrays[entry.ours] if entry.index is None else arrays[entry.ours][entry.index]
-        state[entry.theirs] = torch.from_numpy(entry.layout.to_torch(array).copy())
-    return state
 
 
 def _to_numpy(value) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Names: one table a model, from which both directions of the exchange with PyTorch follow.
 
 A row pairs a pattern of our dotted names with the PyTorch name it stands for. `{i}` in the PyTorch
-name is the block index that our stages stack away. Dead tensors, which a reference checkpoint holds
-but its forward pass never touches, are named by patterns too.
+name is the block index that our stages stack away, `{last}` the index after those. Dead tensors,
+which a reference checkpoint holds but its forward pass never touches, are named by patterns too.
 """
 
 import dataclasses
@@ -24,8 +24,13 @@ SAME = Layout(lambda t: t, lambda t: t)
 LINEAR = Layout(lambda t: t.T, lambda t: t.T)
 CONV1X1 = Layout(lambda t: t[:, :, 0, 0].T, lambda t: t.T[:, :, None, None])
 CONV = Layout(lambda t: t.transpose(2, 3, 1, 0), lambda t: t.transpose(3, 2, 0, 1))
+CONV_TRANSPOSE = Layout(lambda t: t.transpose(2, 3, 0, 1), lambda t: t.transpose(2, 3, 0, 1))
 DEPTHWISE = Layout(lambda t: t[:, 0].transpose(1, 2, 0), lambda t: t.transpose(2, 0, 1)[:, None])
 CONV1D_ONE_CHANNEL = Layout(lambda t: t[0, 0], lambda t: t[None, None])
+PICTURES = Layout(lambda t: t[0].transpose(0, 2, 3, 1), lambda t: t.transpose(0, 3, 1, 2)[None])
+CHANNELS = Layout(lambda t: t[0, :, 0, 0], lambda t: t[None, :, None, None])
+# An integer there, a float32 parameter like any other here: exact up to 2^24 batches.
+COUNT = Layout(lambda t: t.astype(np.float32), lambda t: t.astype(np.int64))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,21 +50,26 @@ class Table:
     dead: tuple[str, ...] = ()
 
 
-def _restormer_rows() -> tuple[Row, ...]:
-    """Blocks and joints that Restormer and its descendants name alike."""
-    block = r"(\w+)\.blocks\."
+def _block_rows(ours: str, theirs: str) -> tuple[Row, ...]:
+    """Restormer's block at our place `ours`, a pattern with one group, and their place `theirs`."""
     return (
-        Row(block + r"(norm[12])\.(weight|bias)", r"\1.{i}.\2.body.\3"),
-        Row(block + r"attn\.temperature", r"\1.{i}.attn.temperature"),
+        Row(ours + r"(norm[12])\.(weight|bias)", theirs + r"\2.body.\3"),
+        Row(ours + r"attn\.temperature", theirs + "attn.temperature"),
         Row(
-            block + r"(attn\.qkv|attn\.project_out|ffn\.project_in|ffn\.project_out)\.kernel",
-            r"\1.{i}.\2.weight",
+            ours + r"(attn\.qkv|attn\.project_out|ffn\.project_in|ffn\.project_out)\.kernel",
+            theirs + r"\2.weight",
             CONV1X1,
         ),
-        Row(block + r"(attn\.qkv_dwconv|ffn\.dwconv)\.kernel", r"\1.{i}.\2.weight", DEPTHWISE),
-        Row(block + r"((?:attn|ffn)\.\w+)\.bias", r"\1.{i}.\2.bias"),
+        Row(ours + r"(attn\.qkv_dwconv|ffn\.dwconv)\.kernel", theirs + r"\2.weight", DEPTHWISE),
+        Row(ours + r"((?:attn|ffn)\.\w+)\.bias", theirs + r"\2.bias"),
+    )
+
+
+def _restormer_rows() -> tuple[Row, ...]:
+    """Blocks and joints that Restormer and its descendants name alike."""
+    return (
+        *_block_rows(r"(\w+)\.blocks\.", r"\1.{i}."),
         Row(r"patch_embed\.kernel", "patch_embed.proj.weight", CONV),
-        Row(r"patch_embed\.bias", "patch_embed.proj.bias"),
         Row(r"((?:down|up)\d_\d\.body\.0)\.kernel", r"\1.weight", CONV),
         Row(r"(reduce_chan_level\d)\.kernel", r"\1.weight", CONV1X1),
         Row(r"output\.kernel", "output.weight", CONV),
@@ -67,8 +77,32 @@ def _restormer_rows() -> tuple[Row, ...]:
     )
 
 
+RESTORMER = Table(
+    rows=(
+        *_restormer_rows(),
+        Row(r"skip_conv\.kernel", "skip_conv.weight", CONV1X1),
+        Row(r"skip_conv\.bias", "skip_conv.bias"),
+    )
+)
+
+PROMPTIR = Table(
+    rows=(
+        *_restormer_rows(),
+        *_block_rows(r"(noise_level\d)\.", r"\1."),
+        Row(r"(prompt\d\.prompt_param)", r"\1", PICTURES),
+        Row(r"(prompt\d\.linear_layer)\.kernel", r"\1.weight", LINEAR),
+        Row(r"(prompt\d\.linear_layer\.bias)", r"\1"),
+        Row(r"(prompt\d\.conv3x3)\.kernel", r"\1.weight", CONV),
+        Row(r"(reduce_noise_level\d)\.kernel", r"\1.weight", CONV1X1),
+        Row(r"(reduce_noise_level\d\.bias)", r"\1"),
+    ),
+    # 1x1 convolutions that the reference builds and never calls.
+    dead=(r"(chnl_reduce|reduce_noise_channel_)[123]\.(weight|bias)",),
+)
+
+
 # Each block of the reference carries four text heads and uses the one that fits its width.
-_TEXT_HEADS = {
+TEXT_HEADS = {
     "1": "encoder_level1",
     "2": "encoder_level2|decoder_level2|decoder_level1|refinement",
     "3": "encoder_level3|decoder_level3",
@@ -89,7 +123,7 @@ def _text_rows() -> tuple[Row, ...]:
                 CONV1D_ONE_CHANNEL,
             )
         )
-        for head, stages in _TEXT_HEADS.items():
+        for head, stages in TEXT_HEADS.items():
             ours = rf"({stages})\.blocks\.{half}\.linear(_[12])?"
             theirs = rf"\1.{{i}}.{module}.linear{head}\2"
             rows.append(Row(ours + r"\.kernel", theirs + ".weight", LINEAR))
@@ -103,18 +137,119 @@ TEXTPROMPTIR = Table(
         # The three text heads of every live block that are built for other widths.
         *(
             rf"({stages})\.\d+\.(attn|ffn)\.linear(?!{head})[1237](_[12])?\.(weight|bias)"
-            for head, stages in _TEXT_HEADS.items()
+            for head, stages in TEXT_HEADS.items()
         ),
         # What is left of PromptIR's visual prompts.
         r"prompt[123]_[12]\.(prompt_param|linear_layer\.(weight|bias)|conv3x3\.weight)",
         r"noise_level[123](_[12])?\..+",
-        r"reduce_noise_(level[123](_[12])?|channel_[123])\.weight",
-        r"chnl_reduce[123]\.weight",
+        r"reduce_noise_(level[123](_[12])?|channel_[123])\.(weight|bias)",
+        r"chnl_reduce[123]\.(weight|bias)",
     ),
 )
 
+
+def _sfnet_rows() -> tuple[Row, ...]:
+    rows = []
+    for place, index in ((r"layers\.blocks", "{i}"), ("last", "{last}")):
+        block, theirs = rf"((?:En|De)coder\.\d)\.{place}\.", rf"\1.layers.{index}.\2"
+        vectors = r"(conv[12]\.main\.0\.bias|localap\.[hl]|global_ap\.fscale_[dh])"
+        rows += [
+            Row(block + r"(conv[12]\.main\.0)\.kernel", theirs + ".weight", CONV),
+            Row(block + vectors, theirs),
+        ]
+    filters, theirs = r"((?:En|De)coder\.\d)\.last\.(dyna(?:_2)?\.", r"\1.layers.{last}.\2"
+    rows += [
+        Row(
+            filters + r"(?:conv|modulate\.(?:fc|fcs\.[01]|out)))\.kernel",
+            theirs + ".weight",
+            CONV1X1,
+        ),
+        Row(filters + r"modulate\.(?:fc|fcs\.[01]|out)\.bias)", theirs),
+        Row(filters + r"bn\.(?:weight|bias|running_mean|running_var))", theirs),
+        Row(filters + r"bn\.num_batches_tracked)", theirs, COUNT),
+    ]
+    large = r"feat_extract\.[0125]|ConvsOut\.\d|FAM\d\.merge|SCM\d\.main\.[02]"
+    small = r"Convs\.\d|SCM\d\.main\.[13]"
+    doubling = r"feat_extract\.[34]"
+    return (
+        *rows,
+        Row(rf"((?:{large})\.main\.0)\.kernel", r"\1.weight", CONV),
+        Row(rf"((?:{small})\.main\.0)\.kernel", r"\1.weight", CONV1X1),
+        Row(rf"((?:{doubling})\.main\.0)\.kernel", r"\1.weight", CONV_TRANSPOSE),
+        Row(rf"((?:{large}|{small}|{doubling})\.main\.0\.bias)", r"\1"),
+        Row(r"(SCM\d\.main\.4\.(?:weight|bias))", r"\1"),
+    )
+
+
+SFNET = Table(
+    rows=_sfnet_rows(),
+    # Gains of a filter's two parts, which its modulator replaced.
+    dead=(r"(En|De)coder\.\d\.layers\.\d+\.dyna(_2)?\.lamb_[lh]",),
+)
+
+_NAF_BLOCK = r"((?:encoders|decoders)\.\d+|middle_blks)\.blocks\."
+NAFNET = Table(
+    rows=(
+        Row(_NAF_BLOCK + r"(norm[12]\.(?:weight|bias))", r"\1.{i}.\2"),
+        Row(_NAF_BLOCK + r"(beta|gamma)", r"\1.{i}.\2", CHANNELS),
+        Row(_NAF_BLOCK + r"(conv[1345])\.kernel", r"\1.{i}.\2.weight", CONV1X1),
+        Row(_NAF_BLOCK + r"conv2\.kernel", r"\1.{i}.conv2.weight", DEPTHWISE),
+        Row(_NAF_BLOCK + r"(conv\d\.bias)", r"\1.{i}.\2"),
+        Row(_NAF_BLOCK + r"sca\.kernel", r"\1.{i}.sca.1.weight", CONV1X1),
+        Row(_NAF_BLOCK + r"sca\.bias", r"\1.{i}.sca.1.bias"),
+        Row(r"(ups\.\d+)\.kernel", r"\1.0.weight", CONV1X1),
+        Row(r"(intro|ending|downs\.\d+)\.kernel", r"\1.weight", CONV),
+        Row(r"((?:intro|ending|downs\.\d+)\.bias)", r"\1"),
+    ),
+)
+
+# The rows of the experts' weights, eight a step, lie in the steps.
+_EIGHTS = Layout(lambda t: t.reshape(-1, 8), lambda t: t.reshape(-1))
+_EIGHTS_OF_ROWS = Layout(
+    lambda t: t.reshape(-1, 8, t.shape[1]).swapaxes(1, 2),
+    lambda t: t.swapaxes(1, 2).reshape(-1, t.shape[1]),
+)
+
+
+def _expert_rows() -> tuple[Row, ...]:
+    step, theirs = r"(encoder_level0|refinement)\.steps\.blocks\.", r"\1.layers.1._ops.{i}."
+    rows = [
+        Row(step + r"ca_fc\.kernel", r"\1.layers.0.ca_fc.2.weight", _EIGHTS_OF_ROWS),
+        Row(step + r"ca_fc\.bias", r"\1.layers.0.ca_fc.2.bias", _EIGHTS),
+        Row(step + r"out\.kernel", theirs + "_out.0.weight", CONV1X1),
+    ]
+    # The first four experts have two filters and products around a ReLU, the others one of each.
+    for experts, places in ("[0-3]", {"1": (0, 1), "2": (3, 4)}), ("[4-6]", {"2": (0, 1)}):
+        for number, (filters, mix) in places.items():
+            op = step + rf"ops\.({experts})\."
+            place = theirs + r"_ops.\2.op."
+            rows.append(Row(op + rf"filter{number}\.kernel", f"{place}{filters}.weight", DEPTHWISE))
+            rows.append(Row(op + rf"mix{number}\.kernel", f"{place}{mix}.weight", CONV1X1))
+    return tuple(rows)
+
+
+DRSFORMER = Table(
+    rows=(
+        *_restormer_rows(),
+        Row(r"(\w+)\.blocks\.(attn\.attn[1-4])", r"\1.{i}.\2"),
+        Row(r"(\w+)\.blocks\.(ffn\.dwconv[35]x[35])\.kernel", r"\1.{i}.\2.weight", DEPTHWISE),
+        Row(r"(\w+)\.blocks\.(ffn\.dwconv[35]x[35]_1)\.kernel", r"\1.{i}.\2.weight", CONV),
+        Row(r"(\w+)\.ca_fc\.kernel", r"\1.layers.0.ca_fc.0.weight", LINEAR),
+        Row(r"(\w+)\.ca_fc\.bias", r"\1.layers.0.ca_fc.0.bias"),
+        Row(r"(\w+)\.preprocess\.kernel", r"\1.layers.1.preprocess.op.0.weight", CONV1X1),
+        *_expert_rows(),
+    )
+)
+
 # By the class of the network, whatever name and size it was built under.
-TABLES = {"TextPromptIR": TEXTPROMPTIR}
+TABLES = {
+    "Restormer": RESTORMER,
+    "PromptIR": PROMPTIR,
+    "TextPromptIR": TEXTPROMPTIR,
+    "NAFNet": NAFNET,
+    "SFNet": SFNET,
+    "DRSformer": DRSFORMER,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +272,7 @@ def entries(table: Table, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
     Raises:
       KeyError: names that match no row or several, all in one message. A fault of the table.
     """
-    found, faults = [], []
+    found, faults, depths = [], [], {}
     for name, shape in shapes.items():
         matches = [(row, m) for row in table.rows if (m := re.fullmatch(row.ours, name))]
         if len(matches) != 1:
@@ -146,7 +281,13 @@ def entries(table: Table, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
         row, match = matches[0]
         theirs = match.expand(row.theirs)
         indices = range(shape[0]) if "{i}" in theirs else (None,)
+        if "{i}" in theirs:
+            depths[theirs.partition("{i}")[0]] = shape[0]
         found += [Entry(theirs.replace("{i}", str(i)), name, i, row.layout) for i in indices]
     if faults:
         raise KeyError("; ".join(faults))
+    for k, entry in enumerate(found):
+        stage, last, rest = entry.theirs.partition("{last}")
+        if last:
+            found[k] = dataclasses.replace(entry, theirs=f"{stage}{depths.get(stage, 0)}{rest}")
     return found

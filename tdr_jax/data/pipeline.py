@@ -1,4 +1,4 @@
-"""Batches for prompted restoration: batch k is a pure function of the seed and of k.
+"""Batches for restoration, prompted or not: batch k is a pure function of the seed and of k.
 
 Every example has a global number n. Its picture, crop, flip, degradations and sentence come from
 `example_rng(seed, n)` alone, so the batches do not depend on the number of hosts, of workers, or
@@ -14,6 +14,7 @@ import numpy as np
 
 from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
+from tdr_jax.images import grey_of
 from tdr_jax.text import TASKS
 
 CHOICES = 0  # streams of an example's generator: its discrete choices ...
@@ -26,17 +27,17 @@ def turn(image, how):
     """Turns a picture in one of the eight ways that keep its grid.
 
     Args:
-      image: (H, W, 3) array.
+      image: (H, W, C) array.
       how: 0 to 7: quarter turns `how % 4`, mirrored first from 4 on. 0 changes nothing.
 
     Returns:
-      A view of the same data, (H, W, 3) or (W, H, 3).
+      A view of the same data, (H, W, C) or (W, H, C).
     """
     return np.rot90(image[:, ::-1] if how >= 4 else image, how % 4)
 
 
 def _float(image):
-    return image.astype(np.float32) / np.float32(255)
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
 @lru_cache(maxsize=4)
@@ -50,7 +51,7 @@ class Examples:
     Args:
       source: see `tdr_jax.data.sources`.
       data: the `data` part of a config, see `batches`.
-      vectors: dict task -> float (n, D).
+      vectors: dict task -> float (n, D), or None for a network that takes no sentence.
       seed: int.
 
     Raises:
@@ -59,7 +60,7 @@ class Examples:
 
     def __init__(self, source, data, vectors, seed):
         self.source, self.data, self.seed = source, data, seed
-        self.tasks = tuple(data.tasks)
+        self.tasks, self.turns = tuple(data.tasks), tuple(data.turns)
         weights = np.asarray(data.weights, np.float64)
         if len(weights) != len(self.tasks) or not self.tasks or weights.min() < 0:
             raise InputError(
@@ -68,10 +69,23 @@ class Examples:
             )
         if len(source) == 0:
             raise InputError("the source holds no picture; give at least one")
-        missing = [task for task in self.tasks if task not in TASKS or task not in vectors]
+        unknown = [task for task in self.tasks if task not in TASKS]
+        if unknown:
+            raise InputError(
+                f"no task {unknown[0]!r}, given in data.tasks; use some of {', '.join(TASKS)}"
+            )
+        missing = [task for task in self.tasks if vectors is not None and task not in vectors]
         if missing:
             raise InputError(f"no sentence vectors for the task {missing[0]!r} of data.tasks")
-        self.vectors = {task: np.asarray(vectors[task], np.float32) for task in self.tasks}
+        self.vectors = vectors and {
+            task: np.asarray(vectors[task], np.float32) for task in self.tasks
+        }
+        if data.channels not in (1, 3):
+            raise InputError(f"data.channels is {data.channels}; give 3 for colour or 1 for grey")
+        if not self.turns or not set(self.turns) <= set(range(8)):
+            raise InputError(f"data.turns is {self.turns}; give some of the numbers 0 to 7")
+        if data.sigma_range and not 0 <= data.sigma_range[0] <= data.sigma_range[-1] < np.inf:
+            raise InputError(f"data.sigma_range is {data.sigma_range}; give (lowest, highest)")
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         self.makeable = [task for task in self.tasks if task in SYNTHESISED]
         self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
@@ -79,6 +93,8 @@ class Examples:
             raise InputError("data.absent and data.mixed need at least two data.tasks")
         if min(data.absent, data.mixed) < 0 or data.absent + data.mixed > 1:
             raise InputError("data.absent and data.mixed must be >= 0 with a sum of at most 1")
+        if data.absent + data.mixed > 0 and vectors is None:
+            raise InputError("data.absent and data.mixed are for networks that take a sentence")
 
     def _draw_task(self, u, but=None):
         """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
@@ -93,13 +109,14 @@ class Examples:
     def _render(self, crop, present, how, n, window, shape):
         """Degrades a crop by every task in `present` and turns it.
 
-        Haze comes before the turn, since its depth belongs to the upright picture; rain and noise
-        come after it, since rain falls downwards and noise belongs to the sensor.
+        Haze comes before the turn, since its depth belongs to the upright picture; rain, blur and
+        noise come after it, since rain falls downwards, the camera shakes while it rains and noise
+        belongs to the sensor.
         """
 
         def apply(task, image):
             rng = example_rng(self.seed, n, DEGRADATION + TASKS.index(task))
-            sigma = rng.choice(self.data.sigmas) if task == "noise" else None
+            sigma = self._sigma(rng) if task == "noise" else None
             mode = self.data.noise_mode
             return degrade(
                 image, task, rng, sigma=sigma, window=window, shape=shape, noise_mode=mode
@@ -107,9 +124,14 @@ class Examples:
 
         image = apply("haze", crop) if "haze" in present else crop
         image = np.ascontiguousarray(turn(image, how))
-        for task in ("rain", "noise"):
+        for task in ("rain", "blur", "noise"):
             image = apply(task, image) if task in present else image
         return image
+
+    def _sigma(self, rng):
+        if self.data.sigma_range:
+            return rng.uniform(*self.data.sigma_range)
+        return rng.choice(self.data.sigmas)
 
     def __call__(self, n, size):
         """Makes example n.
@@ -119,8 +141,8 @@ class Examples:
           size: side of the square crop in pixels.
 
         Returns:
-          dict with `degraded` and `clean`, float32 (size, size, 3), `vector`, float32 (D,), and
-          `task`, int32: the place in TASKS of the task that the sentence names.
+          dict with `degraded` and `clean`, float32 (size, size, channels), `vector`, float32 (D,),
+          where there are sentences, and `task`, int32: the place in TASKS of the task to do.
         """
         epoch, place = divmod(n, len(self.source))
         item = self.source[int(_order(self.seed, epoch, len(self.source))[place])]
@@ -135,8 +157,15 @@ class Examples:
             pictures = tuple(np.pad(picture, grow, mode="reflect") for picture in pictures)
             height, width = pictures[0].shape[:2]
         y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
-        crops = [_float(picture[y : y + size, x : x + size]) for picture in pictures]
-        where = {"how": int(u[2] * 8), "n": n, "window": (y, x, size, size)}
+        crops = [picture[y : y + size, x : x + size] for picture in pictures]
+        if self.data.channels == 1:
+            crops = [grey_of(crop) for crop in crops]
+        crops = [_float(crop) for crop in crops]
+        where = {
+            "how": self.turns[int(u[2] * len(self.turns))],
+            "n": n,
+            "window": (y, x, size, size),
+        }
         where["shape"] = (height, width)
 
         # What is there, and which of it the sentence names. `present` holds what is to be made
@@ -158,13 +187,11 @@ class Examples:
         degraded = self._render(crops[0], present, **where)
         clean = self._render(wanted, present - {named}, **where)
 
-        bank = self.vectors[named]
-        return {
-            "degraded": degraded,
-            "clean": clean,
-            "vector": bank[int(u[7] * len(bank))],
-            "task": np.int32(TASKS.index(named)),
-        }
+        example = {"degraded": degraded, "clean": clean}
+        if self.vectors is not None:
+            bank = self.vectors[named]
+            example["vector"] = bank[int(u[7] * len(bank))]
+        return example | {"task": np.int32(TASKS.index(named))}
 
 
 def _checked_stages(stages, process_count):
@@ -191,22 +218,27 @@ def batches(source, data, *, vectors, seed, step=0, process_index=0, process_cou
       source: random-access source, see `tdr_jax.data.sources`.
       data: config with the fields
         tasks, weights: the tasks and how often each is drawn for a picture without a task;
-        sigmas: noise levels of 255, drawn evenly; noise_mode: "uint8" or "float";
+        sigmas: noise levels of 255, drawn evenly; sigma_range: (lowest, highest) to draw any level
+          in between instead, or (); noise_mode: "uint8" or "float";
+        channels: 3, or 1 to turn pictures grey before anything is added;
+        turns: which of the eight ways of `turn` are drawn;
         stages: ((steps, crop, batch), ...), run one after another, the last one without end;
         absent: share of examples whose sentence names a degradation that is not there and whose
           target is the input itself;
         mixed: share of examples with two degradations, of which the sentence names one; the target
           keeps the other;
         workers: worker processes; 0 makes batches on one thread of this process.
-      vectors: dict task -> float (n, D); a row is drawn evenly for every example.
+      vectors: dict task -> float (n, D); a row is drawn evenly for every example. None for a
+        network that takes no sentence.
       seed: int.
       step: number of the first batch; iterating from here gives what a run from 0 would give.
       process_index, process_count: the host and the number of hosts; each gets its rows of the
         global batch, in order.
 
     Returns:
-      Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, 3); `vector`: float32 (B, D);
-      `task`: int32 (B,), the place in TASKS of the task that the sentence names. B is the batch of
+      Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, channels), six for the degraded
+      ones of a dual-pixel source; `vector`: float32 (B, D), where vectors are given; `task`: int32
+      (B,), the place in TASKS of the task to do. B is the batch of
       the stage divided by process_count. Pictures are in [0, 1] unless noise_mode is "float".
 
     Raises:

@@ -1,8 +1,9 @@
 """Random-access sources of pictures: a folder, arrays in memory, pairs of folders, and their sum.
 
 A source has `len(source)` and `source[i]`, a dict with `name` and either `image`, a clean picture
-that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8 (H, W, 3). The key
-`task`, where there is one, says what the example is for.
+that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8 (H, W, 3); those of
+`DualPixel` may be uint16 and its degraded ones have six channels. The key `task`, where there is
+one, says what the example is for.
 """
 
 import importlib
@@ -12,25 +13,27 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.images import list_pictures, read_rgb
+from tdr_jax.images import list_pictures, read_picture, read_rgb
 
 
 class _Decoded:
     """Decoded pictures, kept until `limit` bytes are full; what comes later is decoded each time.
 
+    With `deep`, files of 16 bits stay uint16.
+
     Nothing is evicted: an epoch visits every picture once in a new order, so the picture that was
     used last is no likelier to come back than any other.
     """
 
-    def __init__(self, limit_mb):
-        self.room = int(limit_mb * 2**20)
+    def __init__(self, limit_mb, deep=False):
+        self.room, self.deep = int(limit_mb * 2**20), deep
         self.pictures = {}
         self.lock = threading.Lock()
 
     def read(self, path):
         picture = self.pictures.get(path)
         if picture is None:
-            picture = read_rgb(path)
+            picture = _read_deep(path) if self.deep else read_rgb(path)
             with self.lock:
                 if path not in self.pictures and picture.nbytes <= self.room:
                     self.room -= picture.nbytes
@@ -40,11 +43,17 @@ class _Decoded:
     def __getstate__(self):
         # A worker process starts with an empty cache: pixels are not sent through a pipe.
         held = sum(picture.nbytes for picture in self.pictures.values())
-        return {"room": self.room + held}
+        return {"room": self.room + held, "deep": self.deep}
 
     def __setstate__(self, state):
-        self.__init__(0)
+        self.__init__(0, state["deep"])
         self.room = state["room"]
+
+
+def _read_deep(path):
+    picture = read_picture(path)
+    kind = np.uint16 if picture.depth == 16 else np.uint8
+    return np.rint(picture.pixels * np.float32(np.iinfo(kind).max)).astype(kind)
 
 
 def _listed(path):
@@ -191,13 +200,60 @@ class Pairs:
     def __getitem__(self, index):
         path, clean_path = self.paths[index]
         degraded, clean = self._decoded.read(path), self._decoded.read(clean_path)
-        if degraded.shape != clean.shape:
-            raise InputError(
-                f"{path} is {degraded.shape[1]}x{degraded.shape[0]} but {clean_path} is "
-                f"{clean.shape[1]}x{clean.shape[0]}; a pair must have one size"
-            )
+        _same_size(path, degraded, clean_path, clean)
         name = path.relative_to(self.root).as_posix()
         return {"degraded": degraded, "clean": clean, "name": name, "task": self.task}
+
+
+class DualPixel:
+    """The two views of a dual-pixel sensor, from two folders, and the clean pictures of a third.
+
+    Args:
+      left_dir, right_dir: folders of the views.
+      clean_dir: folder of the clean pictures; `match_pairs` finds the one of each view.
+      task: what separates them, such as "blur".
+      cache_mb: how many MiB of decoded pictures to keep.
+
+    The degraded picture has six channels, left before right. Files of 16 bits keep them, as the
+    Dual-Pixel Defocus Deblurring data set's do.
+
+    Raises:
+      InputError: see `match_pairs`, or a view has no partner; at `[i]`, if a file is unreadable or
+        two sizes or depths differ.
+    """
+
+    def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024):
+        self.root, self.task = Path(left_dir), task
+        self.paths = match_pairs(left_dir, clean_dir)
+        right = [path for path, _ in match_pairs(right_dir, clean_dir)]
+        names = [[path.stem for path in paths] for paths in ([p for p, _ in self.paths], right)]
+        if names[0] != names[1]:
+            alone = sorted(set(names[0]) ^ set(names[1])) or names[0]
+            raise InputError(f"{alone[0]} is not in both {left_dir} and {right_dir}; views pair up")
+        self.right = right
+        self._decoded = _Decoded(cache_mb, deep=True)
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, index):
+        (path, clean_path), right_path = self.paths[index], self.right[index]
+        left, right, clean = map(self._decoded.read, (path, right_path, clean_path))
+        _same_size(path, left, clean_path, clean)
+        _same_size(path, left, right_path, right)
+        if left.dtype != right.dtype:
+            raise InputError(f"{path} is {left.dtype} but {right_path} is {right.dtype}")
+        name = path.relative_to(self.root).as_posix()
+        degraded = np.concatenate([left, right], axis=-1)
+        return {"degraded": degraded, "clean": clean, "name": name, "task": self.task}
+
+
+def _same_size(path, picture, other_path, other):
+    if picture.shape != other.shape:
+        raise InputError(
+            f"{path} is {picture.shape[1]}x{picture.shape[0]} but {other_path} is "
+            f"{other.shape[1]}x{other.shape[0]}; a pair must have one size"
+        )
 
 
 class Concat:

@@ -11,6 +11,8 @@ examples:
   tdr eval --data photos/ --tasks noise25 --wrong-prompt haze
   tdr eval --data Rain100L/ --task rain               a folder with degraded/ and clean/
   tdr eval --degraded hazy/ --clean clear/ --task haze -o results/
+  tdr eval --model restormer_denoising.pth --data CBSD68/ --tasks noise25 --noise float
+  tdr eval --model dual.pth --degraded left/ --right right/ --clean sharp/ --task blur
 
 Pictures are cropped to multiples of 16 and restored whole; scores are RGB, on floats. The
 numbers depend on --seed and on the names of the files, on nothing else.
@@ -24,18 +26,25 @@ def add_arguments(parser) -> None:
         "--model",
         default="textpromptir-compact",
         metavar="NAME|PATH",
-        help="shipped weights, a folder or a .safetensors file (default: %(default)s)",
+        help="shipped weights, a folder, a .safetensors file or a PyTorch checkpoint "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--encoder",
         default="minilm",
         metavar="NAME|PATH",
-        help="the text encoder the model was trained with (default: %(default)s)",
+        help="the text encoder a model that takes a sentence was trained with "
+        "(default: %(default)s)",
     )
     parser.add_argument(
-        "--data", metavar="FOLDER", help="clean pictures, or a folder with degraded/ and clean/"
+        "--data",
+        metavar="FOLDER",
+        help="clean pictures, or a folder with degraded/ and clean/, or left/, right/ and clean/",
     )
     parser.add_argument("--degraded", metavar="DIR", help="degraded pictures; needs --clean")
+    parser.add_argument(
+        "--right", metavar="DIR", help="right views, where --degraded holds the left ones"
+    )
     parser.add_argument("--clean", metavar="DIR", help="their clean pictures, matched by name")
     parser.add_argument("--task", metavar="TASK", help="what separates pairs: noise, rain, haze...")
     parser.add_argument(
@@ -43,6 +52,13 @@ def add_arguments(parser) -> None:
         metavar="LIST",
         help="rows for clean pictures (default: noise15,noise25,noise50,rain,haze); "
         "noise25@haze restores noise with the words for haze",
+    )
+    parser.add_argument(
+        "--noise",
+        choices=("uint8", "float"),
+        default="uint8",
+        help="clipped and in whole levels, as in the all-in-one papers, or exact, as in the "
+        "denoising papers (default: %(default)s)",
     )
     parser.add_argument(
         "--prompt", metavar="TEXT", help="one sentence for all pictures (default: one drawn each)"
@@ -80,6 +96,7 @@ def run(args) -> int:
         seed=args.seed,
         prompt=args.prompt,
         wrong_prompt=args.wrong_prompt,
+        noise=args.noise,
         panels=args.panels,
         limit=args.limit,
     )
@@ -119,7 +136,10 @@ def _what(args):
     folders = args.degraded is not None and args.clean is not None
     if folders == (args.data is not None) or (args.degraded is None) != (args.clean is None):
         raise InputError("give either --data FOLDER, or both --degraded DIR and --clean DIR")
-    source = protocols.open_source((args.degraded, args.clean) if folders else args.data)
+    if args.right is not None and not folders:
+        raise InputError("--right goes with the left views: --degraded DIR --clean DIR")
+    views = (args.degraded,) if args.right is None else (args.degraded, args.right)
+    source = protocols.open_source((*views, args.clean) if folders else args.data)
     if protocols.is_paired(source):
         if args.task is None or args.tasks is not None:
             raise InputError("these pictures come in pairs; name what separates them: --task rain")
@@ -134,28 +154,34 @@ def _what(args):
 def _measure(model, encoder, source, settings, output, **options):
     from tdr_jax import weights
     from tdr_jax.evaluate import evaluators, protocols, report
+    from tdr_jax.infer import takes
     from tdr_jax.runtime import enable_compilation_cache
     from tdr_jax.text import TextEncoder
 
     # What can be wrong is found before anything takes time.
-    protocols.settings_of(settings, options.get("wrong_prompt"))
+    noise = options.get("noise", "uint8")
+    rows = protocols.settings_of(settings, options.get("wrong_prompt"), noise)
     for folder in (output, options.get("panels")):
         if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
             raise InputError(f"{folder} is a file; give a folder to write to")
     source = protocols.open_source(source)
     network, params = weights.load(model)
     enable_compilation_cache()
-    text_encoder = TextEncoder.from_pretrained(encoder)
+    text_encoder = None
+    if takes.sentence(network):
+        text_encoder = TextEncoder.from_pretrained(encoder)
+    evaluators.check(network, text_encoder, rows, options.get("prompt"))
     rows = evaluators.evaluate(
         network, params, text_encoder, source, settings, progress=_progress, **options
     )
     print(report.markdown(rows), end="")
     if output is not None:
+        colour = "grey" if network.config.channels[1] == 1 else "RGB"
         about = {
             "network": network.name,
             "weights": str(model),
-            "encoder": str(encoder),
-            "protocol": "RGB, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
+            "encoder": str(encoder) if text_encoder else None,
+            "protocol": f"{colour}, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
             **{name: options.get(name) for name in ("seed", "prompt", "limit")},
         }
         for path in report.write(rows, output, about):

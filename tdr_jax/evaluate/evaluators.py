@@ -14,15 +14,16 @@ from tdr_jax.errors import InputError
 from tdr_jax.evaluate import protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images import write_rgb
+from tdr_jax.infer import takes
 from tdr_jax.text import bank_vectors, sentences
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """One restored example: the pictures, clipped to [0, 1], the sentence and the scores."""
+    """One restored example: the pictures, clipped to [0, 1], the sentence if any, the scores."""
 
     example: Example
-    prompt: str
+    prompt: str | None
     restored: np.ndarray
     scores: report.Scores
 
@@ -32,15 +33,16 @@ def restorer(network) -> Callable:
     """The jitted restoration of one picture, compiled once for each picture shape.
 
     Args:
-        network: a `tdr_jax.models.Network` that takes pictures and sentence vectors.
+        network: a `tdr_jax.models.Network` that takes pictures, and sentence vectors or not.
 
     Returns:
-        `restore(params, picture (H, W, 3), vector (D,)) -> float32 (H, W, 3)`, clipped to [0, 1].
+        `restore(params, picture (H, W, C), vector (D,)) -> float32 (H, W, C)`, clipped to [0, 1];
+        without the vector for a network that takes no sentence.
     """
 
     @jax.jit
-    def restore(params, picture, vector):
-        restored = network.apply(params, picture[None], vector[None])[0]
+    def restore(params, picture, *vector):
+        restored = network.apply(params, picture[None], *(v[None] for v in vector))[0]
         return jnp.clip(restored.astype(jnp.float32), 0, 1)
 
     return restore
@@ -63,7 +65,7 @@ def results(
 
     Args:
         network, params: what is measured; pictures are multiples of 16 pixels.
-        encoder: a `tdr_jax.text.TextEncoder`.
+        encoder: a `tdr_jax.text.TextEncoder`; None for a network that takes no sentence.
         source, start, limit, size: see `protocols.examples`.
         setting: the degradation and the task whose words are used.
         seed: of the degradations and of the choice of sentences.
@@ -71,20 +73,23 @@ def results(
 
     Raises:
         InputError: pictures that cannot be used, a network that does not fit the protocol or the
-            encoder, or an output that is not a number.
+            encoder, words for a network that takes none, or an output that is not a number.
     """
-    check(network, encoder)
+    check(network, encoder, [setting], prompt)
     restore = restorer(network)
-    fixed = prompt is not None and setting.words == setting.task
-    bank = (prompt,) if fixed else sentences(setting.words)
-    vectors = encoder.encode([prompt]) if fixed else bank_vectors(encoder, [setting.words])
-    vectors = np.asarray(vectors if fixed else vectors[setting.words], np.float32)
+    bank, vectors = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
-        source, setting, seed=seed, start=start, limit=limit, size=size
+        source,
+        setting,
+        seed=seed,
+        start=start,
+        limit=limit,
+        size=size,
+        channels=network.config.channels,
     ):
         _, rng = protocols.example_streams(seed, setting, example.index)
         chosen = int(rng.integers(len(bank)))
-        restored = np.asarray(restore(params, example.degraded, vectors[chosen]))
+        restored = np.asarray(restore(params, example.degraded, *vectors[chosen]))
         if np.isnan(restored).any():
             raise InputError(
                 f"the network's output for {example.name} ({setting.name}) is not a number; "
@@ -103,6 +108,7 @@ def evaluate(
     seed: int = 0,
     prompt: str | None = None,
     wrong_prompt: str | None = None,
+    noise: str = "uint8",
     panels: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
@@ -112,13 +118,15 @@ def evaluate(
 
     Args:
         network, params: from `tdr_jax.load`.
-        encoder: `tdr_jax.text.TextEncoder` with the network's sentence width.
-        source: a folder of clean pictures, a folder with `degraded/` and `clean/`, a pair of
+        encoder: `tdr_jax.text.TextEncoder` with the network's sentence width; None for a network
+            that takes no sentence.
+        source: a folder of clean pictures, a folder with `degraded/` and `clean/`, two or three
             folders, or a list of arrays (see `protocols.open_source`).
         settings: rows of the table: names such as "noise25", "rain", "noise25@haze", or `Setting`s.
         seed: of the degradations and of the choice of sentences.
         prompt: one sentence for every picture; None draws one from the bank for each.
         wrong_prompt: a task; adds a row for every other degradation with the words of this task.
+        noise: "uint8", or "float" for the noise of the denoising papers.
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
@@ -135,7 +143,9 @@ def evaluate(
         raise InputError(f"limit is {limit}; measure at least one picture")
     total = len(source) if limit is None else min(len(source), limit)
     rows = []
-    for setting in protocols.settings_of(settings, wrong_prompt):
+    settings = protocols.settings_of(settings, wrong_prompt, noise)
+    check(network, encoder, settings, prompt)
+    for setting in settings:
         scores = []
         for result in results(
             network,
@@ -158,30 +168,55 @@ def evaluate(
 
 
 def panel(result: Result) -> np.ndarray:
-    """Input, restored and clean picture side by side, uint8 (H + caption, 3 W + gaps, 3)."""
+    """Input, restored and clean picture side by side, uint8 (H + caption, 3 W + gaps, 3).
+
+    Of two views the left one is the input; grey is shown as such.
+    """
     scores = result.scores
+    pictures = [_input(result.example), result.restored, result.example.clean]
     return report.panel(
-        [np.clip(result.example.degraded, 0, 1), result.restored, result.example.clean],
+        [np.broadcast_to(picture, (*picture.shape[:2], 3)) for picture in pictures],
         [f"input {scores.input_psnr:.2f} dB", f"restored {scores.psnr:.2f} dB", "clean"],
     )
 
 
-def check(network, encoder) -> None:
-    """Refuse a network that the protocol or the encoder does not fit.
+def check(network, encoder, settings=(), prompt: str | None = None) -> None:
+    """Refuse a network that the protocol, the encoder or the words do not fit.
+
+    Args:
+        network, encoder, prompt: see `evaluate`.
+        settings: list of `Setting`.
 
     Raises:
-        InputError: sides that are multiples of 16 are not enough, or vectors of another width.
+        InputError: sides that are multiples of 16 are not enough, vectors of another width, or
+            words of any kind for a network that takes no sentence.
     """
+    takes.check(network, encoder)
     if protocols.MULTIPLE % network.config.multiple:
         raise InputError(
             f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
             f"the protocol crops to multiples of {protocols.MULTIPLE}"
         )
-    if encoder.dim != network.config.text_dim:
-        raise InputError(
-            f"network {network.name} takes sentence vectors of {network.config.text_dim} numbers, "
-            f"the text encoder gives {encoder.dim}; use the encoder it was trained with"
-        )
+    if takes.sentence(network):
+        return
+    if prompt is not None:
+        raise InputError(f"network {network.name} takes no sentence; leave the prompt out")
+    for setting in settings:
+        if setting.words != setting.task:
+            raise InputError(
+                f"network {network.name} takes no sentence; row {setting.name} means nothing to it"
+            )
+
+
+def _words(network, encoder, setting: Setting, prompt: str | None):
+    """The sentences to draw from, and for each what goes into the network beside the picture."""
+    if not takes.sentence(network):
+        return (None,), ((),)
+    fixed = prompt is not None and setting.words == setting.task
+    bank = (prompt,) if fixed else sentences(setting.words)
+    vectors = encoder.encode([prompt]) if fixed else bank_vectors(encoder, [setting.words])
+    vectors = np.asarray(vectors if fixed else vectors[setting.words], np.float32)
+    return bank, vectors[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,8 +305,13 @@ def _write_panel(folder: Path, result: Result) -> None:
     write_rgb(folder / name, panel(result))
 
 
-def _scores(example: Example, prompt: str, restored: np.ndarray) -> report.Scores:
-    degraded = np.clip(example.degraded, 0, 1)
+def _input(example: Example) -> np.ndarray:
+    """The degraded picture that the clean one is compared with, clipped to [0, 1]."""
+    return np.clip(example.degraded[..., : example.clean.shape[-1]], 0, 1)
+
+
+def _scores(example: Example, prompt: str | None, restored: np.ndarray) -> report.Scores:
+    degraded = _input(example)
     return report.Scores(
         name=example.name,
         prompt=prompt,

@@ -2,7 +2,8 @@
 
 The protocol of the all-in-one restoration papers (AirNet, PromptIR, TextPromptIR), with two
 repairs: files are sorted, and the degradation of a picture is keyed by (seed, task, sigma, index)
-instead of following one stream through an unsorted folder.
+instead of following one stream through an unsorted folder. Beside it the noise of the denoising
+papers (Restormer): added in floats, not clipped, with the same generator anew for every file.
 """
 
 import dataclasses
@@ -19,6 +20,9 @@ from tdr_jax.text import TASKS
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
 DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")
+NOISES = ("uint8", "float")  # how noise is added: clipped whole levels, or exactly
+FLOAT_SEED = 0  # of the float noise, whatever the evaluation's seed: that of the papers' scripts
+COLOUR = (3, 3)  # channels in and out of most networks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +33,13 @@ class Setting:
         task: one of `tdr_jax.text.TASKS`.
         sigma: noise level on the scale of 255, for synthesised noise only.
         words: task whose sentences are used; differs from `task` to show that words matter.
+        noise: "uint8" or "float", for synthesised noise only; see docs/evaluation.md.
     """
 
     task: str
     sigma: float | None = None
     words: str = ""
+    noise: str = "uint8"
 
     def __post_init__(self):
         if not self.words:
@@ -41,8 +47,9 @@ class Setting:
 
     @property
     def degradation(self) -> str:
-        """Name of what is done to the picture: "noise25", "rain"."""
-        return self.task + ("" if self.sigma is None else f"{self.sigma:g}")
+        """Name of what is done to the picture: "noise25", "noise25float", "rain"."""
+        mode = "float" if self.noise == "float" else ""
+        return self.task + ("" if self.sigma is None else f"{self.sigma:g}{mode}")
 
     @property
     def name(self) -> str:
@@ -54,17 +61,19 @@ class Setting:
         """Read a row's name: a task, "noise" with its sigma, "@task" for the words of another.
 
         Args:
-            text: such as "noise25", "rain" or "noise25@haze".
+            text: such as "noise25", "noise25float", "rain" or "noise25@haze".
 
         Raises:
             InputError: unknown task or sigma that is not a number.
         """
         degradation, _, words = text.strip().partition("@")
-        task, sigma = degradation, None
+        task, sigma, noise = degradation, None, "uint8"
         if degradation.startswith("noise") and degradation != "noise":
-            task = "noise"
+            task, level = "noise", degradation.removeprefix("noise")
+            if level.endswith("float"):
+                level, noise = level.removesuffix("float"), "float"
             try:
-                sigma = float(degradation.removeprefix("noise"))
+                sigma = float(level)
             except ValueError:
                 task = degradation  # reported below
         for name in (task, words or task):
@@ -75,12 +84,20 @@ class Setting:
                 )
         if sigma is not None and not 0 <= sigma < float("inf"):
             raise InputError(f"unknown setting {text!r}; sigma is on the scale of 0 to 255")
-        return cls(task, sigma, words)
+        return cls(task, sigma, words, noise)
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A degraded picture and its target, float32 (H, W, 3) in [0, 1], H and W multiples of 16."""
+    """A degraded picture and its target, float32, H and W multiples of 16.
+
+    Attributes:
+        index: place in the sorted source.
+        name: of the file, relative to its folder.
+        degraded: (H, W, 3), grey (H, W, 1), or left and right view (H, W, 6); in [0, 1], except
+            under noise in floats.
+        clean: (H, W, 3), or grey (H, W, 1), in [0, 1].
+    """
 
     index: int
     name: str
@@ -88,19 +105,24 @@ class Example:
     clean: np.ndarray
 
 
-def settings_of(settings, wrong_prompt: str | None = None) -> list[Setting]:
+def settings_of(settings, wrong_prompt: str | None = None, noise: str = "uint8") -> list[Setting]:
     """Names or `Setting`s as a list, followed by the rows with another task's words.
 
     Args:
         settings: sequence of names (`Setting.parse`) or `Setting`s, or names joined by commas.
         wrong_prompt: task whose words are tried on every other degradation as well, or None.
+        noise: "float" adds all synthesised noise in floats.
 
     Raises:
         InputError: an unknown name, no setting at all or one given twice.
     """
+    if noise not in NOISES:
+        raise InputError(f"noise is {noise!r}; use one of {', '.join(NOISES)}")
     if isinstance(settings, str):
         settings = [part for part in settings.split(",") if part.strip()]
     rows = [s if isinstance(s, Setting) else Setting.parse(s) for s in settings]
+    if noise == "float":
+        rows = [dataclasses.replace(s, noise=noise) if s.sigma is not None else s for s in rows]
     if wrong_prompt:
         Setting.parse(wrong_prompt)  # a clear error for an unknown task
         rows += [dataclasses.replace(s, words=wrong_prompt) for s in rows if s.task != wrong_prompt]
@@ -151,9 +173,10 @@ def open_source(source):
     """Find the pictures to measure on.
 
     Args:
-        source: a folder of clean pictures; a folder that holds `degraded/` and `clean/`; a pair of
-            such folders (names matched by `tdr_jax.data.sources.match_pairs`); a list of uint8
-            arrays (H, W, 3); or a source of `tdr_jax.data.sources`.
+        source: a folder of clean pictures; a folder that holds `degraded/` and `clean/`, or
+            `left/`, `right/` and `clean/`; a tuple of two or three such folders (names matched by
+            `tdr_jax.data.sources.match_pairs`); a list of uint8 arrays (H, W, 3); or a source of
+            `tdr_jax.data.sources`.
 
     Returns:
         a source of `tdr_jax.data.sources`; files are sorted by name.
@@ -165,6 +188,8 @@ def open_source(source):
         root = Path(source)
         if (root / "degraded").is_dir() and (root / "clean").is_dir():
             return sources.Pairs(root / "degraded", root / "clean", None)
+        if all((root / part).is_dir() for part in ("left", "right", "clean")):
+            return sources.DualPixel(root / "left", root / "right", root / "clean", None)
         folder = sources.Folder(root)
         inner = (path.relative_to(root).parent for path in folder.paths)
         mixed = next((path for path in inner if "degraded" in path.parts), None)
@@ -175,8 +200,9 @@ def open_source(source):
             )
         return folder
     if isinstance(source, list | tuple):
-        if len(source) == 2 and all(isinstance(part, str | Path) for part in source):
-            return sources.Pairs(*source, None)
+        if len(source) in (2, 3) and all(isinstance(part, str | Path) for part in source):
+            kind = sources.Pairs if len(source) == 2 else sources.DualPixel
+            return kind(*source, None)
         return sources.Pictures(source)
     return source
 
@@ -186,7 +212,14 @@ def is_paired(source) -> bool:
     return "degraded" in source[0]
 
 
-def example(source, index: int, setting: Setting, seed: int, size: int | None = None) -> Example:
+def example(
+    source,
+    index: int,
+    setting: Setting,
+    seed: int,
+    size: int | None = None,
+    channels: tuple[int, int] = COLOUR,
+) -> Example:
     """Picture `index` of a source under a setting.
 
     Args:
@@ -195,9 +228,12 @@ def example(source, index: int, setting: Setting, seed: int, size: int | None = 
         setting: for pairs it names the task only; clean pictures are degraded by it.
         seed: of noise, rain and haze.
         size: see `center_crop`.
+        channels: of what goes into the network and comes out: (3, 3), (1, 1) for grey, which the
+            picture is turned to before it is degraded, or (6, 3) for two views.
 
     Raises:
-        InputError: a setting that does not go with the pictures, or a picture that is too small.
+        InputError: a setting or a number of channels that does not go with the pictures, or a
+            picture that is too small.
     """
     item = source[index]
     name, paired = item["name"], "degraded" in item
@@ -208,20 +244,34 @@ def example(source, index: int, setting: Setting, seed: int, size: int | None = 
         )
     made = setting.task in SYNTHESISED and (setting.sigma is not None) == (setting.task == "noise")
     if not paired and not made:
+        rest = [task for task in SYNTHESISED if task not in ("noise", *DEFAULT_SETTINGS)]
         raise InputError(
             f"setting {setting.name} cannot be made from clean pictures; use "
-            f"{', '.join(DEFAULT_SETTINGS)}, or give pairs of degraded and clean pictures"
+            f"{', '.join((*DEFAULT_SETTINGS, *rest))}, or give pairs of degraded and clean pictures"
         )
+    given, wanted = item["degraded"].shape[-1] if paired else 3, channels[0]
+    if (given == 6) != (wanted == 6):
+        raise InputError(
+            f"{name} has {given // 3} views, but the network takes {max(wanted // 3, 1)}; "
+            "two views are a left and a right picture, from two folders"
+        )
+    prepare = _grey if channels == (1, 1) else lambda image: image
     try:
         # Cropped first, then degraded, as the papers do.
-        clean = _unit(center_crop(item["clean" if paired else "image"], size))
+        clean = _unit(prepare(center_crop(item["clean" if paired else "image"], size)))
         if paired:
-            return Example(index, name, _unit(center_crop(item["degraded"], size)), clean)
+            degraded = _unit(prepare(center_crop(item["degraded"], size)))
+            return Example(index, name, degraded, clean)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
+    if setting.noise == "float" and setting.sigma is not None:
+        noise = np.random.RandomState(FLOAT_SEED).normal(0, setting.sigma / 255, clean.shape)
+        return Example(index, name, (clean + noise).astype(np.float32), clean)
     rng, _ = example_streams(seed, setting, index)
     degraded = degrade(clean, setting.task, rng, sigma=setting.sigma)
-    return Example(index, name, np.asarray(degraded, np.float32), clean)
+    # Haze has the three channels of its light, which are equal.
+    degraded = np.asarray(degraded, np.float32)[..., : clean.shape[-1]]
+    return Example(index, name, degraded, clean)
 
 
 def examples(
@@ -232,6 +282,7 @@ def examples(
     start: int = 0,
     limit: int | None = None,
     size: int | None = None,
+    channels: tuple[int, int] = COLOUR,
 ) -> Iterator[Example]:
     """The examples of a setting in sorted order, made one at a time.
 
@@ -241,12 +292,20 @@ def examples(
         seed: of noise, rain and haze.
         start, limit: only pictures start to start + limit - 1; they are the same as among all.
         size: see `center_crop`.
+        channels: see `example`.
     """
     source = open_source(source)
     stop = len(source) if limit is None else min(len(source), start + limit)
     for index in range(start, stop):
-        yield example(source, index, setting, seed, size)
+        yield example(source, index, setting, seed, size, channels)
 
 
 def _unit(image: np.ndarray) -> np.ndarray:
-    return image.astype(np.float32) / np.float32(255)
+    return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Luma of ITU-R BT.601 in whole levels (H, W, 1), as picture programs make it of colour."""
+    weights = np.array([19595, 38470, 7471], np.uint32)  # they add up to 2**16: grey stays as it is
+    total = (image.astype(np.uint32) * weights).sum(-1, keepdims=True, dtype=np.uint32)
+    return ((total + 2**15) >> 16).astype(image.dtype)

@@ -14,10 +14,10 @@ from tdr_jax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One picture: its name, the sentence it was restored with, PSNR in dB and SSIM."""
+    """One picture: its name, the sentence it was restored with, if any, PSNR in dB and SSIM."""
 
     name: str
-    prompt: str
+    prompt: str | None
     psnr: float
     ssim: float
     input_psnr: float

@@ -1,5 +1,7 @@
-"""From a picture and a sentence to the restored picture, whatever the picture's size and type."""
+"""From a picture, and a sentence, to the restored picture, whatever its size and type."""
 
+import itertools
+import math
 from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
@@ -8,33 +10,31 @@ from typing import Any
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer import tiles
+from tdr_jax.infer import takes, tiles
+from tdr_jax.infer.pictures import open_picture
 
-MAX_PIXELS = 2**21  # about 2 million: what a 8 GB machine restores at once with the shipped network
+MAX_PIXELS = 2**21  # about 2 million: the most that goes through a network at once by default
 LEAST_MAX_PIXELS = 64 * 64
+SMALL = 256 * 256  # up to here any network has room, and nothing is estimated
+MEMORY = 3 * 2**30  # for a network's intermediate results: what a machine of 8 GB can spare
 
 
 class Restorer:
-    """Restores pictures as a sentence asks.
+    """Restores pictures, as a sentence asks where the network takes one.
 
     Args:
-        network: a Network whose apply(params, images, vectors) restores images.
+        network: a Network whose apply(params, images) or, if its config has a `text_dim`,
+            apply(params, images, vectors) restores images.
         params: its flat dict of parameters.
-        encoder: anything with `.dim` and `.encode(list of str) -> float32 (N, dim)`.
+        encoder: anything with `.dim` and `.encode(list of str) -> float32 (N, dim)`; None for a
+            network that takes no sentence.
 
     Raises:
-        InputError: the network takes no sentence, or not this encoder's.
+        InputError: the network restores no pictures, or the encoder is not what it needs.
     """
 
-    def __init__(self, network, params: dict[str, Any], encoder):
-        wanted = getattr(network.config, "text_dim", None)
-        if wanted is None:
-            raise InputError(f"{network.name} is no network that restores pictures from a sentence")
-        if encoder.dim != wanted:
-            raise InputError(
-                f"network {network.name} takes sentences as {wanted} numbers, but the text "
-                f"encoder gives {encoder.dim}; load it with the encoder it was trained with"
-            )
+    def __init__(self, network, params: dict[str, Any], encoder=None):
+        takes.check(network, encoder)
         self.network = network
         self.params = params
         self.encoder = encoder
@@ -46,8 +46,10 @@ class Restorer:
         """Load a network with its weights.
 
         Args:
-            name_or_path: a name with shipped weights, our own folder or a .safetensors file.
-            encoder: a text encoder, or the name or folder of one.
+            name_or_path: what `tdr_jax.load` takes: a name with shipped weights, our own folder
+                or file, or a PyTorch checkpoint.
+            encoder: a text encoder, or the name or folder of one; loaded only if the network
+                takes a sentence.
 
         Returns:
             the Restorer.
@@ -58,17 +60,30 @@ class Restorer:
         from tdr_jax import text, weights
 
         network, params = weights.load(name_or_path)
-        if isinstance(encoder, (str, PathLike)):
+        if not takes.sentence(network):
+            encoder = None
+        elif isinstance(encoder, (str, PathLike)):
             encoder = text.TextEncoder.from_pretrained(encoder)
         return cls(network, params, encoder)
+
+    @cached_property
+    def max_pixels(self) -> int:
+        """The most pixels that go through the network at once, unless a call says otherwise.
+
+        As many as are estimated to need 3 GiB for intermediate results, at most 2**21.
+        """
+        from tdr_jax.infer import memory
+
+        return int(np.clip(MEMORY / memory.bytes_per_pixel(self.network), SMALL, MAX_PIXELS))
 
     def __call__(
         self,
         image,
-        prompt: str,
+        prompt: str | None = None,
         *,
+        right=None,
         strength: float = 1.0,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ):
         """Restore one picture; its size never changes.
@@ -80,13 +95,21 @@ class Restorer:
         given; those are then taken tile by tile, so the result differs a little from that of the
         whole picture, most where parts of the picture differ in how bad they are.
 
+        A network for colour sees a grey picture three times, and the mean of what it answers is
+        the result. A network for grey restores a colour picture one channel after the other,
+        or once if the three are equal.
+
         Args:
-            image: uint8, uint16 or float array (H, W, 3), float in [0, 1], NumPy or JAX; or a
-                PIL image, whose alpha stays as it is. Palette and CMYK images become RGB or
-                RGBA, 1-bit ones L.
-            prompt: what to do, in words, such as "remove the noise".
+            image: uint8, uint16 or float array (H, W, 3), or grey (H, W) or (H, W, 1), float in
+                [0, 1], NumPy or JAX; or a PIL image, whose alpha stays as it is. Palette and CMYK
+                images become RGB or RGBA, 1-bit ones L.
+            prompt: what to do, in words, such as "remove the noise"; None for a network that
+                takes no sentence.
+            right: the right view, like `image` and of its size, for a network that restores the
+                left view from both; else None.
             strength: 1 gives the restored picture, 0 the input, between them a blend.
-            max_pixels: the most pixels that go through the network at once, at least 4096.
+            max_pixels: the most pixels that go through the network at once, at least 4096; None
+                chooses by the network's need for memory, see `Restorer.max_pixels`.
             progress: called as progress(tiles done, tiles in all) before the first tile and
                 after each.
 
@@ -94,19 +117,66 @@ class Restorer:
             the restored picture, same type and size as `image`, float in [0, 1].
 
         Raises:
-            InputError: the image, prompt, strength or max_pixels is not as above; memory is too
-                small; or the network's answer is not finite.
+            InputError: the image, prompt, view, strength or max_pixels is not as above or not
+                what the network takes; memory is too small; or the network's answer is not finite.
         """
         check_strength(strength)
-        check_max_pixels(max_pixels)
-        check_prompt(prompt)
-        pixels, close = _open(image)
-        vector = np.asarray(self.encoder.encode([prompt.strip()]), np.float32)
-        restored = self._restore(pixels, vector, max_pixels, progress or (lambda done, total: None))
+        if max_pixels is not None:
+            check_max_pixels(max_pixels)
+        self.check_prompt(prompt)
+        vectors = ()
+        if prompt is not None:
+            vectors = (np.asarray(self.encoder.encode([prompt.strip()]), np.float32),)
+        pixels, close = open_picture(image)
+        given = self._given(pixels, right)
+        restored = self._restore(given, vectors, max_pixels, progress or (lambda done, total: None))
+        if restored.shape[-1] > pixels.shape[-1]:
+            restored = restored.mean(-1, keepdims=True)
+        elif restored.shape[-1] < pixels.shape[-1]:
+            restored = np.repeat(restored, 3, -1)
         if strength < 1:
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
         return close(np.clip(restored, 0, 1, out=restored))
+
+    def check_prompt(self, prompt: str | None) -> None:
+        """Raise InputError unless there is a prompt that says something where one is needed."""
+        if not takes.sentence(self.network):
+            if prompt is not None:
+                raise InputError(
+                    f"network {self.network.name} takes no sentence; leave the prompt out"
+                )
+        elif not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(
+                f'the prompt is {prompt!r}; say what to do, such as "remove the noise"'
+            )
+
+    def check_views(self, right) -> None:
+        """Raise InputError unless there is a right view just where one is needed."""
+        two = takes.two_views(self.network)
+        if two and right is None:
+            raise InputError(
+                f"network {self.network.name} restores from two views; give the right one as well"
+            )
+        if right is not None and not two:
+            raise InputError(
+                f"network {self.network.name} restores from one picture; leave the right view out"
+            )
+
+    def _given(self, pixels: np.ndarray, right) -> list[np.ndarray]:
+        """Return what goes through the network one after the other, each (H, W, channels in)."""
+        self.check_views(right)
+        if right is not None:
+            other, _ = open_picture(right)
+            if other.shape[:2] != pixels.shape[:2]:
+                sizes = (f"{array.shape[1]}x{array.shape[0]}" for array in (other, pixels))
+                raise InputError("the right view is {}, but the left one {}".format(*sizes))
+            return [np.concatenate([_colour(pixels), _colour(other)], -1)]
+        if self.network.config.channels[0] > 1:
+            return [_colour(pixels)]
+        planes = [pixels[..., i : i + 1] for i in range(pixels.shape[-1])]
+        equal = all(np.array_equal(plane, planes[0]) for plane in planes[1:])
+        return planes[:1] if equal else planes
 
     @cached_property
     def _apply(self):
@@ -116,43 +186,50 @@ class Restorer:
         params = jax.device_put(self.params)
 
         @jax.jit
-        def apply(params, images, vectors):
-            return self.network.apply(params, images, vectors).astype(jnp.float32)
+        def apply(params, images, *vectors):
+            return self.network.apply(params, images, *vectors).astype(jnp.float32)
 
-        return lambda images, vectors: np.asarray(apply(params, images, vectors))
+        return lambda images, *vectors: np.asarray(apply(params, images, *vectors))
 
-    def _restore(self, pixels, vector, max_pixels, progress) -> np.ndarray:
-        """Return float32 (H, W, 3), not clipped; memory besides input and output is one tile's."""
-        height, width, _ = pixels.shape
-        multiple = self.network.config.multiple
+    def _restore(self, given, vectors, max_pixels, progress) -> np.ndarray:
+        """Return float32 (H, W, channels out of each), not clipped.
+
+        Memory besides input and output is one tile's.
+        """
+        height, width, _ = given[0].shape
+        multiple, channels = self.network.config.multiple, self.network.config.channels[1]
+        if max_pixels is None:
+            small = math.prod(tiles.padded(height, width, multiple)) <= SMALL
+            max_pixels = SMALL if small else self.max_pixels
         tall, broad = tiles.tile_shape(height, width, max_pixels, multiple)
         tops, lefts = tiles.starts(height, tall), tiles.starts(width, broad)
-        total = len(tops) * len(lefts)
+        total = len(tops) * len(lefts) * len(given)
         progress(0, total)
         if total == 1:
-            restored = self._tile(_pad(pixels, tall, broad), vector)
+            restored = self._tile(_pad(given[0], tall, broad), vectors)
             progress(1, 1)
             return restored[:height, :width].copy()
         rows = tiles.windows(height, tall, tops)
         columns = tiles.windows(width, broad, lefts)
-        restored = np.zeros((height, width, 3), np.float32)
-        done = 0
-        for top, row in zip(tops, rows, strict=True):
-            for left, column in zip(lefts, columns, strict=True):
-                target = restored[top : top + tall, left : left + broad]
-                high, wide, _ = target.shape  # less than a tile where the picture is narrower
-                tile = pixels[top : top + tall, left : left + broad]
-                answer = self._tile(_pad(tile, tall, broad), vector)[:high, :wide]
-                target += answer * (row[:high, None, None] * column[:wide, None])
-                done += 1
-                progress(done, total)
+        restored = np.zeros((height, width, channels * len(given)), np.float32)
+        places = itertools.product(
+            enumerate(given), zip(tops, rows, strict=True), zip(lefts, columns, strict=True)
+        )
+        for done, ((plane, pixels), (top, row), (left, column)) in enumerate(places, 1):
+            parts = slice(plane * channels, (plane + 1) * channels)
+            target = restored[top : top + tall, left : left + broad, parts]
+            high, wide, _ = target.shape  # less than a tile where the picture is narrower
+            tile = pixels[top : top + tall, left : left + broad]
+            answer = self._tile(_pad(tile, tall, broad), vectors)[:high, :wide]
+            target += answer * (row[:high, None, None] * column[:wide, None])
+            progress(done, total)
         return restored
 
-    def _tile(self, tile: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    def _tile(self, tile: np.ndarray, vectors) -> np.ndarray:
         import jax
 
         try:
-            answer = self._apply(tile[None], vector)[0]
+            answer = self._apply(tile[None], *vectors)[0]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -178,10 +255,8 @@ def check_max_pixels(max_pixels: int) -> None:
         raise InputError(f"max_pixels is {max_pixels}; it must be at least {LEAST_MAX_PIXELS}")
 
 
-def check_prompt(prompt: str) -> None:
-    """Raise InputError unless the prompt says something."""
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise InputError(f'the prompt is {prompt!r}; say what to do, such as "remove the noise"')
+def _colour(pixels: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
 
 
 def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -194,73 +269,3 @@ def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
             margins[axis] = (0, missing)
             pixels = np.pad(pixels, margins, mode=mode)
     return pixels
-
-
-def _open(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
-    """Return float32 pixels (H, W, 3) and the way back to what `image` was."""
-    from PIL import Image
-
-    if isinstance(image, Image.Image):
-        return _open_pil(image)
-    if not hasattr(image, "__array__"):
-        raise InputError(f"image is a {type(image).__name__}; give an array or a PIL image")
-    array = np.asarray(image)
-    pixels = _floats(array)
-    if isinstance(image, np.ndarray):
-        return pixels, lambda restored: _back(restored, array.dtype)
-    import jax.numpy as jnp
-
-    return pixels, lambda restored: jnp.asarray(_back(restored, array.dtype))
-
-
-def _floats(array: np.ndarray) -> np.ndarray:
-    if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
-        raise InputError(f"image is {array.shape}; expected (height, width, 3), none of them 0")
-    if array.dtype in (np.uint8, np.uint16):
-        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
-        raise InputError(f"image is {array.dtype}; expected uint8, uint16, or float in [0, 1]")
-    pixels = array.astype(np.float32)
-    if not np.isfinite(pixels).all():
-        raise InputError("image holds NaN or infinite values; replace them first")
-    # Strong noise goes somewhat past [0, 1]; a picture scaled to 255 goes far past it.
-    if pixels.max() > 4 or pixels.min() < -4:
-        raise InputError(
-            f"image holds values from {pixels.min():g} to {pixels.max():g}; floats must be in "
-            "[0, 1]: divide by 255, or give uint8"
-        )
-    return pixels
-
-
-def _back(restored: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    if dtype.kind == "u":
-        return np.rint(restored * np.float32(np.iinfo(dtype).max)).astype(dtype)
-    return restored.astype(dtype)
-
-
-def _open_pil(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
-    from PIL import Image
-
-    info = dict(image.info)
-    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        grey = image.mode == "1"
-        transparent = image.has_transparency_data
-        image = image.convert("L" if grey else "RGBA" if transparent else "RGB")
-        info.pop("transparency", None)
-        if info.get("icc_profile", b"")[16:20] == b"CMYK":  # the colour space it was made for
-            del info["icc_profile"]
-    array = np.asarray(image)
-    samples = array[..., None] if array.ndim == 2 else array
-    grey, alpha = samples.shape[-1] < 3, samples.shape[-1] in (2, 4)
-    colour = samples[..., :1] if grey else samples[..., :3]
-    pixels = _floats(np.broadcast_to(colour, (*colour.shape[:2], 3)))
-
-    def close(restored: np.ndarray):
-        if grey:
-            restored = restored.mean(-1, keepdims=True)
-        parts = [_back(restored, array.dtype), *([samples[..., -1:]] if alpha else [])]
-        result = Image.fromarray(np.concatenate(parts, -1).reshape(array.shape))
-        result.info = info
-        return result
-
-    return pixels, close

@@ -7,6 +7,11 @@ import numpy as np
 OVERLAP = 128  # pixels two neighbours share at least; a quarter of the tile if that is less
 
 
+def padded(height: int, width: int, multiple: int) -> tuple[int, int]:
+    """Return the sides rounded up to the multiple."""
+    return _up(height, multiple), _up(width, multiple)
+
+
 def tile_shape(height: int, width: int, max_pixels: int, multiple: int) -> tuple[int, int]:
     """Choose the one shape that all tiles of a picture have.
 
@@ -19,7 +24,7 @@ def tile_shape(height: int, width: int, max_pixels: int, multiple: int) -> tuple
         (height, width) of a tile: the padded picture itself if that is small enough, else about
         square and no larger than it takes to cover the picture.
     """
-    high, wide = _up(height, multiple), _up(width, multiple)
+    high, wide = padded(height, width, multiple)
     if high * wide <= max_pixels:
         return high, wide
     side = _down(math.isqrt(max_pixels), multiple)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+_NAFNET_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
+
 # name -> (module, class, config class, overrides). The modules load when a network is built.
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "textpromptir": ("textpromptir", "TextPromptIR", {}),
@@ -41,6 +43,17 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
             text_hidden=(32, 16),
         ),
     ),
+    "restormer": ("restormer", "Restormer", {}),
+    "promptir": ("promptir", "PromptIR", {}),
+    # The GoPro networks, those of SIDD, and GoPro's as it is tested: with local means.
+    "nafnet": ("nafnet", "NAFNet", {}),
+    "nafnet-32": ("nafnet", "NAFNet", dict(width=32)),
+    "nafnet-sidd": ("nafnet", "NAFNet", _NAFNET_SIDD),
+    "nafnet-sidd-32": ("nafnet", "NAFNet", dict(width=32, **_NAFNET_SIDD)),
+    "nafnet-local": ("nafnet", "NAFNet", dict(train_size=(1, 3, 256, 256))),
+    "sfnet": ("sfnet", "SFNet", {}),
+    "drsformer": ("drsformer", "DRSformer", {}),
+    "drsformer-200l": ("drsformer", "DRSformer", dict(mefc=False)),  # Rain200L and SPA-Data
     "bert": ("bert", "Bert", {}),
 }
 
@@ -59,6 +72,10 @@ class Network:
     def kind(self) -> str:
         """The class of the network, whatever its size: the key of its conversion table."""
         return self._module.__name__
+
+    def has(self, method: str) -> bool:
+        """Whether the network has that method, so that `apply` can be asked for it."""
+        return callable(getattr(self._module, method, None))
 
     @functools.cached_property
     def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:

@@ -1,7 +1,7 @@
-"""The two halves of Restormer's block (arXiv 2111.09881, section 3), shared by its descendants.
+"""Restormer's block and its halves (arXiv 2111.09881, section 3), shared by its descendants.
 
-Both take the already normalised (or modulated) features. The weights are sliced instead of the
-activations, which spares the backward pass its largest concatenations.
+The halves take the already normalised (or modulated) features. The weights are sliced instead of
+the activations, which spares the backward pass its largest concatenations.
 """
 
 import jax
@@ -67,3 +67,39 @@ class FeedForward(nnx.Module):
             for part in (slice(0, hidden), slice(hidden, 2 * hidden))
         )
         return self.project_out(layers.gelu_gate(a, b))
+
+
+def layer_norm(channels: int, kind: str) -> layers.LayerNorm:
+    """Returns the norm that the references call `LayerNorm_type`.
+
+    Args:
+      channels: of the features.
+      kind: "WithBias", or "BiasFree", which does not centre either.
+
+    Raises:
+      ValueError: another kind.
+    """
+    if kind not in ("WithBias", "BiasFree"):
+        raise ValueError(f"LayerNorm_type is {kind!r}; there are: WithBias, BiasFree")
+    return layers.LayerNorm(channels, bias=kind == "WithBias")
+
+
+class TransformerBlock(nnx.Module):
+    """Restormer's block: x + MDTA(norm x), then x + GDFN(norm x).
+
+    Args:
+      channels: of the features.
+      heads: of the attention; divides `channels`.
+      config: of the network: reads ffn_expansion_factor, bias and LayerNorm_type.
+    """
+
+    def __init__(self, channels: int, heads: int, config):
+        self.norm1 = layer_norm(channels, config.LayerNorm_type)
+        self.attn = Attention(channels, heads, bias=config.bias)
+        self.norm2 = layer_norm(channels, config.LayerNorm_type)
+        self.ffn = FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
+
+    def __call__(self, x):
+        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))

@@ -6,6 +6,7 @@ float32 whatever the compute dtype is. Initial values follow torch's defaults.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -102,41 +103,79 @@ def gelu_gate(a: jax.Array, b: jax.Array) -> jax.Array:
     return (a * _normal_cdf(a) * b).astype(a.dtype)
 
 
+@jax.custom_vjp
+def gelu(x: jax.Array) -> jax.Array:
+    """The exact (erf) gelu; keeps only x for the backward pass."""
+    return (x * _normal_cdf(x)).astype(x.dtype)
+
+
 def _normal_cdf(x):
     return 0.5 * (1 + lax.erf(x.astype(jnp.float32) * math.sqrt(0.5)))
+
+
+def _normal_density(x):
+    return jnp.exp(-0.5 * jnp.square(x.astype(jnp.float32))) / math.sqrt(2 * math.pi)
 
 
 def _gelu_gate_backward(residuals, dy):
     a, b = residuals
     cdf = _normal_cdf(a)
-    density = jnp.exp(-0.5 * jnp.square(a.astype(jnp.float32))) / math.sqrt(2 * math.pi)
-    da = dy * b * (cdf + a * density)
+    da = dy * b * (cdf + a * _normal_density(a))
     return da.astype(a.dtype), (dy * a * cdf).astype(b.dtype)
 
 
+def _gelu_backward(x, dy):
+    return ((dy * (_normal_cdf(x) + x * _normal_density(x))).astype(x.dtype),)
+
+
 gelu_gate.defvjp(lambda a, b: (gelu_gate(a, b), (a, b)), _gelu_gate_backward)
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
 class Conv(nnx.Module):
-    """3x3 convolution, stride 1, zero padding 1 (kernel HWIO)."""
+    """Convolution with zero padding (kernel HWIO); 3x3 and stride 1 unless said otherwise.
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False):
-        self.kernel = param((3, 3, in_channels, out_channels), fan_in=9 * in_channels)
-        self.bias = param((out_channels,), fan_in=9 * in_channels) if bias else None
+    Args:
+      in_channels, out_channels: of the kernel.
+      size: side of the kernel.
+      stride: in both directions.
+      padding: zeros on every side; `size // 2` by default.
+      bias: whether there is one.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = False,
+    ):
+        fan_in = size * size * in_channels
+        self.kernel = param((size, size, in_channels, out_channels), fan_in=fan_in)
+        self.bias = param((out_channels,), fan_in=fan_in) if bias else None
+        self.stride = stride
+        self.padding = size // 2 if padding is None else padding
 
     def __call__(self, x):
         y = lax.conv_general_dilated(
             x,
             self.kernel[...].astype(x.dtype),
-            (1, 1),
-            ((1, 1), (1, 1)),
+            (self.stride, self.stride),
+            ((self.padding, self.padding), (self.padding, self.padding)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
-    """Normalises the last axis in float32 (biased variance, eps 1e-5: torch's default)."""
+    """Normalises the last axis in float32 (biased variance, eps 1e-5: torch's default).
+
+    Without a bias this is Restormer's BiasFree form: x is divided by its standard deviation, but
+    not centred.
+    """
 
     def __init__(self, features: int, *, bias: bool = True, eps: float = 1e-5):
         self.weight = param((features,), constant=1.0)
@@ -144,8 +183,12 @@ class LayerNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x):
-        y = normalise(x, self.eps) * self.weight[...]
-        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+        if self.bias is None:
+            y = x.astype(jnp.float32)
+            y *= lax.rsqrt(y.var(-1, keepdims=True) + self.eps) * self.weight[...]
+        else:
+            y = normalise(x, self.eps) * self.weight[...] + self.bias[...]
+        return y.astype(x.dtype)
 
 
 def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
@@ -169,6 +212,23 @@ def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
+def pad_to_multiple(images: jax.Array, multiple: int, mode: str = "reflect") -> jax.Array:
+    """Pads the lower and right edge until both sides are multiples of `multiple`.
+
+    Args:
+      images: (B, H, W, C).
+      multiple: of the padded sides.
+      mode: of `jnp.pad`: "reflect", as the test scripts of the Restormer family, or "constant"
+        for zeros, as NAFNet itself.
+
+    Returns:
+      (B, H', W', C); crop what comes out to H and W.
+    """
+    _, height, width, _ = images.shape
+    margins = (0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)
+    return jnp.pad(images, margins, mode=mode) if any(map(any, margins)) else images
+
+
 class Downsample(nnx.Module):
     """Halves the resolution and doubles the channels: conv 3x3 to C/2, then pixel unshuffle."""
 
@@ -190,87 +250,112 @@ class Upsample(nnx.Module):
 
 
 class DepthwiseConv(nnx.Module):
-    """3x3 depthwise convolution, stride 1, zero padding 1 (kernel (3, 3, C))."""
+    """Depthwise convolution, stride 1, zero padding that keeps the size (kernel (k, k, C)).
 
-    def __init__(self, channels: int, *, bias: bool = False):
-        self.kernel = param((3, 3, channels), fan_in=9)
-        self.bias = param((channels,), fan_in=9) if bias else None
+    Args:
+      channels: number of filters.
+      size: side of the kernel, odd.
+      dilation: distance of neighbouring taps.
+      bias: whether there is one.
+    """
+
+    def __init__(self, channels: int, *, size: int = 3, dilation: int = 1, bias: bool = False):
+        self.kernel = param((size, size, channels), fan_in=size * size)
+        self.bias = param((channels,), fan_in=size * size) if bias else None
+        self.dilation = dilation
 
     def __call__(self, x, channels: slice = slice(None)):
         """Applies the filters of the given channels to x, whose last axis holds just those."""
-        y = depthwise3x3(x, self.kernel[...][..., channels].astype(x.dtype))
+        y = depthwise(x, self.kernel[...][..., channels].astype(x.dtype), self.dilation)
         return y if self.bias is None else y + self.bias[...][channels].astype(x.dtype)
 
 
-def depthwise3x3(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Depthwise 3x3 convolution with zero padding, by the fastest implementation of the backend.
+def depthwise(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+    """Depthwise convolution with zero padding, by the fastest implementation of the backend.
 
     Args:
       x: (B, H, W, C).
-      kernel: (3, 3, C), of x's dtype.
+      kernel: (k, k, C), of x's dtype; k odd.
+      dilation: distance of neighbouring taps.
 
     Returns:
-      (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than nine shifted
+      (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
       multiply-adds.
     """
     if jax.default_backend() == "cpu":
-        return _shifted_depthwise3x3(x, kernel)
+        return _shifted_depthwise(x, kernel, dilation)
+    margin = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         (1, 1),
-        ((1, 1), (1, 1)),
+        ((margin, margin), (margin, margin)),
+        rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
     )
 
 
-_TAPS = [(i, j) for i in range(3) for j in range(3)]
+def _taps(size: int, dilation: int) -> list[tuple[int, int]]:
+    """Where each tap of the kernel, in order, lies in the padded picture."""
+    return [(i * dilation, j * dilation) for i in range(size) for j in range(size)]
 
 
-def _shifted_sum(x, kernel):
-    _, h, w, _ = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return sum(padded[:, i : i + h, j : j + w] * kernel[i, j] for i, j in _TAPS)
+def _padded(x, size: int, dilation: int):
+    margin = dilation * (size // 2)
+    return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
-@jax.custom_vjp
-def _shifted_depthwise3x3(x, kernel):
-    return _shifted_sum(x, kernel)
+def _shifted_sum(x, kernel, dilation):
+    _, h, w, channels = x.shape
+    size = kernel.shape[0]
+    # Without the barrier XLA pads, and whatever computes x is computed, again for each of the taps.
+    padded = lax.optimization_barrier(_padded(x, size, dilation))
+    taps = zip(_taps(size, dilation), kernel.reshape(-1, channels), strict=True)
+    return sum(padded[:, i : i + h, j : j + w] * tap for (i, j), tap in taps)
 
 
-def _shifted_forward(x, kernel):
-    return _shifted_sum(x, kernel), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _shifted_depthwise(x, kernel, dilation):
+    return _shifted_sum(x, kernel, dilation)
 
 
-def _shifted_backward(residuals, dy):
+def _shifted_forward(x, kernel, dilation):
+    return _shifted_sum(x, kernel, dilation), (x, kernel)
+
+
+def _shifted_backward(dilation, residuals, dy):
     """dx is the same sum with the kernel turned; dk is summed a few rows at a time.
 
     A plain reduction over pixels runs one channel at a time. The scan adds the columns of some
     rows in four partial sums instead: a carry that stays in the cache, vectorised over channels.
     """
     x, kernel = residuals
-    # Without the barrier XLA fuses whatever computes dy into each of the nine shifts.
+    # Without the barrier XLA fuses whatever computes dy into each of the shifts.
     dy = lax.optimization_barrier(dy)
-    dx = _shifted_sum(dy, kernel[::-1, ::-1])
+    dx = _shifted_sum(dy, kernel[::-1, ::-1], dilation)
     b, h, w, c = x.shape
+    size = kernel.shape[0]
     rows = math.gcd(h, max(1, 128 // w))
     group = math.gcd(rows * w, 4)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = _padded(x, size, dilation)
+    reach = dilation * (size - 1)
 
     def add_rows(total, index):
         sample, row = index // (h // rows), index % (h // rows) * rows
-        window = lax.dynamic_slice(padded, (sample, row, 0, 0), (1, rows + 2, w + 2, c))[0]
-        g = lax.dynamic_slice(dy, (sample, row, 0, 0), (1, rows, w, c))[0]
-        products = jnp.stack([window[i : i + rows, j : j + w] * g for i, j in _TAPS])
-        return total + products.astype(jnp.float32).reshape(9, -1, group, c).sum(1), None
+        corner = (sample, row, 0, 0)
+        window = lax.dynamic_slice(padded, corner, (1, rows + reach, w + reach, c))[0]
+        g = lax.dynamic_slice(dy, corner, (1, rows, w, c))[0]
+        taps = _taps(size, dilation)
+        products = jnp.stack([window[i : i + rows, j : j + w] * g for i, j in taps])
+        return total + products.astype(jnp.float32).reshape(size**2, -1, group, c).sum(1), None
 
     steps = jnp.arange(b * h // rows)
-    total, _ = lax.scan(add_rows, jnp.zeros((9, group, c), jnp.float32), steps)
-    return dx, total.sum(1).reshape(3, 3, c).astype(kernel.dtype)
+    total, _ = lax.scan(add_rows, jnp.zeros((size**2, group, c), jnp.float32), steps)
+    return dx, total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
 
 
-_shifted_depthwise3x3.defvjp(_shifted_forward, _shifted_backward)
+_shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
 
 
 class Stage(nnx.Module):

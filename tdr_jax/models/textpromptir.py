@@ -38,8 +38,13 @@ class TextPromptIRConfig:
 
     @property
     def multiple(self) -> int:
-        """Heights and widths must be multiples of this: three halvings after the input shuffle."""
+        """Heights and widths that the network works on: three halvings after the input shuffle."""
         return 8 * self.input_shuffle
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels that come in and go out."""
+        return self.inp_channels, self.out_channels
 
 
 class TextGate(nnx.Module):
@@ -108,7 +113,7 @@ class TextPromptIR(nnx.Module):
 
         self.linear1 = layers.Linear(config.text_dim, config.text_hidden[0])
         self.linear2 = layers.Linear(*config.text_hidden)
-        self.patch_embed = layers.Conv(config.inp_channels * shuffled, dim, bias=config.bias)
+        self.patch_embed = layers.Conv(config.inp_channels * shuffled, dim)
         self.encoder_level1 = stage(dim, heads[0], depth[0])
         self.down1_2 = layers.Downsample(dim)
         self.encoder_level2 = stage(2 * dim, heads[1], depth[1])
@@ -132,26 +137,20 @@ class TextPromptIR(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, 3) in [0, 1]; H and W multiples of `config.multiple`.
+          images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
+            to multiples of `config.multiple`.
           sentence_vectors: (B, text_dim), one sentence a picture.
 
         Returns:
-          float32 (B, H, W, 3), not clipped.
-
-        Raises:
-          ValueError: H or W is not a multiple of `config.multiple`.
+          float32 (B, H, W, out_channels), not clipped.
         """
         config = self.config
         _, height, width, _ = images.shape
-        if height % config.multiple or width % config.multiple:
-            raise ValueError(
-                f"images are {height}x{width}; height and width must be multiples of "
-                f"{config.multiple}: pad them, as Restorer does"
-            )
         text = nnx.leaky_relu(self.linear1(sentence_vectors.astype(jnp.float32)), 0.2)
         text = nnx.leaky_relu(self.linear2(text), 0.2)
 
-        x = layers.pixel_unshuffle(images.astype(config.dtype), config.input_shuffle)
+        x = layers.pad_to_multiple(images, config.multiple).astype(config.dtype)
+        x = layers.pixel_unshuffle(x, config.input_shuffle)
         level1 = self.encoder_level1(self.patch_embed(x), text)
         level2 = self.encoder_level2(self.down1_2(level1), text)
         level3 = self.encoder_level3(self.down2_3(level2), text)
@@ -164,4 +163,4 @@ class TextPromptIR(nnx.Module):
         x = jnp.concatenate([self.up2_1(x), level1], -1)
         x = self.refinement(self.decoder_level1(x, text), text)
         residual = layers.pixel_shuffle(self.output(x), config.input_shuffle)
-        return images.astype(jnp.float32) + residual.astype(jnp.float32)
+        return images.astype(jnp.float32) + residual[:, :height, :width].astype(jnp.float32)

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from tdr_jax import losses
+from tdr_jax.tasks import pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,8 +14,7 @@ class Prompted:
 
     Args:
         network: a `tdr_jax.models.Network` whose `apply(params, images, vectors)` restores images.
-        weights: the loss configuration: `l1`, weight of the mean absolute error, and `fft`, weight
-            of the same error between the two pictures' spectra; 0 leaves a term out.
+        weights: the loss configuration, see `pixels.weighted`.
 
     Source: the L1 term on the unclipped output is TextPromptIR's whole loss; the spectral term is
     MIMO-UNet's (arXiv 2108.05054, equation 9). It grows with the crop, so keep its weight small.
@@ -33,21 +32,13 @@ class Prompted:
             rng: a key; unused, since this network draws nothing.
 
         Returns:
-            the loss, a float32 scalar, and a dict of float32 scalars: `l1`, `fft` where its weight
-            is not 0, and `psnr`, the mean over the batch of the clipped output's PSNR in dB.
+            the loss, a float32 scalar, and a dict of float32 scalars: the terms of
+            `pixels.weighted`, and `psnr`.
         """
         del rng
         restored = self.predict(params, batch)
-        clean = batch["clean"]
-        metrics = {"l1": losses.l1(restored, clean)}
-        loss = self.weights.l1 * metrics["l1"]
-        if self.weights.fft:
-            metrics["fft"] = losses.fft_l1(restored, clean)
-            loss = loss + self.weights.fft * metrics["fft"]
-        # 1e-10 keeps a perfectly restored picture finite, at 100 dB.
-        error = jnp.square(jnp.clip(restored, 0, 1) - clean).mean((-3, -2, -1))
-        metrics["psnr"] = (-10 * jnp.log10(error + 1e-10)).mean()
-        return loss, metrics
+        loss, metrics = pixels.weighted(self.weights, restored, batch["clean"])
+        return loss, metrics | {"psnr": pixels.psnr(restored, batch["clean"])}
 
     def predict(self, params, batch):
         """Restore the batch.

@@ -8,6 +8,9 @@ import numpy as np
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
+from tdr_jax.infer import takes
+from tdr_jax.tasks.backbone import Backbone
+from tdr_jax.tasks.prompted import Prompted
 from tdr_jax.train import writers
 from tdr_jax.train.state import State
 
@@ -48,6 +51,45 @@ def network(config):
     return built
 
 
+def task(config, network):
+    """The objective: a network that takes a sentence gets one, another one the pictures alone.
+
+    Args:
+        config: `loss`, and `data.stages`, `data.channels` and `data.pairs`, which must fit.
+        network: what is trained.
+
+    Returns:
+        a `tdr_jax.tasks` object with `loss` and `predict`.
+
+    Raises:
+        InputError: if the loss or the data do not fit the network.
+    """
+    if takes.sentence(network):
+        if config.loss.mixup:
+            raise InputError(
+                f"config.loss.mixup is {config.loss.mixup}, but {network.name} takes a sentence, "
+                "which two blended pictures do not share; set it to 0"
+            )
+        return Prompted(network, config.loss)
+    views = {
+        1 if isinstance(degraded, str) else len(degraded) for degraded, *_ in config.data.pairs
+    }
+    given = {views * config.data.channels for views in views | ({1} if config.data.path else set())}
+    wanted, made = network.config.channels
+    if given - {wanted} or config.data.channels != made:
+        raise InputError(
+            f"{network.name} takes pictures of {wanted} channels and gives {made}, but config.data "
+            f"has {', '.join(map(str, sorted(given)))} and {config.data.channels}; set "
+            "network.overrides.inp_channels, data.channels or data.pairs"
+        )
+    if network.has("training") and min(batch for _, _, batch in config.data.stages) < 2:
+        raise InputError(
+            f"config.data.stages has a batch of 1; {network.name} normalises by the statistics of "
+            "its batch and needs at least 2 pictures"
+        )
+    return Backbone(network, config.loss)
+
+
 def initial_params(config, network) -> dict[str, jax.Array]:
     """Where training starts: from scratch, or from the weights that `config.init_from` names.
 
@@ -78,8 +120,8 @@ def examples(config, network, encoder, step: int) -> Iterator:
 
     Args:
         config: `seed` and `data`.
-        network: its `config.text_dim` must be the encoder's width.
-        encoder: a `tdr_jax.text.TextEncoder`.
+        network: its `config.text_dim`, where it has one, must be the encoder's width.
+        encoder: a `tdr_jax.text.TextEncoder`, or None for a network that takes no sentence.
         step: the number of finished steps.
 
     Returns:
@@ -94,7 +136,7 @@ def examples(config, network, encoder, step: int) -> Iterator:
     return pipeline.batches(
         source(config.data),
         config.data,
-        vectors=text.bank_vectors(encoder, config.data.tasks),
+        vectors=encoder and text.bank_vectors(encoder, config.data.tasks),
         seed=config.seed,
         step=step,
         process_index=jax.process_index(),
@@ -109,7 +151,8 @@ def source(data):
         data: `path`, a folder of clean pictures, "package:skimage" for those of an installed
             package, or ""; `path_task`, the one task they serve, or ""
             for any; `path_repeats`, how often each comes up in an epoch; `pairs`, a tuple of
-            (degraded folder, clean folder, task, repeats); `cache_mb`.
+            (degraded folder, clean folder, task, repeats), where (left folder, right folder) in
+            place of the degraded one are the views of a dual-pixel sensor; `cache_mb`.
 
     Returns:
         a source, see `tdr_jax.data.sources`.
@@ -128,7 +171,11 @@ def source(data):
             pictures = sources.Folder(data.path, data.cache_mb, task)
         parts.append((pictures, data.path_repeats))
     for degraded, clean, task, repeats in data.pairs:
-        parts.append((sources.Pairs(degraded, clean, task, data.cache_mb), repeats))
+        if isinstance(degraded, str):
+            pictures = sources.Pairs(degraded, clean, task, data.cache_mb)
+        else:
+            pictures = sources.DualPixel(*degraded, clean, task, data.cache_mb)
+        parts.append((pictures, repeats))
     if not parts:
         raise InputError(
             "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
@@ -137,18 +184,20 @@ def source(data):
 
 
 def text_encoder(config, network):
-    """Load the text encoder and compare its width with the network's.
+    """Load the text encoder and compare its width with the network's; None if it takes no sentence.
 
     Args:
         config: `encoder`, a name or a folder.
         network: what the vectors are for.
 
     Returns:
-        a `tdr_jax.text.TextEncoder`.
+        a `tdr_jax.text.TextEncoder`, or None.
 
     Raises:
-        InputError: if there is none, or if it is of another width.
+        InputError: if one is needed and there is none, or if it is of another width.
     """
+    if not takes.sentence(network):
+        return None
     from tdr_jax import text
 
     wanted = network.config.text_dim
@@ -232,11 +281,16 @@ def panel(predict: Callable, state: State, batch) -> np.ndarray:
     """
     restored = predict(state.best_params, batch)
     columns = [
-        np.asarray(array.addressable_shards[0].data)[:PANEL_ROWS]
+        _colour(np.asarray(array.addressable_shards[0].data)[:PANEL_ROWS])
         for array in (batch["degraded"], restored, batch["clean"])
     ]
     rows = np.concatenate(columns, axis=2)
     return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)
+
+
+def _colour(pictures):
+    """Three channels to look at: grey repeated, of two views the left one."""
+    return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
 
 
 def export(workdir, network, state: State) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 
 from tdr_jax.errors import InputError
-from tdr_jax.tasks.prompted import Prompted
 from tdr_jax.train import assemble, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.distributed import Stop
@@ -36,7 +35,7 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
     workdir = Path(workdir)
     network = assemble.network(config)
     total = sum(steps for steps, _, _ in config.data.stages)
-    task = Prompted(network, config.loss)
+    task = assemble.task(config, network)
     optimiser, schedule = optim.make(config.optim, total)
     mesh = sharding.make_mesh()
     everywhere = sharding.replicated(mesh)

@@ -4,13 +4,14 @@ import re
 from collections.abc import Callable
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tdr_jax.errors import InputError
 
 
 def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callable]:
-    """Build AdamW and its schedule.
+    """Build AdamW, which is Adam where `weight_decay` is 0, and its schedule.
 
     Args:
         config: `config.optim`: `lr`, `b1`, `b2`, `eps`, `weight_decay`, `no_decay` (a regular
@@ -45,14 +46,15 @@ def make_schedule(config, total_steps: int) -> Callable:
     Args:
         config: `config.optim`: `schedule`, one of "constant", "cosine" (`warmup` steps, then down
             to `end` times `lr` at the end of the run), "paper" and "executed" (`warmup_epochs`,
-            `max_epochs`, `steps_per_epoch`).
+            `max_epochs`, `steps_per_epoch`), "cosine_epochs" (those three and `end`),
+            "cosine_restarts" (`periods`, `restart_weights`, `eta_mins`).
         total_steps: length of the run.
 
     Returns:
         a function of the step (int, or int32 array) that gives the learning rate.
 
     Raises:
-        InputError: for a schedule of another name.
+        InputError: for a schedule of another name, or restarts that do not belong together.
     """
     if config.schedule == "constant":
         return lambda step: jnp.full(jnp.shape(step), config.lr, jnp.float32)
@@ -66,9 +68,21 @@ def make_schedule(config, total_steps: int) -> Callable:
             config.steps_per_epoch,
             lag=1 if config.schedule == "executed" else 0,
         )
+    if config.schedule == "cosine_epochs":
+        by_epoch = warmup_cosine(config.lr, config.warmup_epochs, config.max_epochs, end=config.end)
+        return lambda step: by_epoch(jnp.asarray(step) // config.steps_per_epoch)
+    if config.schedule == "cosine_restarts":
+        lengths = {len(config[field]) for field in ("periods", "restart_weights", "eta_mins")}
+        if len(lengths) > 1 or not config.periods or min(config.periods) < 1:
+            raise InputError(
+                "config.optim.periods, restart_weights and eta_mins must hold one number for each "
+                f"cycle, periods of at least 1; given {tuple(config.periods)}, "
+                f"{tuple(config.restart_weights)} and {tuple(config.eta_mins)}"
+            )
+        return cosine_restarts(config.lr, config.periods, config.restart_weights, config.eta_mins)
     raise InputError(
-        f"config.optim.schedule is {config.schedule!r}; "
-        "give one of 'constant', 'cosine', 'paper', 'executed'"
+        f"config.optim.schedule is {config.schedule!r}; give one of 'constant', 'cosine', "
+        "'paper', 'executed', 'cosine_epochs', 'cosine_restarts'"
     )
 
 
@@ -122,5 +136,38 @@ def epoch_cosine(
         return lr * jnp.where(
             epoch < warmup_epochs, rise, 0.5 * (1 + jnp.cos(jnp.pi * part))
         ).astype(jnp.float32)
+
+    return schedule
+
+
+def cosine_restarts(lr: float, periods, restart_weights, eta_mins) -> Callable:
+    """Several cosines one after another, each from the peak to a floor of its own.
+
+    At step t of a cycle of T steps the rate is eta + w / 2 * (lr - eta) * (1 + cos(pi t / T)).
+    A floor eta that equals lr keeps the cycle constant, one above lr makes it rise.
+
+    Args:
+        lr: the peak.
+        periods: steps of each cycle. Its last step, t = T, still belongs to it.
+        restart_weights: w of each cycle.
+        eta_mins: eta of each cycle.
+
+    Returns:
+        step -> learning rate; after the last cycle its floor.
+
+    Source: the schedule of MPRNet's, Restormer's and DRSformer's recipes.
+    """
+    ends = np.cumsum(periods)
+    spans, weights, floors = (
+        jnp.asarray(values, jnp.float32) for values in (periods, restart_weights, eta_mins)
+    )
+
+    def schedule(step):
+        step = jnp.asarray(step)
+        cycle = jnp.minimum(jnp.searchsorted(jnp.asarray(ends), step), len(ends) - 1)
+        since = (step - jnp.asarray(ends - np.asarray(periods))[cycle]).astype(jnp.float32)
+        part = jnp.clip(since / spans[cycle], 0, 1)
+        floor = floors[cycle]
+        return floor + 0.5 * weights[cycle] * (lr - floor) * (1 + jnp.cos(jnp.pi * part))
 
     return schedule

@@ -62,7 +62,9 @@ def make_step(
     """Compile one training step.
 
     Args:
-        task: has `loss(params, batch, rng) -> (loss, metrics)`.
+        task: has `loss(params, batch, rng) -> (loss, metrics)`. `running` among the metrics, where
+            it is there, is a dict of entries of the parameters that the network counts instead of
+            learning (running means of a normalisation) with their new values.
         optimiser: from `optim.make`.
         schedule: step -> learning rate, reported among the metrics.
         seed: every draw of step k comes from fold_in(seed, k).
@@ -79,8 +81,11 @@ def make_step(
         gradient = jax.value_and_grad(task.loss, has_aux=True)
         (loss, metrics), grads = gradient(state.params, batch, rng)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = average(state.ema, params, state.step, ema_decay) if ema_decay else {}
+        # Running statistics replace what the optimiser, its decay too, made of them. The average
+        # takes them as they are: they are averages over steps already, and a count stays whole.
+        running = metrics.pop("running", {})
+        params = optax.apply_updates(state.params, updates) | running
+        ema = average(state.ema, params, state.step, ema_decay) | running if ema_decay else {}
         metrics = {
             **metrics,
             "loss": loss,

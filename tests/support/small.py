@@ -26,6 +26,7 @@ class SmallConfig:
     dtype: str = "float32"
     remat: bool = False
     scan_unroll: int = 1
+    channels = (3, 3)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,235 @@
+"""Which network a PyTorch state dict is of, and its hyper-parameters, read off names and shapes."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+from tdr_jax import models
+from tdr_jax.errors import InputError
+
+
+class Shapes:
+    """The shapes of a state dict, by name.
+
+    Args:
+      tensors: names to anything with a shape.
+      name: of the network that they are taken for.
+
+    Raises:
+      InputError: by the methods, when the tensor that would tell is not there or misshapen.
+    """
+
+    def __init__(self, tensors: dict, name: str):
+        self._shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+        self.name = name
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._shapes
+
+    def __call__(self, key: str, axis: int) -> int:
+        """The size of one axis of one tensor."""
+        if key not in self._shapes:
+            raise InputError(f"the tensors look like {self.name}'s, but {key} is missing")
+        shape = self._shapes[key]
+        if axis >= len(shape):
+            raise InputError(f"the tensors look like {self.name}'s, but {key} is {shape}")
+        return shape[axis]
+
+    def count(self, stage: str) -> int:
+        """One more than the largest index that stands behind `stage.`; 0 if there is none."""
+        tails = (key[len(stage) + 1 :] for key in self._shapes if key.startswith(stage + "."))
+        indices = (tail.partition(".")[0] for tail in tails)
+        return max((int(index) + 1 for index in indices if index.isdecimal()), default=0)
+
+    def pairs(self, ending: str) -> set[tuple[int, int]]:
+        """The first two axes of every tensor whose name ends so."""
+        return {
+            shape[:2]
+            for key, shape in self._shapes.items()
+            if key.endswith(ending) and len(shape) >= 2
+        }
+
+
+def _expansion(sizes: set[tuple[int, int]]) -> float:
+    """The shortest decimal f with int(width f) = hidden for all (width, hidden); 2.66 if it fits.
+
+    Raises:
+      InputError: there is none.
+    """
+
+    def fits(factor: float) -> bool:
+        return all(int(width * factor) == hidden for width, hidden in sizes)
+
+    if fits(2.66):
+        return 2.66
+    least = max((hidden / width for width, hidden in sizes if width), default=0)
+    for digits in range(7):
+        candidate = math.ceil(least * 10**digits) / 10**digits
+        for factor in (candidate, round(candidate + 10**-digits, digits)):  # int() may round down
+            if fits(factor):
+                return factor
+    raise InputError(
+        f"no ffn_expansion_factor gives the widths of the feed-forward halves {sorted(sizes)}"
+    )
+
+
+def _transformer(shapes: Shapes) -> dict:
+    """What Restormer and its descendants have in common."""
+    stages = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+    return dict(
+        inp_channels=shapes("patch_embed.proj.weight", 1),
+        out_channels=shapes("output.weight", 0),
+        dim=shapes("patch_embed.proj.weight", 0),
+        num_blocks=tuple(shapes.count(stage) for stage in stages),
+        heads=tuple(shapes(f"{stage}.0.attn.temperature", 0) for stage in stages),
+        bias="encoder_level1.0.attn.qkv.bias" in shapes,
+    )
+
+
+def _norm(shapes: Shapes) -> str:
+    return "WithBias" if "encoder_level1.0.norm1.body.bias" in shapes else "BiasFree"
+
+
+def _restormer(shapes: Shapes) -> dict:
+    return dict(
+        **_transformer(shapes),
+        num_refinement_blocks=shapes.count("refinement"),
+        ffn_expansion_factor=_expansion(shapes.pairs(".ffn.project_out.weight")),
+        LayerNorm_type=_norm(shapes),
+        dual_pixel_task="skip_conv.weight" in shapes,
+    )
+
+
+def _promptir(shapes: Shapes) -> dict:
+    params = [f"prompt{level}.prompt_param" for level in (1, 2, 3)]
+    fields = _restormer(shapes)
+    del fields["dual_pixel_task"]
+    return fields | dict(
+        prompt_len=shapes(params[0], 1),
+        prompt_dim=tuple(shapes(param, 2) for param in params),
+        prompt_size=tuple(shapes(param, 3) for param in params),
+    )
+
+
+def _textpromptir(shapes: Shapes) -> dict:
+    fields = _transformer(shapes)
+    # Three colours unshuffled by s are 3 s^2 channels; any other number is taken as it is.
+    shuffle = math.isqrt(fields["inp_channels"] // 3)
+    if shuffle and 3 * shuffle**2 == fields["inp_channels"] == fields["out_channels"]:
+        fields |= dict(inp_channels=3, out_channels=3, input_shuffle=shuffle)
+    return fields | dict(
+        num_refinement_blocks=shapes.count("refinement"),
+        ffn_expansion_factor=_expansion(shapes.pairs(".ffn.project_out.weight")),
+        text_dim=shapes("linear1.weight", 1),
+        text_hidden=(shapes("linear1.weight", 0), shapes("linear2.weight", 0)),
+    )
+
+
+def _drsformer(shapes: Shapes) -> dict:
+    sizes = shapes.pairs(".ffn.project_out.weight")
+    return dict(
+        **_transformer(shapes),
+        ffn_expansion_factor=_expansion({(width, double // 2) for width, double in sizes}),
+        LayerNorm_type=_norm(shapes),
+        mefc="encoder_level0.layers.0.ca_fc.0.weight" in shapes,
+    )
+
+
+def _nafnet(shapes: Shapes) -> dict:
+    levels = range(shapes.count("downs"))
+    return dict(
+        img_channel=shapes("intro.weight", 1),
+        width=shapes("intro.weight", 0),
+        middle_blk_num=shapes.count("middle_blks"),
+        enc_blk_nums=tuple(shapes.count(f"encoders.{level}") for level in levels),
+        dec_blk_nums=tuple(shapes.count(f"decoders.{level}") for level in levels),
+    )
+
+
+def _sfnet(shapes: Shapes) -> dict:
+    return dict(
+        num_res=shapes.count("Encoder.0.layers"),
+        base_channel=shapes("feat_extract.0.main.0.weight", 0),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sign:
+    """How to tell a network: a pattern of names that none below it has, and how to read it."""
+
+    name: str
+    pattern: str
+    fields: Callable[[Shapes], dict]
+
+
+# In this order: the first three have blocks under Restormer's names.
+SIGNS = (
+    Sign("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
+    Sign("promptir", r"^(prompt|noise_level|reduce_noise_level)\d\.", _promptir),
+    Sign("drsformer", r"\.attn\.attn[1-4]$", _drsformer),
+    Sign("restormer", r"\.attn\.qkv_dwconv\.weight$", _restormer),
+    Sign("nafnet", r"^(intro\.weight|middle_blks\.\d+\.conv1\.weight)$", _nafnet),
+    Sign("sfnet", r"^(feat_extract|ConvsOut|SCM\d)\.", _sfnet),
+)
+
+
+def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
+    """Tells which network the tensors are of, and with which hyper-parameters.
+
+    Args:
+      state_dict: PyTorch names to tensors or arrays.
+      name: of the network they must be of; by default any that can be exchanged with PyTorch.
+
+    Returns:
+      The network's name, and the fields of its config that differ from what `models.build` gives
+      by that name. What shapes do not tell (dtype, the windows of test-time means) is left alone.
+
+    Raises:
+      InputError: the tensors are of no known network, of another than `name`, or a tensor that
+        would tell is missing.
+    """
+    signs = (s for s in SIGNS if any(re.search(s.pattern, key) for key in state_dict))
+    sign = next(signs, None)
+    wanted = None if name is None else _build(name)
+    if sign is None:
+        raise InputError(_nearest(state_dict, wanted))
+    if wanted is not None and models.build(sign.name).kind != wanted.kind:
+        raise InputError(
+            f"the tensors are {sign.name}'s, not {name}'s: leave the network's name out"
+        )
+    network = wanted or models.build(sign.name)
+    default = network.config
+    fields = sign.fields(Shapes(state_dict, sign.name))
+    return network.name, {k: v for k, v in fields.items() if getattr(default, k) != v}
+
+
+def _build(name: str) -> models.Network:
+    try:
+        return models.build(name)
+    except ValueError as error:
+        raise InputError(error) from error
+
+
+def _nearest(state_dict: dict, wanted: models.Network | None) -> str:
+    """Names the network that shares most names with the tensors, and what of it they lack."""
+    from tdr_jax import convert  # which uses this module
+
+    networks = [wanted] if wanted else [models.build(sign.name) for sign in SIGNS]
+    keys, best, lacking = set(state_dict), None, []
+    for network in networks:
+        theirs = convert.torch_names(network)
+        shared = len(keys & set(theirs)) / max(1, len(keys | set(theirs)))
+        if best is None or shared > best[0]:
+            best = shared, network.name
+            lacking = [name for name in theirs if name not in keys]
+    shared, nearest = best
+    example = ", ".join(sorted(map(str, keys))[:3]) or "none"
+    line = f"the tensors ({len(keys)}: {example}, ...) are of no network known here"
+    if wanted:
+        line = f"the tensors ({len(keys)}: {example}, ...) are not {nearest}'s"
+    elif not shared:
+        return f"{line}; these are: {', '.join(sign.name for sign in SIGNS)}"
+    more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+    which = "" if wanted else f"; the nearest is {nearest}"
+    return f"{line}{which}, of which they lack {', '.join(lacking[:3])}{more}"

@@ -1,0 +1,94 @@
+"""Arrays and PIL images as float pixels, and the way back to what they were."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tdr_jax.errors import InputError
+
+
+def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
+    """Take a picture apart.
+
+    Args:
+        image: uint8, uint16 or float array (H, W, 3), (H, W, 1) or (H, W), float in [0, 1], NumPy
+            or JAX; or a PIL image.
+
+    Returns:
+        float32 pixels (H, W, 3), or (H, W, 1) if it is grey by its shape or mode; and the function
+        that turns pixels of that shape in [0, 1] into what `image` was.
+
+    Raises:
+        InputError: it is something else.
+    """
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return _open_pil(image)
+    if not hasattr(image, "__array__"):
+        raise InputError(f"image is a {type(image).__name__}; give an array or a PIL image")
+    array = np.asarray(image)
+    pixels = _floats(array[..., None] if array.ndim == 2 else array)
+
+    def close(restored: np.ndarray):
+        return _back(restored, array.dtype).reshape(array.shape)
+
+    if isinstance(image, np.ndarray):
+        return pixels, close
+    import jax.numpy as jnp
+
+    return pixels, lambda restored: jnp.asarray(close(restored))
+
+
+def _floats(array: np.ndarray) -> np.ndarray:
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise InputError(
+            f"image is {array.shape}; expected (height, width, 3), or (height, width) for grey, "
+            "none of them 0"
+        )
+    if array.dtype in (np.uint8, np.uint16):
+        return array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        raise InputError(f"image is {array.dtype}; expected uint8, uint16, or float in [0, 1]")
+    pixels = array.astype(np.float32)
+    if not np.isfinite(pixels).all():
+        raise InputError("image holds NaN or infinite values; replace them first")
+    # Strong noise goes somewhat past [0, 1]; a picture scaled to 255 goes far past it.
+    if pixels.max() > 4 or pixels.min() < -4:
+        raise InputError(
+            f"image holds values from {pixels.min():g} to {pixels.max():g}; floats must be in "
+            "[0, 1]: divide by 255, or give uint8"
+        )
+    return pixels
+
+
+def _back(restored: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "u":
+        return np.rint(restored * np.float32(np.iinfo(dtype).max)).astype(dtype)
+    return restored.astype(dtype)
+
+
+def _open_pil(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
+    from PIL import Image
+
+    info = dict(image.info)
+    if image.mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
+        grey = image.mode == "1"
+        transparent = image.has_transparency_data
+        image = image.convert("L" if grey else "RGBA" if transparent else "RGB")
+        info.pop("transparency", None)
+        if info.get("icc_profile", b"")[16:20] == b"CMYK":  # the colour space it was made for
+            del info["icc_profile"]
+    array = np.asarray(image)
+    samples = array[..., None] if array.ndim == 2 else array
+    grey, alpha = samples.shape[-1] < 3, samples.shape[-1] in (2, 4)
+    colour = samples[..., :1] if grey else samples[..., :3]
+
+    def close(restored: np.ndarray):
+        parts = [_back(restored, array.dtype), *([samples[..., -1:]] if alpha else [])]
+        result = Image.fromarray(np.concatenate(parts, -1).reshape(array.shape))
+        result.info = info
+        return result
+
+    return _floats(colour), close

@@ -1,0 +1,48 @@
+"""What a network is to be given: a sentence or none, one picture or two views."""
+
+from tdr_jax.errors import InputError
+
+PICTURES = ((1, 1), (3, 3), (6, 3))  # channels in and out: grey, colour, left and right view
+
+
+def sentence(network) -> bool:
+    """Whether the network restores as a sentence asks."""
+    return getattr(network.config, "text_dim", None) is not None
+
+
+def two_views(network) -> bool:
+    """Whether the network restores the left view of a dual-pixel camera from both."""
+    return network.config.channels[0] == 6
+
+
+def check(network, encoder) -> None:
+    """Refuse a network that restores no pictures, or an encoder that it does not need.
+
+    Args:
+        network: has a `config` with `channels`, and `text_dim` if it takes a sentence.
+        encoder: has a `dim`; None for a network that takes no sentence.
+
+    Raises:
+        InputError: the network maps other channels, or the encoder is missing, superfluous or of
+            another width.
+    """
+    channels = getattr(network.config, "channels", None)
+    if channels is None:
+        raise InputError(f"{network.name} is no network that restores pictures")
+    if channels not in PICTURES:
+        raise InputError(
+            f"network {network.name} makes {channels[1]} channels of {channels[0]}; it can be "
+            "given grey pictures (1, 1), colour (3, 3) and two views (6, 3)"
+        )
+    if not sentence(network):
+        if encoder is not None:
+            raise InputError(f"network {network.name} takes no sentence; leave the encoder out")
+        return
+    wanted = network.config.text_dim
+    if encoder is None:
+        raise InputError(f"network {network.name} takes sentences; it needs a text encoder")
+    if encoder.dim != wanted:
+        raise InputError(
+            f"network {network.name} takes sentences as {wanted} numbers, but the text "
+            f"encoder gives {encoder.dim}; use the encoder it was trained with"
+        )

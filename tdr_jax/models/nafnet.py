@@ -1,0 +1,169 @@
+"""NAFNet (arXiv 2204.04676): restoration without activation functions, and its local variant.
+
+A U of blocks whose only nonlinearities are LayerNorm, products of two halves of the channels
+(SimpleGate) and one scale a channel computed from its mean (simplified channel attention, SCA).
+With `train_size` the means are local (TLC, arXiv 2112.04491), for pictures larger than the crops of
+the training.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tdr_jax.models import layers, pooling
+
+
+@dataclasses.dataclass(frozen=True)
+class NAFNetConfig:
+    """Hyper-parameters under the reference's names; the defaults are the GoPro network."""
+
+    img_channel: int = 3
+    width: int = 64
+    middle_blk_num: int = 1
+    enc_blk_nums: tuple[int, ...] = (1, 1, 1, 28)
+    dec_blk_nums: tuple[int, ...] = (1, 1, 1, 1)
+    # Height and width of the training crops, last (what stands before is not read): means are
+    # taken over windows half as long again. Empty: over the whole picture.
+    train_size: tuple[int, ...] = ()
+    dtype: str = "float32"
+    remat: bool = False
+    scan_unroll: int = 1
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths that the network works on are multiples of this."""
+        return 2 ** len(self.enc_blk_nums)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Number of input and of output channels."""
+        return self.img_channel, self.img_channel
+
+    def window(self, level: int) -> tuple[int, int] | None:
+        """Height and width of the window of the local means, `level` halvings down; or None."""
+        if not self.train_size:
+            return None
+        sizes = self.train_size[-2:]
+        padded = (size + -size % self.multiple for size in sizes)
+        return tuple(
+            (side >> level) * int(size * 1.5) // size
+            for side, size in zip(padded, sizes, strict=True)
+        )
+
+
+class NAFBlock(nnx.Module):
+    """Two residual halves: filtered and gated features under channel attention, then a gated MLP.
+
+    y = x + beta conv3(s g), g = gate(conv2(conv1(norm1(x)))), s = sca(mean g), and
+    y + gamma conv5(gate(conv4(norm2(y)))). Weights are sliced where the reference splits
+    activations; norm weights, s, beta and gamma are folded into the kernels beside them.
+    """
+
+    def __init__(self, channels: int, window: tuple[int, int] | None):
+        self.norm1 = layers.LayerNorm(channels, eps=1e-6)
+        self.conv1 = layers.Linear(channels, 2 * channels)
+        self.conv2 = layers.DepthwiseConv(2 * channels, bias=True)
+        self.sca = layers.Linear(channels, channels)
+        self.conv3 = layers.Linear(channels, channels)
+        self.beta = layers.param((channels,))
+        self.norm2 = layers.LayerNorm(channels, eps=1e-6)
+        self.conv4 = layers.Linear(channels, 2 * channels)
+        self.conv5 = layers.Linear(channels, channels)
+        self.gamma = layers.param((channels,))
+        self.window = window
+
+    def __call__(self, x):
+        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+        channels = x.shape[-1]
+        first, second = slice(0, channels), slice(channels, 2 * channels)
+        z = self.norm1(x)
+        a, b = (self.conv2(self.conv1(z, part), part) for part in (first, second))
+        x = x + self.attend(a * b)
+        z = self.norm2(x)
+        gated = self.conv4(z, first) * self.conv4(z, second)
+        return x + scaled(self.conv5, gated, self.gamma[...])
+
+    def attend(self, gated):
+        """Simplified channel attention and conv3."""
+        _, height, width, _ = gated.shape
+        means = pooling.whole_window_mean(gated, self.window or (height, width))
+        scale = self.sca(means)
+        if scale.shape[1:3] == (1, 1):
+            return scaled(self.conv3, gated, self.beta[...], scale[:, 0, 0])
+        gated = gated * pooling.spread(scale, height, width).astype(gated.dtype)
+        return scaled(self.conv3, gated, self.beta[...])
+
+
+def scaled(linear: layers.Linear, x, out_scale, in_scale=None):
+    """Computes out_scale * linear(in_scale * x) by scaling the kernel.
+
+    Args:
+      linear: of C to D features.
+      x: (B, H, W, C).
+      out_scale: float32 (D,).
+      in_scale: float32 (B, C), or None for ones.
+    """
+    b, h, w, c = x.shape
+    kernel = (linear.kernel[...] * out_scale)[None]
+    if in_scale is not None:
+        kernel = in_scale[:, :, None] * kernel
+    else:
+        x = x.reshape(1, b * h * w, c)
+    y = layers.matmul(x.reshape(kernel.shape[0], -1, c), kernel.astype(x.dtype))
+    return y.reshape(b, h, w, -1) + (linear.bias[...] * out_scale).astype(x.dtype)
+
+
+class NAFNet(nnx.Module):
+    """Restores a picture of the degradation that its weights were trained on."""
+
+    def __init__(self, config: NAFNetConfig):
+        self.config = config
+        width = config.width
+
+        def stage(level: int, depth: int) -> layers.Stage:
+            window = config.window(level)
+            make_block = functools.partial(NAFBlock, width * 2**level, window)
+            return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+
+        depths = len(config.enc_blk_nums)
+        levels = range(depths)
+        self.intro = layers.Conv(config.img_channel, width, bias=True)
+        self.encoders = nnx.List(map(stage, levels, config.enc_blk_nums))
+        self.downs = nnx.List(
+            layers.Conv(width * 2**i, width * 2 ** (i + 1), size=2, stride=2, padding=0, bias=True)
+            for i in levels
+        )
+        self.middle_blks = stage(depths, config.middle_blk_num)
+        self.ups = nnx.List(
+            layers.Linear(width * 2 ** (i + 1), width * 2 ** (i + 2), bias=False)
+            for i in reversed(levels)
+        )
+        self.decoders = nnx.List(map(stage, reversed(levels), config.dec_blk_nums))
+        self.ending = layers.Conv(width, config.img_channel, bias=True)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Restores a batch of pictures.
+
+        Args:
+          images: (B, H, W, img_channel) in [0, 1], any size: zeros fill the lower and right edge up
+            to multiples of `config.multiple`, as in the reference, and are cut off at the end.
+
+        Returns:
+          float32 (B, H, W, img_channel), not clipped.
+        """
+        _, height, width, _ = images.shape
+        padded = layers.pad_to_multiple(images, self.config.multiple, "constant")
+        x = self.intro(padded.astype(self.config.dtype))
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = encoder(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle_blks(x)
+        for up, decoder, skip in zip(self.ups, self.decoders, reversed(skips), strict=True):
+            x = decoder(layers.pixel_shuffle(up(x), 2) + skip)
+        residual = self.ending(x).astype(jnp.float32)
+        return (padded.astype(jnp.float32) + residual)[:, :height, :width]

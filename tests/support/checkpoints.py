@@ -1,0 +1,50 @@
+"""Small networks of every kind that can be exchanged with PyTorch, with random parameters."""
+
+import numpy as np
+
+from tdr_jax import models
+
+_TRANSFORMER = dict(dim=8, num_blocks=(1, 2, 1, 1), heads=(1, 1, 2, 2))
+_REFINED = dict(**_TRANSFORMER, num_refinement_blocks=1)
+_PROMPTS = dict(prompt_dim=(4, 6, 8), prompt_len=3, prompt_size=(4, 3, 2))
+
+# name, overrides: together they change every hyper-parameter that shapes tell.
+SMALL = {
+    "textpromptir": ("textpromptir", dict(**_REFINED, text_dim=6, text_hidden=(5, 4))),
+    "textpromptir, shuffled": (
+        "textpromptir",
+        dict(_REFINED, text_dim=6, text_hidden=(5, 4), input_shuffle=2, ffn_expansion_factor=2.5),
+    ),
+    "restormer": ("restormer", _REFINED),
+    "restormer, grey without bias in its norms": (
+        "restormer",
+        dict(**_REFINED, inp_channels=1, out_channels=1, LayerNorm_type="BiasFree", bias=True),
+    ),
+    "restormer, two views": (
+        "restormer",
+        dict(**_REFINED, inp_channels=6, dual_pixel_task=True, ffn_expansion_factor=1.75),
+    ),
+    "promptir": ("promptir", dict(**_REFINED, **_PROMPTS)),
+    "nafnet": (
+        "nafnet",
+        dict(width=4, enc_blk_nums=(1, 0, 2), middle_blk_num=2, dec_blk_nums=(1, 1, 0)),
+    ),
+    "sfnet": ("sfnet", dict(num_res=3, base_channel=16)),
+    "drsformer": ("drsformer", _TRANSFORMER),
+    "drsformer, without experts": ("drsformer", dict(**_TRANSFORMER, mefc=False)),
+}
+
+
+def build(key: str, seed: int = 0) -> tuple[models.Network, models.Params]:
+    """Builds one of SMALL; counts are larger than half precision can hold."""
+    name, overrides = SMALL[key]
+    network = models.build(name, **overrides)
+    generator = np.random.default_rng(seed)
+    params = {
+        name: generator.standard_normal(spec.shape).astype(np.float32)
+        for name, spec in network.abstract_params().items()
+    }
+    for name in params:
+        if name.endswith("num_batches_tracked"):
+            params[name] = np.full_like(params[name], 70001)
+    return network, params
