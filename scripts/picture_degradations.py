@@ -45,7 +45,7 @@ def _psnr(degraded, clean):
 
 
 def _block(clean, number):
-    """Makes the eight tiles of a photograph: itself, two of each degradation, and its depth."""
+    """Makes the eight tiles of a photograph: itself, two of noise, rain and haze, its depth."""
     rng = [example_rng(20, 10 * number + i) for i in range(7)]
     depth = synthetic_depth(clean.shape[:2], rng[4])
     made = {

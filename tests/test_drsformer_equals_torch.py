@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tdr_jax import models
+from tdr_jax import convert, models
 from tdr_jax.convert import tables
-from tdr_jax.models import drsformer, layers
+from tdr_jax.models import drsformer
 from tests.support import parity
 from tests.support import torch_drsformer as twin
 
@@ -38,8 +38,18 @@ def test_networks_equal_the_twin(name, shape, form):
 def test_published_network_equals_the_twin():
     torch.manual_seed(0)
     module = parity.shaken(twin.DRSformer())
-    parity.assert_outputs_equal("drsformer", module, (1, 3, 40, 27))
     parity.assert_round_trip("drsformer", module, twin.DRSformer())
+    images = torch.rand(4, 3, 24, 27)
+    with torch.no_grad():
+        y = parity.padded(module, images).permute(0, 2, 3, 1)
+    params = convert.from_torch("drsformer", module.state_dict())
+    run = jax.jit(models.build("drsformer").apply, compiler_options=parity.QUICK)
+    out = run(params, parity.nhwc(images))
+    errors = [parity.relative(out[i], y[i]) for i in range(4)]
+    # Of some thirty thousand cuts a picture, one may lie between logits that only rounding tells
+    # apart; torch and ours may then keep another entry, and that picture differs by more.
+    assert min(errors) < 1e-5
+    assert max(errors) < 0.02
 
 
 def assert_part_and_gradients_equal(ours, theirs, config, shape, place):
@@ -129,11 +139,9 @@ def test_of_equal_logits_the_first_lead_and_exactly_k_are_kept():
         drsformer.ranks(jnp.asarray(x)), np.argsort(order, axis=-1, kind="stable")
     )
 
-    class One:
-        attn1 = attn2 = attn3 = attn4 = layers.param((1,), constant=0.2)
-
+    network = models.Network("part", None, lambda _: drsformer.SparseAttention(12, 1))
     equal = jnp.zeros((1, 12, 12))
-    weights = drsformer.SparseAttention.sparse_softmax(One, equal)
+    weights = network.apply(network.init(0), equal, method="sparse_softmax")
     expected = [sum(0.2 / k for k in (6, 8, 9, 9) if i < k) for i in range(12)]
     np.testing.assert_allclose(weights[0, 0], expected, rtol=1e-6)
 
@@ -145,20 +153,21 @@ def test_published_networks_have_the_published_number_of_parameters(name, count)
 
 
 def test_bfloat16_stays_near_float32():
-    images = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
-    outputs = {}
-    for dtype in ("float32", "bfloat16"):
-        network = models.build("drsformer", dtype=dtype, **SMALL)
-        run = jax.jit(network.apply, compiler_options=parity.QUICK)
-        outputs[dtype] = run(network.init(0), images)
-        assert outputs[dtype].dtype == jnp.float32
-    residual = np.abs(outputs["float32"] - images).max()
-    assert 0 < np.abs(outputs["bfloat16"] - outputs["float32"]).max() < 0.05 * residual
+    config = models.build("drsformer").config
+    block = models.Network("block", config, lambda c: drsformer.TransformerBlock(16, 2, c))
+    experts = models.Network("experts", config, lambda c: drsformer.Compensator(16, c))
+    x = jax.random.normal(jax.random.key(0), (1, 8, 12, 16))
+    for part in (block, experts):
+        run = jax.jit(part.apply, compiler_options=parity.QUICK)
+        params = part.init(0)
+        full, half = run(params, x), run(params, x.astype(jnp.bfloat16))
+        assert half.dtype == jnp.bfloat16
+        assert 0 < np.abs(half - full).max() < 0.03 * np.abs(full).max()
 
 
 def test_gradients_stay_float32_under_bfloat16():
-    network = models.build("drsformer", dtype="bfloat16", remat=True)
-    images = jax.ShapeDtypeStruct((2, 32, 32, 3), "float32")
+    network = models.build("drsformer", dtype="bfloat16", remat=True, **SMALL)
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), "float32")
     gradient = jax.grad(lambda params, images: network.apply(params, images).sum())
     gradients = jax.eval_shape(gradient, network.abstract_params(), images)
     assert {str(value.dtype) for value in gradients.values()} == {"float32"}

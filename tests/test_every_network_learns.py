@@ -1,5 +1,6 @@
 """Fifty steps of every restoration network, from its config, lower the loss on photographs."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,14 @@ from tests.support.small import records
 STEPS = 50
 
 
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    """Leaves most of XLA's optimisations out: it compiles for longer than these runs take."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.parametrize("name", backbone.RECIPES)
 def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
     config = backbone.get_config(
@@ -21,7 +30,7 @@ def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
     )
     config.network.overrides.update(SMALLEST[name])
     config.log_every = 1
-    config.panel_every = config.save_every = STEPS
+    config.panel_every, config.save_every = 0, STEPS
     state = loop.run(config, tmp_path)
 
     losses = [record["loss"] for record in records(tmp_path)]
@@ -36,7 +45,6 @@ def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
         np.testing.assert_array_equal(value, state.ema[key])
     counts = [float(value) for key, value in params.items() if key.endswith("batches_tracked")]
     assert counts == [STEPS] * len(counts) and bool(counts) == (name == "sfnet")
-    assert read_rgb(tmp_path / "panels" / f"panel_{STEPS:07d}.png").shape == (4 * 32, 3 * 32, 3)
 
 
 def test_grey_pictures_are_learnt_and_shown(tmp_path):

@@ -62,7 +62,6 @@ def restored(module, images):
     "mode, base_size, num_res, height, width",
     [
         (("train", ""), None, 2, 48, 64),
-        (("train", ""), None, 2, 45, 59),
         (("test", "GOPRO"), 80, 1, 45, 59),
     ],
 )

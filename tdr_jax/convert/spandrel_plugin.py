@@ -50,7 +50,8 @@ class PromptIRArch(spandrel.Architecture[torch_modules.PromptIR]):
         """Builds the network that the shapes describe, and fills it.
 
         Raises:
-          InputError: the tensors do not fit together.
+          InputError: a tensor that tells a hyper-parameter is missing.
+          RuntimeError: by torch, other tensors are missing, left over or misshapen.
         """
         hyper, state = _read(torch_modules.PromptIR, state_dict)
         return _describe(self, torch_modules.PromptIR(**hyper), state, hyper)
@@ -108,11 +109,14 @@ class TextPromptIRArch(spandrel.Architecture[Prompted]):
         """Builds the network that the shapes describe, fills it and sets the prompt, if any.
 
         Raises:
-          InputError: the tensors do not fit together, or the prompt does not fit them.
+          InputError: a tensor that tells a hyper-parameter is missing, or the prompt does not fit.
+          RuntimeError: by torch, other tensors are missing, left over or misshapen.
         """
         hyper, state = _read(torch_modules.TextPromptIR, state_dict)
         model = Prompted(self._vector_of, **hyper)
-        prompt = os.environ.get(PROMPT_VARIABLE) if self._prompt is None else self._prompt
+        prompt = self._prompt
+        if prompt is None:
+            prompt = os.environ.get(PROMPT_VARIABLE) or None
         if prompt is not None:
             model.set_prompt(prompt)
         return _describe(self, model, state, hyper)

@@ -306,13 +306,19 @@ def _padded(x, size: int, dilation: int):
     return jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)))
 
 
+@functools.partial(jax.jit, static_argnums=2)  # traced once for each shape, not for each call
 def _shifted_sum(x, kernel, dilation):
-    _, h, w, channels = x.shape
+    b, h, w, channels = x.shape
     size = kernel.shape[0]
     # Without the barrier XLA pads, and whatever computes x is computed, again for each of the taps.
     padded = lax.optimization_barrier(_padded(x, size, dilation))
-    taps = zip(_taps(size, dilation), kernel.reshape(-1, channels), strict=True)
-    return sum(padded[:, i : i + h, j : j + w] * tap for (i, j), tap in taps)
+    weights = kernel.reshape(-1, channels).astype(jnp.float32)
+    taps = zip(_taps(size, dilation), weights, strict=True)
+    total = sum(
+        lax.slice(padded, (0, i, j, 0), (b, i + h, j + w, channels)).astype(jnp.float32) * tap
+        for (i, j), tap in taps
+    )
+    return total.astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -347,7 +353,8 @@ def _shifted_backward(dilation, residuals, dy):
         window = lax.dynamic_slice(padded, corner, (1, rows + reach, w + reach, c))[0]
         g = lax.dynamic_slice(dy, corner, (1, rows, w, c))[0]
         taps = _taps(size, dilation)
-        products = jnp.stack([window[i : i + rows, j : j + w] * g for i, j in taps])
+        shifted = [lax.slice(window, (i, j, 0), (i + rows, j + w, c)) for i, j in taps]
+        products = jnp.stack([window_at * g for window_at in shifted])
         return total + products.astype(jnp.float32).reshape(size**2, -1, group, c).sum(1), None
 
     steps = jnp.arange(b * h // rows)

@@ -59,7 +59,7 @@ class NAFBlock(nnx.Module):
 
     y = x + beta conv3(s g), g = gate(conv2(conv1(norm1(x)))), s = sca(mean g), and
     y + gamma conv5(gate(conv4(norm2(y)))). Weights are sliced where the reference splits
-    activations; norm weights, s, beta and gamma are folded into the kernels beside them.
+    activations; s, beta and gamma are folded into the kernels beside them.
     """
 
     def __init__(self, channels: int, window: tuple[int, int] | None):

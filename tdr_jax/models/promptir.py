@@ -91,15 +91,12 @@ def resize(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def _interpolation(size: int, out: int) -> np.ndarray:
-    """(out, size): the two weights of each position, rounded to float32 where torch rounds."""
-    scale = np.float32(size) / np.float32(out)
-    position = scale * (np.arange(out, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
-    position = np.maximum(position, 0)
+    """float32 (out, size): the weights of the two samples around each position."""
+    position = np.maximum((np.arange(out) + 0.5) * size / out - 0.5, 0)
     low = position.astype(int)
-    fraction = (position - low).astype(np.float32)
     matrix = np.zeros((out, size), np.float32)
-    matrix[np.arange(out), low] = 1 - fraction
-    matrix[np.arange(out), np.minimum(low + 1, size - 1)] += fraction
+    matrix[np.arange(out), low] = 1 - (position - low)
+    matrix[np.arange(out), np.minimum(low + 1, size - 1)] += position - low
     return matrix
 
 
