@@ -13,7 +13,8 @@ and in minutes on two CPU cores, with any folder of photographs:
 eval=OTHER_PHOTOS --workdir runs/small
 
 Arguments:
-    name: restormer, promptir, nafnet, sfnet or drsformer.
+    name: restormer, promptir, nafnet, sfnet or drsformer (for Rain200L and SPA with
+        --config.network.name=drsformer-200l).
     task: denoise, derain, dehaze or deblur, from clean photographs or from pairs; real-denoise or
         defocus, from pairs; all (noise of three levels, rain and haze in one network).
     sigma: 15, 25, 50, or blind for any level up to 50; denoise. grey=1: of grey pictures; denoise.

@@ -4,10 +4,8 @@
 
 GMACs are half the floating-point operations that XLA counts in the program of one 256x256 picture,
 everything included (norms, gates, softmax), with the stages unrolled, because XLA counts the body
-of a loop once. Nothing is run: the parameters are shapes only.
+of a loop once. Running statistics are no parameters. Nothing is run: the weights are shapes only.
 """
-
-import math
 
 import jax
 
@@ -29,8 +27,7 @@ def main():
         if hasattr(network.config, "text_dim"):
             inputs.append(jax.ShapeDtypeStruct((1, network.config.text_dim), "float32"))
         operations = jax.jit(network.apply).lower(params, *inputs).cost_analysis()["flops"]
-        count = sum(math.prod(spec.shape) for spec in params.values())
-        print(f"| `{name}` | {count:,} | {operations / 2e9:.1f} |", flush=True)
+        print(f"| `{name}` | {network.size:,} | {operations / 2e9:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

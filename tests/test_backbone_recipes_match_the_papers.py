@@ -58,15 +58,16 @@ def test_every_task_has_a_recipe_that_fits_the_network(name):
 @pytest.mark.parametrize(
     ("name", "task", "more", "count"),
     [
-        # Counts of the live parameters; Restormer's and NAFNet's are those their papers report.
+        # Live parameters; with two views three more input channels and a projection of the input;
+        # SFNet's with its running statistics.
         ("restormer", "deblur", "", 26_126_644),
         ("restormer", "denoise", "", 26_111_668),
-        ("restormer", "defocus", "right=c", 26_127_940 + 3 * 3 * 3 * 48 - 1296 + 48 * 96),
+        ("restormer", "defocus", "right=c", 26_126_644 + 3 * 9 * 48 + 48 * 96),
         ("promptir", "all", "", 35_376_967),
         ("nafnet", "deblur", "", 67_888_835),
         ("nafnet", "real-denoise", "", 115_982_915),
-        ("sfnet", "dehaze", "", None),
-        ("drsformer", "derain", "", None),
+        ("sfnet", "dehaze", "", 13_270_313 + 3_276),
+        ("drsformer", "derain", "", 33_655_424),
     ],
 )
 def test_a_full_size_step_has_consistent_shapes(name, task, more, count):
@@ -76,7 +77,7 @@ def test_a_full_size_step_has_consistent_shapes(name, task, more, count):
     assert {"loss", "l1", "psnr", "grad_norm", "lr"} == set(metrics) - {"fft"}
     assert all(metric.shape == () for metric in metrics.values())
     size = sum(math.prod(leaf.shape) for leaf in before.params.values())
-    assert count is None or size == count
+    assert size == count
 
 
 def test_restormer_follows_its_progressive_recipe():
@@ -141,8 +142,11 @@ def test_a_shortened_run_keeps_the_shape_of_its_schedule(name):
     assert total(short) == 1000
     assert [stage[1:] for stage in short.data.stages] == [stage[1:] for stage in whole.data.stages]
     rates = [
-        np.asarray(optim.make(config.optim, total(config))[1](parts * total(config) // 20))
-        for config, parts in ((whole, np.arange(20)), (short, np.arange(20)))
+        # From a twentieth on: a warm-up of a thousandth is not seen in a thousand steps.
+        np.asarray(
+            optim.make(config.optim, total(config))[1](np.arange(1, 20) * total(config) // 20)
+        )
+        for config in (whole, short)
     ]
     np.testing.assert_allclose(*rates, atol=0.02 * rates[0].max())
     other = config_for(name, "deblur", "steps=7,batch=2,crop=64")

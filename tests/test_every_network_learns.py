@@ -14,7 +14,7 @@ from tests.support.small import records
 STEPS = 50
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick_compilation():
     """Leaves most of XLA's optimisations out: it compiles for longer than these runs take."""
     jax.config.update("jax_disable_most_optimizations", True)
@@ -22,8 +22,16 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("name", backbone.RECIPES)
-def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
+NETWORKS = [
+    pytest.param(name, marks=() if name in ("restormer", "nafnet") else pytest.mark.slow)
+    for name in backbone.RECIPES
+]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, request, name):
+    if name != "sfnet":  # which alone compiles for longer without them
+        request.getfixturevalue("quick_compilation")
     config = backbone.get_config(
         f"name={name},task=denoise,sigma=50,size=small,steps={STEPS},batch=4,crop=32,"
         "data=package:skimage"
@@ -47,6 +55,7 @@ def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
     assert counts == [STEPS] * len(counts) and bool(counts) == (name == "sfnet")
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_grey_pictures_are_learnt_and_shown(tmp_path):
     config = backbone.get_config(
         "name=nafnet,task=denoise,grey=1,size=small,steps=10,batch=2,crop=32,data=package:skimage"

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import math
 from pathlib import Path
 
 from tdr_jax.errors import InputError
@@ -16,7 +15,6 @@ BY_SUFFIX = {
     ".pkl": "sfnet",
     ".safetensors": "safetensors",
 }
-RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 
 EPILOG = """\
 examples:
@@ -88,7 +86,7 @@ def run(args) -> int:
     _spare_the_input(source, output, to)
     checkpoint = io.read(source)
     network, params, ignored = convert.adopt(checkpoint, args.network, _fields(args.fields))
-    print(f"{args.input} ({checkpoint.container}): {_summary(network, params, ignored)}")
+    print(f"{args.input} ({checkpoint.container}): {_summary(network, ignored)}")
 
     said = {key: text for key, text in checkpoint.metadata.items() if key not in io.RESERVED}
     if to == "tdr":
@@ -144,7 +142,7 @@ def _fields(words: list[str]) -> dict:
     return fields
 
 
-def _summary(network, params, ignored: list[str]) -> str:
+def _summary(network, ignored: list[str]) -> str:
     """The network, what differs from its defaults, and how large it is."""
     from tdr_jax import models
 
@@ -154,8 +152,7 @@ def _summary(network, params, ignored: list[str]) -> str:
         for field in dataclasses.fields(config)
         if getattr(config, field.name) != getattr(default, field.name)
     ]
-    live = sum(math.prod(value.shape) for key, value in params.items() if not key.endswith(RUNNING))
-    parts = [" ".join([network.name, *differ]), f"{live:,} parameters"]
+    parts = [" ".join([network.name, *differ]), f"{network.size:,} parameters"]
     if ignored:
         parts.append(f"{len(ignored)} dead tensors ignored")
     return "; ".join(parts)

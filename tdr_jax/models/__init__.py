@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import math
 import zlib
 from typing import Any
 
@@ -59,6 +60,9 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 Params = dict[str, jax.Array]
 
+# What a normalisation counts instead of learning: parameters by name, not by number.
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
 
 @dataclasses.dataclass(frozen=True)
 class Network:
@@ -72,6 +76,12 @@ class Network:
     def kind(self) -> str:
         """The class of the network, whatever its size: the key of its conversion table."""
         return self._module.__name__
+
+    @property
+    def size(self) -> int:
+        """The number of learnt parameters."""
+        shapes = self.abstract_params().items()
+        return sum(math.prod(spec.shape) for key, spec in shapes if not key.endswith(RUNNING))
 
     def has(self, method: str) -> bool:
         """Whether the network has that method, so that `apply` can be asked for it."""

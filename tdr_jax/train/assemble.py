@@ -262,10 +262,9 @@ def evaluator(config, network, encoder):
 
 def describe(network, mesh, start: int, total: int, workdir) -> str:
     """One line that says what is about to run."""
-    count = sum(int(np.prod(spec.shape)) for spec in network.abstract_params().values())
     devices = f"{mesh.size} {jax.devices()[0].platform} device{'s' if mesh.size > 1 else ''}"
     begin = f"goes on after step {start} of {total}" if start else f"{total} steps"
-    return f"{network.name}, {count:,} parameters, {devices}: {begin}, in {workdir}"
+    return f"{network.name}, {network.size:,} parameters, {devices}: {begin}, in {workdir}"
 
 
 def panel(predict: Callable, state: State, batch) -> np.ndarray:

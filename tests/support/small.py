@@ -35,6 +35,7 @@ class Small:
 
     config: SmallConfig = SmallConfig()
     name: str = "small"
+    size: int = 0  # the number of parameters, which the first line of a run tells
 
     def init(self, seed=0):
         keys = jax.random.split(jax.random.key(seed), 3)
