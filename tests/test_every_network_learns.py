@@ -30,7 +30,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_short_run_lowers_the_loss_and_exports_what_it_learnt(tmp_path, request, name):
-    if name != "sfnet":  # which alone compiles for longer without them
+    if name not in ("sfnet", "drsformer"):  # these compile for longer without them
         request.getfixturevalue("quick_compilation")
     config = backbone.get_config(
         f"name={name},task=denoise,sigma=50,size=small,steps={STEPS},batch=4,crop=32,"
