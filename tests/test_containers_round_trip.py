@@ -305,7 +305,7 @@ def test_dead_tensors_fill_exports_and_are_ignored_by_imports(name, overrides, t
     shapes = dead.shapes(network)
     assert len(shapes) == tensors
     table = tables.TABLES[network.kind]
-    assert all(convert._is_dead(table, key) for key in shapes)
+    assert all(table.is_dead(key) for key in shapes)
     assert not shapes.keys() & set(convert.torch_names(network))
 
 

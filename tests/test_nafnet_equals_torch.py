@@ -12,33 +12,16 @@ import torch
 from tdr_jax import convert, models
 from tdr_jax.models import pooling
 from tests.support import torch_nafnet as twin
+from tests.support.parity import nhwc, relative, shaken
 
 SMALL = dict(width=8, middle_blk_num=1, enc_blk_nums=(1, 2), dec_blk_nums=(1, 1))
 SHALLOW = dict(width=8, middle_blk_num=1, enc_blk_nums=(2,), dec_blk_nums=(1,))
 
 
-def relative(ours, theirs):
-    """Largest difference over largest magnitude."""
-    theirs = theirs.detach().numpy()
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-
-
-def nhwc(tensor):
-    return jnp.asarray(tensor.detach().permute(0, 2, 3, 1).numpy())
-
-
-def shaken(module):
-    """Moves every parameter off its start, so that ones and zeros are tested too."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return module
-
-
 def pair(name, sizes):
     """A twin, our network and the twin's parameters in it."""
     torch.manual_seed(0)
-    module = shaken(twin.NAFNet(**sizes))
+    module = shaken(twin.NAFNet(**sizes), 0.1)
     params = convert.from_torch(name, module.state_dict(), **sizes)
     return module, models.build(name, **sizes), params
 

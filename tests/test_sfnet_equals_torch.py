@@ -12,18 +12,9 @@ import torch.nn.functional as F
 from tdr_jax import convert, models
 from tdr_jax.models import sfnet
 from tests.support import torch_sfnet as twin
+from tests.support.parity import nhwc, relative
 
 SMALL = dict(num_res=2, base_channel=16)
-
-
-def relative(ours, theirs):
-    """Largest difference over largest magnitude."""
-    theirs = theirs.detach().numpy()
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
-
-
-def nhwc(tensor):
-    return jnp.asarray(tensor.detach().permute(0, 2, 3, 1).float().numpy())
 
 
 def shaken(module):

@@ -1,7 +1,6 @@
 """Exchange with PyTorch: `from_torch` and `to_torch` carry parameters across by name."""
 
 import difflib
-import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -119,7 +118,7 @@ def _adopt(checkpoint: io.Checkpoint, name: str | None, overrides: dict):
         return network, {key: jnp.asarray(t, jnp.float32) for key, t in tensors.items()}, []
     table, entries = _entries(network)
     live = {entry.theirs for entry in entries}
-    ignored = [key for key in tensors if key not in live and _is_dead(table, key)]
+    ignored = [key for key in tensors if key not in live and table.is_dead(key)]
     return network, _from_torch(network, tensors), ignored
 
 
@@ -159,7 +158,7 @@ def _from_torch(network: models.Network, state_dict: dict) -> models.Params:
     expected = network.abstract_params()
     tensors = {key: _to_numpy(value) for key, value in state_dict.items()}
     wanted = {entry.theirs for entry in entries}
-    foreign = sorted(key for key in tensors.keys() - wanted if not _is_dead(table, key))
+    foreign = sorted(key for key in tensors.keys() - wanted if not table.is_dead(key))
     misshapen = []
     pieces: dict[str, list[np.ndarray]] = {}
     for entry in entries:
@@ -200,10 +199,6 @@ def _faults(missing: list[str], foreign: list[str], misshapen: list[str]) -> str
         return line
     counts = f"{len(missing)} missing, {len(foreign)} unexpected, {len(misshapen)} misshapen"
     return f"{line}; and {len(faults) - SHOWN} more ({counts} in all)"
-
-
-def _is_dead(table: tables.Table, key: str) -> bool:
-    return any(re.fullmatch(pattern, key) for pattern in table.dead)
 
 
 def _check(params, network: models.Network) -> None:

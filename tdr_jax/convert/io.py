@@ -123,7 +123,7 @@ def _read_safetensors(path: Path, config: dict) -> Checkpoint:
     names = free.get("names", "tdr_jax" if config else "pytorch")
     free = {key: value for key, value in free.items() if key not in RESERVED}
     if names == "pytorch":
-        tensors, way = _unwrapped(tensors, ["safetensors, PyTorch's names"])
+        tensors, way = unwrapped(tensors, ["safetensors, PyTorch's names"])
     else:
         way = ["safetensors, our names"]
     return Checkpoint(
@@ -162,12 +162,12 @@ def _read_torch(path: Path) -> Checkpoint:
             f"{path} holds no state dict, only {held or type(content).__name__}; save one with "
             "torch.save(model.state_dict(), ...)"
         )
-    tensors, way = _unwrapped(tensors, ["PyTorch", *(way or ["bare state dict"])])
+    tensors, way = unwrapped(tensors, ["PyTorch", *(way or ["bare state dict"])])
     return Checkpoint(path, ", ".join(way), tensors)
 
 
-def _unwrapped(tensors: dict, way: list[str]) -> tuple[dict, list[str]]:
-    """Takes off the prefixes that all names share, and adds them to the way."""
+def unwrapped(tensors: dict, way: list[str]) -> tuple[dict, list[str]]:
+    """Takes off what wrappers put before every name, and adds these prefixes to the way."""
     for prefix in PREFIXES * 2:  # wrappers are wrapped too
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}

@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import os
-import re
 from collections.abc import Callable
 
 import spandrel
@@ -175,11 +174,8 @@ def with_prompt(descriptor: spandrel.ImageModelDescriptor, prompt) -> spandrel.I
 
 
 def _bare(state_dict: spandrel.StateDict) -> spandrel.StateDict:
-    """Takes off what wrappers put before every name; spandrel itself leaves Lightning's `net.`."""
-    for prefix in io.PREFIXES * 2:  # wrappers are wrapped too
-        if all(name.startswith(prefix) for name in state_dict):
-            state_dict = {name.removeprefix(prefix): state_dict[name] for name in state_dict}
-    return state_dict
+    """Takes prefixes off the names, Lightning's `net.` too, which spandrel leaves."""
+    return io.unwrapped(state_dict, [])[0]
 
 
 def _read(module: type[torch.nn.Module], state_dict: spandrel.StateDict) -> tuple[dict, dict]:
@@ -189,9 +185,8 @@ def _read(module: type[torch.nn.Module], state_dict: spandrel.StateDict) -> tupl
     network = models.build(name, **overrides)
     arguments = inspect.signature(module).parameters
     hyper = {field: getattr(network.config, field) for field in arguments}
-    dead = tables.TABLES[network.kind].dead
-    live = {k: t for k, t in state_dict.items() if not any(re.fullmatch(p, k) for p in dead)}
-    return hyper, live
+    table = tables.TABLES[network.kind]
+    return hyper, {key: t for key, t in state_dict.items() if not table.is_dead(key)}
 
 
 def _describe(architecture, model, state, hyper) -> spandrel.ImageModelDescriptor:

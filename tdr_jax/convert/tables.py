@@ -49,6 +49,10 @@ class Table:
     rows: tuple[Row, ...]
     dead: tuple[str, ...] = ()
 
+    def is_dead(self, theirs: str) -> bool:
+        """Whether a PyTorch name is of a tensor that the reference never uses."""
+        return any(re.fullmatch(pattern, theirs) for pattern in self.dead)
+
 
 def _block_rows(ours: str, theirs: str) -> tuple[Row, ...]:
     """Restormer's block at our place `ours`, a pattern with one group, and their place `theirs`."""

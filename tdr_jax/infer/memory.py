@@ -13,7 +13,7 @@ def bytes_per_pixel(network) -> float:
 
     Every intermediate result counts from where it is made to where it is last used. The compiler
     fuses some of them away and keeps others longer: for the published networks that is
-    between two fifths more (SFNet) and a fifth less (the Restormer family) than estimated.
+    between two fifths more (SFNet) and half less (the Restormer family) than estimated.
 
     Args:
         network: a Network that restores pictures.

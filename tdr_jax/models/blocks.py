@@ -30,18 +30,23 @@ class Attention(nnx.Module):
         """Maps features (B, H, W, C) to features of the same shape and dtype."""
         b, h, w, c = z.shape
         heads = self.temperature.shape[0]
-        q, k, v = (
-            self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
-            for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
-        )
-        logits = layers.gram(q, k)
-        logits *= inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
+        logits, v = self.cosines(z)
         logits *= jnp.repeat(self.temperature[:, :, 0], c // heads, axis=0)
         head = jnp.arange(c) // (c // heads)
         logits = jnp.where(head[:, None] == head, logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1)
         folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
         return self.project_out.add_bias(layers.matmul(v, folded).reshape(b, h, w, c))
+
+    def cosines(self, z):
+        """Maps features to float32 cosines of q and k (B, C, C) over all heads, and v (B, N, C)."""
+        b, h, w, c = z.shape
+        q, k, v = (
+            self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
+            for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
+        )
+        lengths = inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
+        return layers.gram(q, k) * lengths, v
 
 
 def inverse_length(x: jax.Array) -> jax.Array:

@@ -61,12 +61,7 @@ class SparseAttention(blocks.Attention):
         """Maps features (B, H, W, C) to features of the same shape and dtype."""
         b, h, w, c = z.shape
         heads = self.temperature.shape[0]
-        q, k, v = (
-            self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
-            for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
-        )
-        logits = layers.gram(q, k)
-        logits *= blocks.inverse_length(q)[:, :, None] * blocks.inverse_length(k)[:, None, :]
+        logits, v = self.cosines(z)
         logits = jnp.einsum("bhchd->bhcd", logits.reshape(b, heads, c // heads, heads, c // heads))
         weights = self.sparse_softmax(logits * self.temperature[...])
         kernel = self.project_out.kernel[...].reshape(heads, c // heads, c)

@@ -20,14 +20,14 @@ def relative(ours, theirs):
 
 def nhwc(tensor):
     """A torch picture as ours."""
-    return jnp.asarray(tensor.detach().permute(0, 2, 3, 1).numpy())
+    return jnp.asarray(tensor.detach().permute(0, 2, 3, 1).float().numpy())
 
 
-def shaken(module):
+def shaken(module, by=0.05):
     """Moves every parameter off its start, so that ones and zeros are tested too."""
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(by * torch.randn_like(parameter))
     return module
 
 

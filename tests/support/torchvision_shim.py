@@ -13,6 +13,7 @@ import importlib.util
 from pathlib import Path
 
 import torch
+from torch import library
 
 _SCHEMAS = tuple(
     f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor" for name in ("nms", "qnms")
@@ -23,8 +24,8 @@ def _own_operators_load() -> bool:
     """Loads torchvision's compiled library the way torchvision itself does."""
     folder = Path(importlib.util.find_spec("torchvision").origin).parent
     try:
-        for library in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):
-            torch.ops.load_library(library)
+        for compiled in (*folder.glob("_C*.so"), *folder.glob("_C*.pyd")):
+            torch.ops.load_library(compiled)
     except OSError:
         return False
     return hasattr(torch.ops.torchvision, "nms")
@@ -32,7 +33,7 @@ def _own_operators_load() -> bool:
 
 if not _own_operators_load():
     # Kept for the life of the process: the declarations vanish with the object.
-    _LIBRARY = torch.library.Library("torchvision", "DEF")
+    _LIBRARY = library.Library("torchvision", "DEF")
     for _schema in _SCHEMAS:
         _LIBRARY.define(_schema)
 
