@@ -24,6 +24,11 @@ SAME = Layout(lambda t: t, lambda t: t)
 LINEAR = Layout(lambda t: t.T, lambda t: t.T)
 CONV1X1 = Layout(lambda t: t[:, :, 0, 0].T, lambda t: t.T[:, :, None, None])
 CONV = Layout(lambda t: t.transpose(2, 3, 1, 0), lambda t: t.transpose(3, 2, 0, 1))
+# Dense kernels and convolutions by their rank: what Hugging Face's modules hold.
+KERNEL = Layout(
+    lambda t: t.transpose(2, 3, 1, 0) if t.ndim == 4 else t.T,
+    lambda t: t.transpose(3, 2, 0, 1) if t.ndim == 4 else t.T,
+)
 CONV_TRANSPOSE = Layout(lambda t: t.transpose(2, 3, 0, 1), lambda t: t.transpose(2, 3, 0, 1))
 DEPTHWISE = Layout(lambda t: t[:, 0].transpose(1, 2, 0), lambda t: t.transpose(2, 0, 1)[:, None])
 CONV1D_ONE_CHANNEL = Layout(lambda t: t[0, 0], lambda t: t[None, None])
@@ -245,6 +250,17 @@ DRSFORMER = Table(
     )
 )
 
+# Towers and diffusion networks carry the names of transformers and diffusers unchanged.
+HUGGING_FACE = Table(
+    rows=(
+        Row(r"(.+)\.blocks\.(.+)\.kernel", r"\1.{i}.\2.weight", KERNEL),
+        Row(r"(.+)\.blocks\.(.+)(?<!\.kernel)", r"\1.{i}.\2"),
+        Row(r"(?!.+\.blocks\.)(.+)\.kernel", r"\1.weight", KERNEL),
+        Row(r"(?!.+\.blocks\.)(.+)(?<!\.kernel)", r"\1"),
+    ),
+    dead=(r"(.+\.)?position_ids",),  # counted from 0; older versions saved them
+)
+
 # By the class of the network, whatever name and size it was built under.
 TABLES = {
     "Restormer": RESTORMER,
@@ -253,6 +269,11 @@ TABLES = {
     "NAFNet": NAFNET,
     "SFNet": SFNET,
     "DRSformer": DRSFORMER,
+    "ClipText": HUGGING_FACE,
+    "ClipVision": HUGGING_FACE,
+    "Dinov2": HUGGING_FACE,
+    "UNet": HUGGING_FACE,
+    "AutoencoderKL": HUGGING_FACE,
 }
 
 

@@ -14,6 +14,63 @@ from flax import nnx
 
 _NAFNET_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
 
+# Text towers of Stable Diffusion 1 and 2; the second is OpenCLIP's ViT-H without its last layer.
+_SD1_TEXT = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+_SD2_TEXT = dict(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=23,
+    num_attention_heads=16,
+    hidden_act="gelu",
+    projection_dim=512,
+)
+# The sizes of Stable Diffusion 2's UNet that differ from 1's, which are the defaults.
+_SD2_UNET = dict(
+    cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+)
+_TINY_TEXT = dict(
+    vocab_size=1000,
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    projection_dim=16,
+)
+_TINY_UNET = dict(
+    sample_size=16,
+    block_out_channels=(32, 64),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    cross_attention_dim=32,
+)
+_TINY_VAE = dict(block_out_channels=(32, 64), layers_per_block=1, sample_size=32)
+
+
+def _stable_diffusion(unet: dict, text: dict, vae: dict) -> dict[str, tuple]:
+    """The networks of one pipeline, under the names of their folders."""
+    return {
+        "unet": ("unet", "UNet", unet),
+        "vae": ("vae", "AutoencoderKL", vae),
+        "text_encoder": ("clip", "ClipText", text),
+    }
+
+
+_PIPELINES = {
+    "sd14": _stable_diffusion({}, _SD1_TEXT, {}),
+    "sd15": _stable_diffusion({}, _SD1_TEXT, {}),
+    "sd20-base": _stable_diffusion(_SD2_UNET, _SD2_TEXT, dict(sample_size=768)),
+    "sd20": _stable_diffusion(_SD2_UNET | dict(sample_size=96), _SD2_TEXT, dict(sample_size=768)),
+    "sd21-base": _stable_diffusion(_SD2_UNET, _SD2_TEXT, dict(sample_size=768)),
+    "sd21": _stable_diffusion(_SD2_UNET | dict(sample_size=96), _SD2_TEXT, dict(sample_size=768)),
+    "sd15-tiny": _stable_diffusion(_TINY_UNET | dict(attention_head_dim=2), _TINY_TEXT, _TINY_VAE),
+    "sd21-tiny": _stable_diffusion(
+        _TINY_UNET | dict(attention_head_dim=(2, 4), use_linear_projection=True),
+        _TINY_TEXT | dict(hidden_act="gelu"),
+        _TINY_VAE,
+    ),
+}
+
 # name -> (module, class, config class, overrides). The modules load when a network is built.
 _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "textpromptir": ("textpromptir", "TextPromptIR", {}),
@@ -56,6 +113,74 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "drsformer": ("drsformer", "DRSformer", {}),
     "drsformer-200l": ("drsformer", "DRSformer", dict(mefc=False)),  # Rain200L and SPA-Data
     "bert": ("bert", "Bert", {}),
+    # Towers and diffusion networks; without a size in the name, the defaults of their configs.
+    "clip-text": ("clip", "ClipText", {}),
+    "clip-vision": ("clip", "ClipVision", {}),
+    "clip-vit-b-32-openai": ("clip", "ClipVision", {}),
+    "clip-vit-b-16-openai": ("clip", "ClipVision", dict(patch_size=16)),
+    "clip-vit-l-14-openai": (
+        "clip",
+        "ClipVision",
+        dict(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            patch_size=14,
+            projection_dim=768,
+        ),
+    ),
+    "clip-vit-h-14-laion": (
+        "clip",
+        "ClipVision",
+        dict(
+            hidden_size=1280,
+            intermediate_size=5120,
+            num_hidden_layers=32,
+            num_attention_heads=16,
+            patch_size=14,
+            hidden_act="gelu",
+            projection_dim=1024,
+        ),
+    ),
+    "clip-vit-tiny": (
+        "clip",
+        "ClipVision",
+        dict(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=56,
+            patch_size=14,
+            projection_dim=16,
+        ),
+    ),
+    "dinov2": ("dinov2", "Dinov2", {}),
+    "dinov2-vits14": ("dinov2", "Dinov2", dict(hidden_size=384, num_attention_heads=6)),
+    "dinov2-vitb14": ("dinov2", "Dinov2", {}),
+    "dinov2-vitl14": (
+        "dinov2",
+        "Dinov2",
+        dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16),
+    ),
+    "dinov2-vitg14": (
+        "dinov2",
+        "Dinov2",
+        dict(hidden_size=1536, num_hidden_layers=40, num_attention_heads=24, use_swiglu_ffn=True),
+    ),
+    "dinov2-tiny": (
+        "dinov2",
+        "Dinov2",
+        dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=70),
+    ),
+    "unet": ("unet", "UNet", {}),
+    "vae": ("vae", "AutoencoderKL", {}),
+    **{
+        f"{pipeline}/{part}": entry
+        for pipeline, parts in _PIPELINES.items()
+        for part, entry in parts.items()
+    },
 }
 
 Params = dict[str, jax.Array]

@@ -18,13 +18,6 @@ from flax import nnx
 from tdr_jax.errors import InputError
 from tdr_jax.models import check, layers
 
-ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
@@ -49,17 +42,11 @@ class BertConfig:
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}; correct one of them"
             )
-        if self.hidden_act not in ACTIVATIONS:
+        if self.hidden_act not in layers.ACTIVATIONS:
             raise InputError(
-                f"hidden_act {self.hidden_act!r} is not known; use one of {sorted(ACTIVATIONS)}"
+                f"hidden_act {self.hidden_act!r} is not known; use one of "
+                f"{', '.join(layers.ACTIVATIONS)}"
             )
-
-
-class Embedding(nnx.Module):
-    """Table of `count` rows, N(0, 0.02) at the start as in BERT."""
-
-    def __init__(self, count: int, features: int):
-        self.weight = layers.param((count, features), std=0.02)
 
 
 class Embeddings(nnx.Module):
@@ -67,9 +54,9 @@ class Embeddings(nnx.Module):
 
     def __init__(self, config: BertConfig):
         size = config.hidden_size
-        self.word_embeddings = Embedding(config.vocab_size, size)
-        self.position_embeddings = Embedding(config.max_position_embeddings, size)
-        self.token_type_embeddings = Embedding(config.type_vocab_size, size)
+        self.word_embeddings = layers.Embedding(config.vocab_size, size)
+        self.position_embeddings = layers.Embedding(config.max_position_embeddings, size)
+        self.token_type_embeddings = layers.Embedding(config.type_vocab_size, size)
         self.LayerNorm = layers.LayerNorm(size, eps=config.layer_norm_eps)
 
     def __call__(self, token_ids):
@@ -133,7 +120,7 @@ class Intermediate(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(self, x):
-        return ACTIVATIONS[self.activation](self.dense(x))
+        return layers.ACTIVATIONS[self.activation](self.dense(x))
 
 
 class Layer(nnx.Module):

@@ -132,6 +132,47 @@ gelu_gate.defvjp(lambda a, b: (gelu_gate(a, b), (a, b)), _gelu_gate_backward)
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
+# Activations under the names that Hugging Face configs give them.
+ACTIVATIONS = {
+    "gelu": gelu,
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class Embedding(nnx.Module):
+    """Table of `count` rows, N(0, 0.02) at the start."""
+
+    def __init__(self, count: int, features: int):
+        self.weight = param((count, features), std=0.02)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
+    """Scaled dot-product attention by the fastest implementation of the backend.
+
+    Args:
+      q: (B, T, heads, D).
+      k, v: (B, S, heads, D).
+      causal: whether a token sees only itself and those before it.
+
+    Returns:
+      (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
+      heads that cuDNN's flash attention takes goes there.
+    """
+    flash = (
+        jax.default_backend() == "gpu"
+        and q.dtype.itemsize == 2
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 128
+    )
+    return jax.nn.dot_product_attention(
+        q, k, v, is_causal=causal, implementation="cudnn" if flash else "xla"
+    )
+
+
 class Conv(nnx.Module):
     """Convolution with zero padding (kernel HWIO); 3x3 and stride 1 unless said otherwise.
 
@@ -196,6 +237,26 @@ def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
+
+
+class GroupNorm(nnx.Module):
+    """Normalises (B, H, W, C) over pixels and the channels of a group, in float32."""
+
+    def __init__(self, groups: int, channels: int, *, eps: float = 1e-5):
+        self.weight = param((channels,), constant=1.0)
+        self.bias = param((channels,))
+        self.groups = groups
+        self.eps = eps
+
+    def __call__(self, x):
+        b, c = x.shape[0], x.shape[-1]
+        z = x.astype(jnp.float32).reshape(b, -1, self.groups, c // self.groups)
+        mean = z.mean((1, 3), keepdims=True)
+        variance = jnp.square(z - mean).mean((1, 3), keepdims=True)
+        # One scale and one shift a channel: the picture is read once more, not three times.
+        scale = lax.rsqrt(variance + self.eps) * self.weight[...].reshape(self.groups, -1)
+        shift = self.bias[...].reshape(self.groups, -1) - mean * scale
+        return (z * scale + shift).reshape(x.shape).astype(x.dtype)
 
 
 def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
