@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+from tests.support import torchvision_shim  # noqa: F401 (before transformers looks for torchvision)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def caches(tmp_path_factory):

@@ -1,0 +1,364 @@
+"""The denoising UNet of Stable Diffusion 1 and 2, with diffusers' names (`UNet2DConditionModel`).
+
+Rombach et al. 2022 (arXiv 2112.10752), section 3.3 and appendix E.2. Names keep every index, as the
+blocks of one level differ in width: `down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tdr_jax.errors import InputError
+from tdr_jax.models import layers, resnet
+
+CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
+CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Sizes under diffusers' names (defaults: Stable Diffusion 1.5), then how to compute.
+
+    `attention_head_dim` is the number of heads, of all levels or of each: the name is a slip of
+    diffusers that its files keep. `sample_size` is the side of the latents it was trained on.
+    """
+
+    sample_size: int = 64
+    in_channels: int = 4
+    out_channels: int = 4
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    down_block_types: tuple[str, ...] = (CROSS_DOWN, CROSS_DOWN, CROSS_DOWN, PLAIN_DOWN)
+    up_block_types: tuple[str, ...] = (PLAIN_UP, CROSS_UP, CROSS_UP, CROSS_UP)
+    layers_per_block: int = 2
+    transformer_layers_per_block: int = 1
+    cross_attention_dim: int = 768
+    attention_head_dim: int | tuple[int, ...] = 8
+    use_linear_projection: bool = False
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for field, known in (
+            ("down_block_types", (CROSS_DOWN, PLAIN_DOWN)),
+            ("up_block_types", (CROSS_UP, PLAIN_UP)),
+        ):
+            types = getattr(self, field)
+            unknown = [kind for kind in types if kind not in known]
+            if unknown or len(types) != levels:
+                raise InputError(
+                    f"{field} is {', '.join(types)}; expected {levels} of {' and '.join(known)}, "
+                    "one for each of block_out_channels"
+                )
+        if len(self.heads) != levels:
+            raise InputError(
+                f"attention_head_dim has {len(self.heads)} entries, block_out_channels {levels}"
+            )
+        for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
+            if channels % heads or channels % self.norm_num_groups:
+                raise InputError(
+                    f"block_out_channels has {channels}, which is no multiple of {heads} heads "
+                    f"and {self.norm_num_groups} groups"
+                )
+
+    @property
+    def heads(self) -> tuple[int, ...]:
+        """The number of attention heads of each level."""
+        heads = self.attention_head_dim
+        return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of tokens to themselves or to a context."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int):
+        self.to_q = layers.Linear(channels, channels, bias=False)
+        self.to_k = layers.Linear(context_channels, channels, bias=False)
+        self.to_v = layers.Linear(context_channels, channels, bias=False)
+        self.to_out = nnx.List([layers.Linear(channels, channels)])
+        self.heads = heads
+
+    def __call__(self, x, context, kv: Mapping[str, jax.Array]):
+        k, v = (
+            layers.matmul(context, jnp.broadcast_to(kernel, (len(context), *kernel.shape)))
+            if (kernel := kv.get(f"{name}.kernel")) is not None
+            else getattr(self, name)(context)
+            for name in ("to_k", "to_v")
+        )
+        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (self.to_q(x), k, v))
+        return self.to_out[0](layers.attend(q, k, v).reshape(x.shape))
+
+
+class GatedProjection(nnx.Module):
+    """GEGLU (Shazeer 2020, arXiv 2002.05202): one half of a projection times gelu of the other."""
+
+    def __init__(self, channels: int, hidden: int):
+        self.proj = layers.Linear(channels, 2 * hidden)
+        self.hidden = hidden
+
+    def __call__(self, x):
+        gate = self.proj(x, slice(self.hidden, None))
+        return layers.gelu_gate(gate, self.proj(x, slice(0, self.hidden)))
+
+
+class FeedForward(nnx.Module):
+    """Gated projection to four times the width, and back."""
+
+    def __init__(self, channels: int):
+        # diffusers numbers a dropout between the two, which has no parameters.
+        self.net = nnx.Dict(
+            {
+                "0": GatedProjection(channels, 4 * channels),
+                "2": layers.Linear(4 * channels, channels),
+            }
+        )
+
+    def __call__(self, x):
+        return self.net["2"](self.net["0"](x))
+
+
+class TransformerBlock(nnx.Module):
+    """Self-attention, attention to the context and feed-forward, each after a norm."""
+
+    def __init__(self, channels: int, context_channels: int, heads: int):
+        self.norm1 = layers.LayerNorm(channels)
+        self.attn1 = Attention(channels, channels, heads)
+        self.norm2 = layers.LayerNorm(channels)
+        self.attn2 = Attention(channels, context_channels, heads)
+        self.norm3 = layers.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def __call__(self, x, context, kv):
+        z = self.norm1(x)
+        x = x + self.attn1(z, z, {})
+        x = x + self.attn2(self.norm2(x), context, _within(kv, "attn2"))
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer(nnx.Module):
+    """Transformer blocks over the pixels of a level (diffusers' `Transformer2DModel`)."""
+
+    def __init__(self, channels: int, heads: int, config: UNetConfig):
+        self.norm = layers.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
+        self.proj_in = _projection(channels, config)
+        self.transformer_blocks = nnx.List(
+            [
+                TransformerBlock(channels, config.cross_attention_dim, heads)
+                for _ in range(config.transformer_layers_per_block)
+            ]
+        )
+        self.proj_out = _projection(channels, config)
+
+    def __call__(self, x, context, kv):
+        b, h, w, c = x.shape
+        z = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        for i, block in enumerate(self.transformer_blocks):
+            z = block(z, context, _within(kv, f"transformer_blocks.{i}"))
+        return x + self.proj_out(z.reshape(b, h, w, c))
+
+
+def _projection(channels: int, config: UNetConfig):
+    """The same product in both versions, but version 1 holds it as a 1x1 convolution."""
+    if config.use_linear_projection:
+        return layers.Linear(channels, channels)
+    return layers.Conv(channels, channels, size=1, bias=True)
+
+
+def _within(weights: Mapping[str, jax.Array], module: str) -> dict[str, jax.Array]:
+    """The entries of a module, named from there."""
+    prefix = f"{module}."
+    return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
+
+
+class Level(nnx.Module):
+    """Residual blocks of one resolution, each followed by a transformer where there are any.
+
+    Args:
+      widths: input channels of each residual block.
+      channels: of what they give.
+      heads: of the transformers; 0 for none.
+      config: of the network.
+    """
+
+    def __init__(self, widths: list[int], channels: int, heads: int, config: UNetConfig):
+        self.resnets = nnx.List([_residual(width, channels, config) for width in widths])
+        self.attentions = nnx.List(
+            [Transformer(channels, heads, config) for _ in widths] if heads else []
+        )
+        self.remat = config.remat
+
+    def block(self, i: int, x, time, context, kv):
+        """Runs residual block i and its transformer."""
+        x = resnet.call(self.resnets[i], x, time, remat=self.remat)
+        if self.attentions:
+            kv = _within(kv, f"attentions.{i}")
+            x = resnet.call(self.attentions[i], x, context, kv, remat=self.remat)
+        return x
+
+
+class DownLevel(Level):
+    """A level of the encoder; every state it passes is kept for the decoder."""
+
+    def __init__(self, in_channels: int, channels: int, heads: int, last: bool, config: UNetConfig):
+        widths = [in_channels] + [channels] * (config.layers_per_block - 1)
+        super().__init__(widths, channels, heads, config)
+        self.downsamplers = nnx.List([] if last else [resnet.Downsample(channels, even=True)])
+
+    def __call__(self, x, time, context, kv):
+        skips = []
+        for i in range(len(self.resnets)):
+            x = self.block(i, x, time, context, kv)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            x = downsample(x)
+            skips.append(x)
+        return x, skips
+
+
+class UpLevel(Level):
+    """A level of the decoder; every residual block takes in one state of the encoder."""
+
+    def __init__(self, widths, channels: int, heads: int, last: bool, config: UNetConfig):
+        super().__init__(widths, channels, heads, config)
+        self.upsamplers = nnx.List([] if last else [resnet.Upsample(channels)])
+
+    def __call__(self, x, skips, time, context, kv):
+        for i in range(len(self.resnets)):
+            x = self.block(i, jnp.concatenate([x, skips.pop()], -1), time, context, kv)
+        for upsample in self.upsamplers:
+            x = upsample(x, skips[-1].shape[1:3])
+        return x
+
+
+class MidLevel(nnx.Module):
+    """The lowest level: a transformer between two residual blocks."""
+
+    def __init__(self, channels: int, heads: int, config: UNetConfig):
+        self.resnets = nnx.List([_residual(channels, channels, config) for _ in range(2)])
+        self.attentions = nnx.List([Transformer(channels, heads, config)])
+        self.remat = config.remat
+
+    def __call__(self, x, time, context, kv):
+        x = resnet.call(self.resnets[0], x, time, remat=self.remat)
+        kv = _within(kv, "attentions.0")
+        x = resnet.call(self.attentions[0], x, context, kv, remat=self.remat)
+        return resnet.call(self.resnets[1], x, time, remat=self.remat)
+
+
+def _residual(in_channels: int, channels: int, config: UNetConfig) -> resnet.ResnetBlock:
+    return resnet.ResnetBlock(
+        in_channels,
+        channels,
+        groups=config.norm_num_groups,
+        eps=config.norm_eps,
+        time_channels=4 * config.block_out_channels[0],
+    )
+
+
+class TimeEmbedding(nnx.Module):
+    """Two dense layers over the sinusoids of a timestep."""
+
+    def __init__(self, channels: int):
+        self.linear_1 = layers.Linear(channels, 4 * channels)
+        self.linear_2 = layers.Linear(4 * channels, 4 * channels)
+
+    def __call__(self, sinusoids):
+        return self.linear_2(jax.nn.silu(self.linear_1(sinusoids)))
+
+
+class UNet(nnx.Module):
+    """Predicts the noise (or v) in latents at a timestep, given a context."""
+
+    def __init__(self, config: UNetConfig):
+        self.config = config
+        widths, heads = config.block_out_channels, config.heads
+        levels = range(len(widths))
+        self.conv_in = layers.Conv(config.in_channels, widths[0], bias=True)
+        self.time_embedding = TimeEmbedding(widths[0])
+        crossed = [heads[i] * (config.down_block_types[i] == CROSS_DOWN) for i in levels]
+        self.down_blocks = nnx.List(
+            [
+                DownLevel(widths[max(i - 1, 0)], widths[i], crossed[i], i == levels[-1], config)
+                for i in levels
+            ]
+        )
+        self.mid_block = MidLevel(widths[-1], heads[-1], config)
+        self.up_blocks = nnx.List()
+        skips = [widths[0]]  # what the encoder leaves behind, from first to last
+        for i in levels:
+            skips += [widths[i]] * (config.layers_per_block + (i < levels[-1]))
+        below = widths[-1]
+        for i in reversed(levels):
+            inputs = [below] + [widths[i]] * config.layers_per_block
+            inputs = [width + skips.pop() for width in inputs]
+            crossed = config.up_block_types[levels[-1] - i] == CROSS_UP
+            self.up_blocks.append(UpLevel(inputs, widths[i], heads[i] * crossed, i == 0, config))
+            below = widths[i]
+        self.conv_norm_out = layers.GroupNorm(
+            config.norm_num_groups, widths[0], eps=config.norm_eps
+        )
+        self.conv_out = layers.Conv(widths[0], config.out_channels, bias=True)
+
+    def __call__(self, latents, timesteps, context, kv: Mapping[str, jax.Array] | None = None):
+        """Runs the network.
+
+        Args:
+          latents: (B, h, w, in_channels) of any size: pictures' sides over 8, times the
+            autoencoder's scaling factor.
+          timesteps: () or (B,) numbers in [0, 1000).
+          context: (B, T, cross_attention_dim) hidden states of the text tower.
+          kv: a second set of weights for the keys and values of attention to the context, used
+            instead of the network's own where given: names as in `kv_names`, kernels in them.
+
+        Returns:
+          (B, h, w, out_channels) of the config's dtype.
+
+        Raises:
+          ValueError: `kv` holds a name that is none of `kv_names`.
+        """
+        config, kv = self.config, kv or {}
+        if kv:
+            own = [".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(self))]
+            if unknown := sorted(kv.keys() - set(kv_names(own))):
+                raise ValueError(f"kv: no keys or values are called {', '.join(unknown)}")
+        x, context = latents.astype(config.dtype), context.astype(config.dtype)
+        kv = {name: kernel.astype(config.dtype) for name, kernel in kv.items()}
+        timesteps = jnp.broadcast_to(jnp.asarray(timesteps), len(x))
+        time = self.time_embedding(sinusoids(timesteps, config).astype(x.dtype))
+        time = jax.nn.silu(time)
+        x = self.conv_in(x)
+        skips = [x]
+        for i, level in enumerate(self.down_blocks):
+            x, passed = level(x, time, context, _within(kv, f"down_blocks.{i}"))
+            skips += passed
+        x = self.mid_block(x, time, context, _within(kv, "mid_block"))
+        for i, level in enumerate(self.up_blocks):
+            x = level(x, skips, time, context, _within(kv, f"up_blocks.{i}"))
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
+
+
+def sinusoids(timesteps: jax.Array, config: UNetConfig) -> jax.Array:
+    """Returns (B, C) float32 sines and cosines of (B,) timesteps, C the first level's width."""
+    half = config.block_out_channels[0] // 2
+    exponents = -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - config.freq_shift)
+    angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponents)
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(parts[::-1] if config.flip_sin_to_cos else parts, -1)
+
+
+def kv_names(params: Iterable[str]) -> list[str]:
+    """Returns the names of the keys' and values' kernels of attention to the context.
+
+    Args:
+      params: the network's flat parameters, or their names alone.
+    """
+    ends = (".attn2.to_k.kernel", ".attn2.to_v.kernel")
+    return [name for name in params if name.endswith(ends)]
