@@ -1,0 +1,191 @@
+"""DINOv2: a vision transformer whose patch features serve without any fine-tuning.
+
+Parameters carry the names of transformers' Dinov2Model (5.x: `attention.q_proj`, and `gate_proj`
+with `up_proj` where files hold the two in one `weights_in`), with the layer index stacked away.
+Architecture: Oquab et al. 2023, arXiv 2304.07193, section 4, without registers.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from flax import nnx
+
+from tdr_jax.models import layers
+from tdr_jax.models.clip import (
+    Mlp,
+    Patches,
+    add_positions,
+    check_patches,
+    check_sizes,
+    heads_attend,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dinov2Config:
+    """Sizes under their Hugging Face names (defaults: DINOv2 ViT-B/14's), then how to compute."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    mlp_ratio: float = 4
+    image_size: int = 518  # of the published weights; transformers' own default is 224
+    patch_size: int = 14
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    layerscale_value: float = 1.0
+    qkv_bias: bool = True
+    use_swiglu_ffn: bool = False
+    use_mask_token: bool = True
+    dtype: str = "float32"
+    remat: bool = False
+    scan_unroll: int = 1
+
+    def __post_init__(self):
+        check_sizes(self)
+        check_patches(self)
+
+
+class PatchEmbeddings(nnx.Module):
+    """Holds the patches' product under the name that the checkpoints give it."""
+
+    def __init__(self, config: Dinov2Config):
+        self.projection = Patches(config, bias=True)
+
+
+class Embeddings(nnx.Module):
+    """Class token, patches and positions; the mask token serves pretraining alone."""
+
+    def __init__(self, config: Dinov2Config):
+        size = config.hidden_size
+        count = 1 + (config.image_size // config.patch_size) ** 2
+        self.cls_token = layers.param((1, 1, size), std=0.02)
+        self.mask_token = layers.param((1, size)) if config.use_mask_token else None
+        self.patch_embeddings = PatchEmbeddings(config)
+        self.position_embeddings = layers.param((1, count, size), std=0.02)
+
+    def __call__(self, pictures):
+        patches = self.patch_embeddings.projection(pictures)
+        token, positions = self.cls_token[...][0, 0], self.position_embeddings[...][0]
+        return add_positions(token, patches, positions)
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention over all patches."""
+
+    def __init__(self, config: Dinov2Config):
+        size, bias = config.hidden_size, config.qkv_bias
+        self.q_proj = layers.Linear(size, size, bias=bias)
+        self.k_proj = layers.Linear(size, size, bias=bias)
+        self.v_proj = layers.Linear(size, size, bias=bias)
+        self.o_proj = layers.Linear(size, size)
+        self.heads = config.num_attention_heads
+
+    def __call__(self, x):
+        return heads_attend(x, self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.heads)
+
+
+class SwiGlu(nnx.Module):
+    """Gated feed-forward network of the giant (Shazeer 2020, arXiv 2002.05202)."""
+
+    def __init__(self, features: int, hidden: int):
+        self.gate_proj = layers.Linear(features, hidden)
+        self.up_proj = layers.Linear(features, hidden)
+        self.down_proj = layers.Linear(hidden, features)
+
+    def __call__(self, x):
+        return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class LayerScale(nnx.Module):
+    """One learnt factor a channel (Touvron et al. 2021, arXiv 2103.17239)."""
+
+    def __init__(self, config: Dinov2Config):
+        self.lambda1 = layers.param((config.hidden_size,), constant=config.layerscale_value)
+
+    def __call__(self, x):
+        return x * self.lambda1[...].astype(x.dtype)
+
+
+class Layer(nnx.Module):
+    """One transformer layer: both halves normalised before and scaled after."""
+
+    def __init__(self, config: Dinov2Config):
+        size, eps = config.hidden_size, config.layer_norm_eps
+        hidden = int(size * config.mlp_ratio)
+        self.norm1 = layers.LayerNorm(size, eps=eps)
+        self.attention = Attention(config)
+        self.layer_scale1 = LayerScale(config)
+        self.norm2 = layers.LayerNorm(size, eps=eps)
+        if config.use_swiglu_ffn:
+            # Two thirds, since there are three kernels for two, in whole eights.
+            self.mlp = SwiGlu(size, (int(hidden * 2 / 3) + 7) // 8 * 8)
+        else:
+            self.mlp = Mlp(size, hidden, config.hidden_act)
+        self.layer_scale2 = LayerScale(config)
+
+    def __call__(self, x):
+        x = x + self.layer_scale1(self.attention(self.norm1(x)))
+        return x + self.layer_scale2(self.mlp(self.norm2(x)))
+
+
+class Encoder(nnx.Module):
+    """All layers in a row, their parameters stacked."""
+
+    def __init__(self, config: Dinov2Config):
+        self.layer = layers.Stage(
+            functools.partial(Layer, config),
+            config.num_hidden_layers,
+            remat=config.remat,
+            unroll=config.scan_unroll,
+        )
+
+    def __call__(self, x):
+        return self.layer(x)
+
+
+class Dinov2(nnx.Module):
+    """The vision transformer of Oquab et al. 2023."""
+
+    def __init__(self, config: Dinov2Config):
+        self.dtype = config.dtype
+        self.patch_size = config.patch_size
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.layernorm = layers.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def __call__(self, pictures):
+        """Runs the network.
+
+        Args:
+          pictures: (B, H, W, 3) RGB with ImageNet's mean (0.485, 0.456, 0.406) taken off and its
+            standard deviation (0.229, 0.224, 0.225) divided out; any size from one patch on. What
+            is left over of whole patches is cut off, positions are resized to the size.
+
+        Returns:
+          (B, 1 + h * w, hidden_size) normalised, class token first; and that token,
+          (B, hidden_size). Both of the config's dtype.
+
+        Raises:
+          InputError: not RGB pictures, or smaller than one patch.
+        """
+        x = self.embeddings(pictures.astype(self.dtype))
+        x = self.layernorm(self.encoder(x))
+        return x, x[:, 0]
+
+    def patch_tokens(self, pictures):
+        """Computes the features of each patch, in their places.
+
+        Args:
+          pictures: as in `__call__`.
+
+        Returns:
+          (B, H // patch_size, W // patch_size, hidden_size) normalised, of the config's dtype.
+
+        Raises:
+          InputError: not RGB pictures, or smaller than one patch.
+        """
+        x = self(pictures)[0][:, 1:]
+        height, width = (side // self.patch_size for side in pictures.shape[1:3])
+        return x.reshape(x.shape[0], height, width, -1)
