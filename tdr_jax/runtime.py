@@ -24,6 +24,18 @@ def cache_folder() -> Path | None:
     return base / "tdr_jax"
 
 
+def choose_cpu_kernels() -> None:
+    """Has XLA compute matrix products and convolutions on CPU with Eigen rather than YNNPACK.
+
+    That is a fifth faster for networks of the width of Stable Diffusion's. It must be called
+    before JAX starts; a choice that the environment variable XLA_FLAGS makes is left alone.
+    """
+    flag = "--xla_cpu_experimental_ynn_fusion_type"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}=".strip()
+
+
 def enable_compilation_cache() -> Path | None:
     """Keep compiled programs on disk, so that the second start does not compile again.
 

@@ -15,7 +15,13 @@ from flax import nnx
 _NAFNET_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
 
 # Text towers of Stable Diffusion 1 and 2; the second is OpenCLIP's ViT-H without its last layer.
-_SD1_TEXT = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, projection_dim=768)
+_SD1_TEXT = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
+)
 _SD2_TEXT = dict(
     hidden_size=1024,
     intermediate_size=4096,

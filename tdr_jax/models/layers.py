@@ -162,6 +162,8 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
       (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
       heads that cuDNN's flash attention takes goes there.
     """
+    if jax.default_backend() == "cpu" and not causal and k.shape[1] > 128:
+        return _attend_by_rows(q, k, v)
     flash = (
         jax.default_backend() == "gpu"
         and q.dtype.itemsize == 2
@@ -171,6 +173,34 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     return jax.nn.dot_product_attention(
         q, k, v, is_causal=causal, implementation="cudnn" if flash else "xla"
     )
+
+
+def _attend_by_rows(q, k, v):
+    """Attention of one head and some hundred queries at a time.
+
+    The logits then stay in the cache: three to four times faster on CPU than all at once, in a
+    fraction of the memory. They lie (S, T), because maxima over columns are taken eight or sixteen
+    at once, over rows one by one; their sums come out of the product with v, as one more feature.
+    The backward pass computes them again.
+    """
+    b, t, heads, d = q.shape
+    rows = next(n for n in range(min(t, 128), 0, -1) if t % n == 0)
+    rows = t if rows < 32 else rows  # an awkward number of queries
+    q, k, v = (x.swapaxes(1, 2).reshape(b * heads, -1, d) for x in (q * d**-0.5, k, v))
+    v = jnp.concatenate([v, jnp.ones_like(v[..., :1])], -1).swapaxes(1, 2)
+
+    @jax.checkpoint
+    def some(q, k, v):
+        logits = jnp.matmul(k, q.T, preferred_element_type=jnp.float32)
+        weights = jnp.exp(logits - logits.max(0)).astype(v.dtype)
+        y = jnp.matmul(v, weights, preferred_element_type=jnp.float32)
+        return (y[:d] / y[d:]).T.astype(v.dtype)
+
+    def head(qkv):
+        q, k, v = qkv
+        return lax.map(lambda q: some(q, k, v), q.reshape(-1, rows, d)).reshape(t, d)
+
+    return lax.map(head, (q, k, v)).reshape(b, heads, t, d).swapaxes(1, 2)
 
 
 class Conv(nnx.Module):
@@ -201,14 +231,40 @@ class Conv(nnx.Module):
         self.padding = size // 2 if padding is None else padding
 
     def __call__(self, x):
-        y = lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            (self.stride, self.stride),
-            ((self.padding, self.padding), (self.padding, self.padding)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Convolution with zero padding, by the fastest implementation of the backend.
+
+    Args:
+      x: (B, H, W, C).
+      kernel: (k, k, C, D), of x's dtype.
+      stride: in both directions.
+      padding: zeros on every side.
+
+    Returns:
+      (B, H', W', D). A 1x1 kernel is a matrix product, and so, on CPU, is a wide kernel over few
+      pixels, whose windows are gathered first: up to twice as fast as XLA's convolution.
+    """
+    b, h, w, c = x.shape
+    size, out = kernel.shape[0], kernel.shape[-1]
+    if size == 1 and stride == 1 and not padding:
+        return matmul(x.reshape(1, -1, c), kernel[0]).reshape(b, h, w, out)
+    few = b * h * w <= 512 and c >= 256 and stride == 1 and 2 * padding == size - 1
+    if few and jax.default_backend() == "cpu":
+        padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        windows = [padded[:, i : i + h, j : j + w] for i, j in _taps(size, 1)]
+        windows = jnp.concatenate(windows, -1).reshape(1, b * h * w, -1)
+        return matmul(windows, kernel.reshape(1, -1, out)).reshape(b, h, w, out)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        ((padding, padding), (padding, padding)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
 class LayerNorm(nnx.Module):

@@ -105,8 +105,8 @@ class GatedProjection(nnx.Module):
         self.hidden = hidden
 
     def __call__(self, x):
-        gate = self.proj(x, slice(self.hidden, None))
-        return layers.gelu_gate(gate, self.proj(x, slice(0, self.hidden)))
+        y = self.proj(x)
+        return layers.gelu_gate(y[..., self.hidden :], y[..., : self.hidden])
 
 
 class FeedForward(nnx.Module):
