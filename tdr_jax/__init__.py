@@ -13,10 +13,11 @@ __version__ = "0.1.0"
 
 _WHERE = {
     "Restorer": "tdr_jax.infer.restorer",
+    "Generator": "tdr_jax.infer.generator",
     "load": "tdr_jax.weights",
     "save": "tdr_jax.weights",
 }
-_MODULES = ("convert", "data", "degrade", "losses", "metrics", "models", "text")
+_MODULES = ("convert", "data", "degrade", "diffusion", "losses", "metrics", "models", "text")
 __all__ = [*_WHERE, *_MODULES, "__version__"]
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "restore": ("tdr_jax.commands.restore", "restore photographs, as a sentence asks or blindly"),
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
     "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
+    "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
     "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),
 }
 

@@ -1,4 +1,4 @@
-"""Weights on disk: shipped ones by name, our own folders, and everything that converts."""
+"""Weights on disk: shipped ones by name, folders of ours and of others, all that converts."""
 
 import dataclasses
 import json
@@ -28,72 +28,111 @@ def shipped() -> list[str]:
 
 
 def find(path_or_name: str | os.PathLike) -> Path:
-    """Returns where weights are: the path itself, or the folder of shipped ones.
+    """Returns where weights are: the path itself, the folder of shipped ones or of a download.
 
     Raises:
-      InputError: there is no such file, folder or name.
+      InputError: there is no such file, folder or name, and no repository of the Hugging Face hub
+        that can be reached.
     """
     path = Path(path_or_name)
     if path.exists():
         return path
     if path_or_name in shipped():
         return ASSETS / path_or_name
+    from tdr_jax.convert import hub
+
+    if hub.is_id(str(path_or_name)):
+        return hub.download(str(path_or_name))
     raise InputError(
         f"no weights at {path_or_name}: give a folder with {FILE_NAME}, a .safetensors file, a "
-        f"PyTorch checkpoint, or one of {', '.join(shipped())}"
+        f"PyTorch checkpoint, a hub id (owner/name), or one of {', '.join(shipped())}"
     )
 
 
-def load(path_or_name: str | os.PathLike) -> tuple[models.Network, models.Params]:
-    """Reads a network and its parameters.
+def load(
+    path_or_name: str | os.PathLike,
+    part: str | None = None,
+    *,
+    dtype: str = "float32",
+    shardings=None,
+):
+    """Reads a network, or a whole pipeline, and its parameters.
 
     Args:
-      path_or_name: a shipped name; a folder or `.safetensors` file that `save` wrote; or a
-        checkpoint with PyTorch's names, `.safetensors` or of torch.save (which needs PyTorch),
-        whose network and hyper-parameters are recognised.
+      path_or_name: a shipped name; a folder or `.safetensors` file that `save` wrote; a checkpoint
+        with PyTorch's names, `.safetensors` or of torch.save (which needs PyTorch), whose network
+        and hyper-parameters are recognised; a folder of transformers or diffusers, or the id of
+        one on the Hugging Face hub; or a Stable Diffusion checkpoint in one file.
+      part: of a pipeline, "unet", "vae" or "text_encoder"; of a CLIP model, "vision_model" (the
+        default) or "text_model". None otherwise.
+      dtype: of the parameters of towers and diffusion networks: "float32", "bfloat16", "float16".
+      shardings: where these go: one `jax.sharding.Sharding`, or a function of name and shape that
+        gives one. Each parameter is read, laid out and placed before the next is.
 
     Returns:
-      The network, and its parameters as float32 arrays whatever the file's dtype is.
+      The network, and its parameters as float32 arrays (or of `dtype`) whatever the file's dtype
+      is. Of a whole pipeline: a `Pipeline`, and the parameters of each part by its name.
 
     Raises:
       InputError: there is no such file or name, it is damaged, or it holds no network known here.
     """
-    from tdr_jax import convert
+    from tdr_jax import convert, pipeline
+    from tdr_jax.convert import hugging_face
 
-    network, params, _ = convert.adopt(io.read(find(path_or_name)))
+    path = find(path_or_name)
+    if pipeline.is_pipeline(path):
+        return pipeline.load(path, part, dtype=dtype, shardings=shardings)
+    if hugging_face.is_folder(path):
+        return hugging_face.load(path, part, dtype, shardings)
+    if part is not None or dtype != "float32" or shardings is not None:
+        raise InputError(
+            f"{path}: part, dtype and shardings are for towers and diffusion networks; leave them"
+        )
+    network, params, _ = convert.adopt(io.read(path))
     return network, params
 
 
 def save(
     path: str | os.PathLike,
-    network: models.Network,
-    params: models.Params,
+    network,
+    params,
     *,
     dtype: str = "float32",
     metadata: dict[str, str] | None = None,
 ) -> Path:
-    """Writes a network and its parameters under our names, whole or not at all.
+    """Writes a network, or a whole pipeline, and its parameters.
+
+    A folder for a tower or a diffusion network is one of transformers or diffusers, under their
+    names, which they load unchanged. Everything else is written under our names, whole or not at
+    all.
 
     Args:
-      path: a `.safetensors` file, or a folder (made if missing) that is to hold
-        `model.safetensors` and `config.json`.
-      network: its name and config go into the file's metadata, and into `config.json`.
-      params: flat dict of arrays.
+      path: a `.safetensors` file, or a folder (made if missing) that is to hold the weights and
+        `config.json`.
+      network: a Network; or the `Pipeline` that `load` returned.
+      params: flat dict of arrays; for a pipeline, one for each part.
       dtype: of the file: "float32", or "float16" or "bfloat16" for half the size.
-      metadata: further strings to keep (training data, licence).
+      metadata: further strings to keep (training data, licence) in files under our names.
 
     Returns:
-      The `.safetensors` file written.
+      The weight file written; for a pipeline, its folder.
 
     Raises:
       InputError: it cannot be written.
     """
+    from tdr_jax import pipeline
+    from tdr_jax.convert import hugging_face
+
     path = Path(path)
+    if isinstance(network, pipeline.Pipeline):
+        return pipeline.save(path, network, params, dtype)
     models.check(params, network.abstract_params(), f"network {network.name}")
+    if network.kind in hugging_face.KINDS and path.suffix != io.SUFFIX:
+        return hugging_face.save(path, network, params, dtype)
     tensors = {name: np.asarray(value) for name, value in params.items()}
     said, free = describe(network), metadata or {}
     content = None
-    if path.suffix != ".safetensors":
+    if path.suffix != io.SUFFIX:
         path = path / FILE_NAME
         content = json.dumps(
             {

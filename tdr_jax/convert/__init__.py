@@ -1,6 +1,7 @@
 """Exchange with PyTorch: `from_torch` and `to_torch` carry parameters across by name."""
 
 import difflib
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ def from_torch(name: str, state_dict: dict, **overrides) -> models.Params:
       InputError: counts every missing, unexpected and misshapen tensor and shows the first, with
         the nearest names.
     """
-    return _from_torch(models.build(name, **overrides), state_dict)
+    return from_lazy(models.build(name, **overrides), state_dict)
 
 
 def to_torch(name: str, params: models.Params, *, fill_dead: bool = False, **overrides) -> dict:
@@ -67,7 +68,7 @@ def to_arrays(network: models.Network, params: models.Params) -> dict[str, np.nd
     _check(params, network)
     arrays = {key: np.asarray(value) for key, value in params.items()}
     state = {}
-    for entry in _entries(network)[1]:
+    for entry in entries(network):
         array = arrays[entry.ours]
         array = array if entry.index is None else array[entry.index, ...]
         state[entry.theirs] = np.array(entry.layout.to_torch(array), order="C")
@@ -101,8 +102,8 @@ def _adopt(checkpoint: io.Checkpoint, name: str | None, overrides: dict):
 
     tensors = checkpoint.tensors
     if checkpoint.network is not None:
-        network = _build(checkpoint.network, checkpoint.config | overrides)
-        if name is not None and _build(name, {}).kind != network.kind:
+        network = build(checkpoint.network, checkpoint.config | overrides)
+        if name is not None and build(name, {}).kind != network.kind:
             raise InputError(f"it holds {network.name}, not {name}: leave the network's name out")
     elif checkpoint.ours:
         raise InputError("it names no network: give the folder with its config.json")
@@ -112,17 +113,17 @@ def _adopt(checkpoint: io.Checkpoint, name: str | None, overrides: dict):
         except InputError as error:
             silent = "it names no network, and " if checkpoint.path.suffix == io.SUFFIX else ""
             raise InputError(f"{silent}{error}") from error
-        network = _build(name, fields | overrides)
+        network = build(name, fields | overrides)
     if checkpoint.ours:
         _check(tensors, network)
         return network, {key: jnp.asarray(t, jnp.float32) for key, t in tensors.items()}, []
-    table, entries = _entries(network)
+    table, entries = _table_and_entries(network)
     live = {entry.theirs for entry in entries}
     ignored = [key for key in tensors if key not in live and table.is_dead(key)]
-    return network, _from_torch(network, tensors), ignored
+    return network, from_lazy(network, tensors), ignored
 
 
-def _build(name: str, fields: dict) -> models.Network:
+def build(name: str, fields: dict) -> models.Network:
     """Builds a network from fields that come from outside."""
     try:
         network = models.build(name, **fields)
@@ -138,10 +139,15 @@ def _build(name: str, fields: dict) -> models.Network:
 
 def torch_names(network: models.Network) -> list[str]:
     """Returns the PyTorch names of the network's live tensors."""
-    return [entry.theirs for entry in _entries(network)[1]]
+    return [entry.theirs for entry in entries(network)]
 
 
-def _entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]:
+def entries(network: models.Network) -> list[tables.Entry]:
+    """Returns, for each PyTorch tensor of the network, its name and where it lies in ours."""
+    return _table_and_entries(network)[1]
+
+
+def _table_and_entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]:
     kind = network.kind
     if kind not in tables.TABLES:
         raise InputError(
@@ -153,36 +159,45 @@ def _entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]
     return table, tables.entries(table, shapes)
 
 
-def _from_torch(network: models.Network, state_dict: dict) -> models.Params:
-    table, entries = _entries(network)
+def from_lazy(network: models.Network, tensors: Mapping, place=None) -> models.Params:
+    """Does what `from_torch` does, one parameter at a time.
+
+    Args:
+      network: which the tensors must fit.
+      tensors: names to whatever has a shape and becomes an array; read one parameter at a time, so
+        that tensors still on disk are never all in memory beside the parameters.
+      place: makes a parameter of its name and its float32 array; float32 on the default device by
+        default.
+    """
+    place = place or (lambda name, array: jnp.asarray(array))
+    table, entries = _table_and_entries(network)
     expected = network.abstract_params()
-    tensors = {key: _to_numpy(value) for key, value in state_dict.items()}
     wanted = {entry.theirs for entry in entries}
     foreign = sorted(key for key in tensors.keys() - wanted if not table.is_dead(key))
     misshapen = []
-    pieces: dict[str, list[np.ndarray]] = {}
+    sources: dict[str, list[tables.Entry]] = {}
     for entry in entries:
         if entry.theirs not in tensors:
             continue
-        tensor = tensors[entry.theirs]
+        given = tuple(tensors[entry.theirs].shape)
         shape = expected[entry.ours].shape[0 if entry.index is None else 1 :]
         theirs = entry.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
-        if tensor.shape != theirs:
-            misshapen.append(f"{entry.theirs} is {tensor.shape}, not {theirs}")
-        else:
-            pieces.setdefault(entry.ours, []).append(entry.layout.from_torch(tensor))
+        if given != theirs:
+            misshapen.append(f"{entry.theirs} is {given}, not {theirs}")
+        sources.setdefault(entry.ours, []).append(entry)
     missing = sorted(wanted - tensors.keys())
     if missing or foreign or misshapen:
         raise InputError(
             f"the state dict does not fit {network.name}: "
             + _faults(missing, foreign, sorted(misshapen))
         )
-    single = {entry.ours for entry in entries if entry.index is None}
     params = {}
     for ours, spec in expected.items():
-        parts = pieces.get(ours, [])  # none where a stage has no blocks
-        whole = parts[0] if ours in single else np.array(parts).reshape(spec.shape)
-        params[ours] = jnp.asarray(whole, jnp.float32)
+        whole = np.empty(spec.shape, np.float32)
+        for entry in sources.get(ours, []):  # none where a stage has no blocks
+            array = entry.layout.from_torch(to_numpy(tensors[entry.theirs]))
+            whole[... if entry.index is None else entry.index] = array
+        params[ours] = place(ours, whole)
     return params
 
 
@@ -208,7 +223,7 @@ def _check(params, network: models.Network) -> None:
         raise InputError(error) from error
 
 
-def _to_numpy(value) -> np.ndarray:
+def to_numpy(value) -> np.ndarray:
     """Torch tensors (also bfloat16 and on a GPU) and arrays alike become float32 arrays."""
     if hasattr(value, "detach"):
         value = value.detach().to("cpu").float().numpy()

@@ -7,7 +7,11 @@ PICTURES = ((1, 1), (3, 3), (6, 3))  # channels in and out: grey, colour, left a
 
 def sentence(network) -> bool:
     """Whether the network restores as a sentence asks."""
-    return getattr(network.config, "text_dim", None) is not None
+    return getattr(_config(network), "text_dim", None) is not None
+
+
+def _config(network):
+    return getattr(network, "config", None)  # a pipeline of several networks has none
 
 
 def two_views(network) -> bool:
@@ -26,9 +30,10 @@ def check(network, encoder) -> None:
         InputError: the network maps other channels, or the encoder is missing, superfluous or of
             another width.
     """
-    channels = getattr(network.config, "channels", None)
+    channels = getattr(_config(network), "channels", None)
     if channels is None:
-        raise InputError(f"{network.name} is no network that restores pictures")
+        name = getattr(network, "name", "a diffusion pipeline")
+        raise InputError(f"{name} is no network that restores pictures")
     if channels not in PICTURES:
         raise InputError(
             f"network {network.name} makes {channels[1]} channels of {channels[0]}; it can be "

@@ -68,7 +68,9 @@ _PIPELINES = {
     "sd20-base": _stable_diffusion(_SD2_UNET, _SD2_TEXT, dict(sample_size=768)),
     "sd20": _stable_diffusion(_SD2_UNET | dict(sample_size=96), _SD2_TEXT, dict(sample_size=768)),
     "sd21-base": _stable_diffusion(_SD2_UNET, _SD2_TEXT, dict(sample_size=768)),
-    "sd21": _stable_diffusion(_SD2_UNET | dict(sample_size=96), _SD2_TEXT, dict(sample_size=768)),
+    "sd21": _stable_diffusion(
+        _SD2_UNET | dict(sample_size=96, upcast_attention=True), _SD2_TEXT, dict(sample_size=768)
+    ),
     "sd15-tiny": _stable_diffusion(_TINY_UNET | dict(attention_head_dim=2), _TINY_TEXT, _TINY_VAE),
     "sd21-tiny": _stable_diffusion(
         _TINY_UNET | dict(attention_head_dim=(2, 4), use_linear_projection=True),
@@ -218,6 +220,11 @@ class Network:
         """Whether the network has that method, so that `apply` can be asked for it."""
         return callable(getattr(self._module, method, None))
 
+    def replace(self, **fields) -> "Network":
+        """Returns the network with other fields in its config, `dtype` for one."""
+        config = dataclasses.replace(self.config, **fields)
+        return Network(self.name, config, self._module)
+
     @functools.cached_property
     def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
         model = nnx.eval_shape(lambda: self._module(self.config))
@@ -290,6 +297,18 @@ def names() -> tuple[str, ...]:
     return tuple(_REGISTRY)
 
 
+def config_class(name: str) -> type:
+    """Returns the dataclass of the network's config.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if name not in _REGISTRY:
+        raise ValueError(f"no network {name!r}; there are: {', '.join(names())}")
+    file, class_name, _ = _REGISTRY[name]
+    return getattr(importlib.import_module(f"tdr_jax.models.{file}"), f"{class_name}Config")
+
+
 def build(name: str, **overrides) -> Network:
     """Builds the network of that name.
 
@@ -300,12 +319,10 @@ def build(name: str, **overrides) -> Network:
     Raises:
       ValueError: the name or a field is unknown.
     """
-    if name not in _REGISTRY:
-        raise ValueError(f"no network {name!r}; there are: {', '.join(names())}")
+    config = config_class(name)
     file, class_name, defaults = _REGISTRY[name]
     module = importlib.import_module(f"tdr_jax.models.{file}")
-    config_class = getattr(module, f"{class_name}Config")
-    fields = [field.name for field in dataclasses.fields(config_class)]
+    fields = [field.name for field in dataclasses.fields(config)]
     unknown = sorted(set(overrides) - set(fields))
     if unknown:
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has: {', '.join(fields)}")
@@ -313,4 +330,4 @@ def build(name: str, **overrides) -> Network:
         key: tuple(value) if isinstance(value, list) else value
         for key, value in (defaults | overrides).items()
     }
-    return Network(name, config_class(**values), getattr(module, class_name))
+    return Network(name, config(**values), getattr(module, class_name))

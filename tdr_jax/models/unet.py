@@ -24,7 +24,8 @@ class UNetConfig:
     """Sizes under diffusers' names (defaults: Stable Diffusion 1.5), then how to compute.
 
     `attention_head_dim` is the number of heads, of all levels or of each: the name is a slip of
-    diffusers that its files keep. `sample_size` is the side of the latents it was trained on.
+    diffusers that its files keep. `sample_size` is the side of the latents it was trained on;
+    `upcast_attention` is told to diffusers, for here attention logits are always float32.
     """
 
     sample_size: int = 64
@@ -38,6 +39,7 @@ class UNetConfig:
     cross_attention_dim: int = 768
     attention_head_dim: int | tuple[int, ...] = 8
     use_linear_projection: bool = False
+    upcast_attention: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
