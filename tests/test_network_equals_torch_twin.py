@@ -121,15 +121,22 @@ def test_published_network_has_the_published_number_of_parameters():
 def test_every_named_network_can_be_built_and_traced(name):
     network = models.build(name)
     params = network.abstract_params()
-    if name == "bert":
-        inputs = [jax.ShapeDtypeStruct((2, 5), "int32")] * 2
+    config, ids = network.config, jax.ShapeDtypeStruct((2, 5), "int32")
+    if network.kind in ("Bert", "ClipText"):
+        inputs = [ids] * (1 + (network.kind == "Bert"))
+    elif network.kind == "UNet":
+        latents = jax.ShapeDtypeStruct((2, 16, 16, config.in_channels), "float32")
+        context = jax.ShapeDtypeStruct((2, 5, config.cross_attention_dim), "float32")
+        inputs = [latents, jax.ShapeDtypeStruct((2,), "int32"), context]
     else:
-        side, config = 4 * network.config.multiple, network.config
-        inputs = [jax.ShapeDtypeStruct((2, side, side, config.channels[0]), "float32")]
+        sides = {"AutoencoderKL": 64, "ClipVision": 224, "Dinov2": 98}
+        side = sides.get(network.kind) or 4 * config.multiple
+        channels = config.channels[0] if hasattr(config, "channels") else 3
+        inputs = [jax.ShapeDtypeStruct((2, side, side, channels), "float32")]
         if hasattr(config, "text_dim"):
             inputs.append(jax.ShapeDtypeStruct((2, config.text_dim), "float32"))
     out = jax.eval_shape(network.apply, params, *inputs)
-    assert out.shape[0] == 2
+    assert jax.tree.leaves(out)[0].shape[0] == 2
 
 
 def test_bfloat16_stays_near_float32():
