@@ -231,8 +231,13 @@ class Conv(nnx.Module):
         self.padding = size // 2 if padding is None else padding
 
     def __call__(self, x):
-        y = convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        return self.add_bias(
+            convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
+        )
+
+    def add_bias(self, y):
+        """Adds the bias, if there is one, to a convolution computed elsewhere."""
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
