@@ -1,5 +1,10 @@
 """`Generator` and `tdr generate` against diffusers' StableDiffusionPipeline."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +17,7 @@ from tdr_jax import cli
 from tdr_jax.errors import InputError
 from tests.support import pipelines
 
+ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ["the cat", "a dog in the fog"]
 
 
@@ -59,6 +65,27 @@ def test_a_picture_hangs_on_its_prompt_seed_and_index_alone(generator):
     assert (generator(PROMPTS, seed=2, **draw) == both).all()
     assert np.abs(generator(PROMPTS, seed=3, **draw) - both).max() > 0.01
     assert np.abs(generator(PROMPTS[0], seed=2, **draw)[0] - second[0]).max() > 0.01
+
+
+SPREAD = """
+import sys
+import jax, numpy as np, tdr_jax
+assert jax.device_count() == 4
+generator = tdr_jax.Generator.from_pretrained(sys.argv[1])
+draw = dict(steps=3, size=(16, 16), seed=2)
+np.save(sys.argv[2], generator(["the cat", "a dog in the fog", "the fog"], **draw))
+"""
+
+
+def test_a_batch_spread_over_devices_is_the_same(made, generator, tmp_path):
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", SPREAD, made[1][0], tmp_path / "spread.npy"]
+    subprocess.run(list(map(str, command)), env=environment, check=True, cwd=ROOT)
+    spread = np.load(tmp_path / "spread.npy")
+    alone = generator([*PROMPTS, "the fog"], steps=3, size=(16, 16), seed=2)
+    assert spread.shape == alone.shape
+    assert np.abs(spread - alone).max() < 1e-4
 
 
 def test_bfloat16_draws_nearly_the_same(made, generator):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -187,6 +189,31 @@ def test_parameters_go_where_the_shardings_say(folders):
         assert value.dtype == jnp.bfloat16
 
 
+MEASURE = """
+import resource, sys
+import jax, tdr_jax
+jax.devices()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+network, params = tdr_jax.load(sys.argv[1], dtype=sys.argv[2])
+jax.block_until_ready(params)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def test_loading_never_holds_the_model_twice(tmp_path):
+    levels = dict(block_out_channels=(256, 512, 512), attention_head_dim=8)
+    levels["down_block_types"] = ("CrossAttnDownBlock2D",) * 3
+    levels["up_block_types"] = ("CrossAttnUpBlock2D",) * 3
+    network = models.build("unet", **levels)
+    params = {k: np.ones(s.shape, np.float32) for k, s in network.abstract_params().items()}
+    tdr_jax.save(tmp_path, network, params, dtype="bfloat16")
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), "float32"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    # The parameters, the file's own pages, and what importing takes; a second copy would not fit.
+    assert network.size > 80e6
+    assert int(done.stdout) < 4 * network.size + 2 * network.size + 150e6
+
+
 def test_old_names_of_the_autoencoders_attention_are_read(folders, tmp_path):
     folder, _ = folders["vae"]
     shutil.copytree(folder, tmp_path / "old")
@@ -273,6 +300,11 @@ def test_missing_files_are_named(folders, tmp_path):
     folder = shutil.copytree(folders["unet 1"][0], tmp_path / "second")
     (folder / "diffusion_pytorch_model.safetensors").unlink()
     assert "diffusion_pytorch_model.safetensors" in refusal(folder)
+    folder = shutil.copytree(folders["text"][0], tmp_path / "third")
+    (folder / "config.json").unlink()
+    assert "config.json" in refusal(folder)
+    (tmp_path / "empty").mkdir()
+    assert "model_index.json" in refusal(tmp_path / "empty")
     folders["unet 1"][1].save_pretrained(tmp_path / "shards", max_shard_size="200KB")
     shard = sorted((tmp_path / "shards").glob("*.safetensors"))[1]
     shard.unlink()

@@ -148,24 +148,23 @@ class Tensor:
     def __array__(self, dtype=None, copy=None):
         return np.asarray(self.read(), dtype)
 
-    def half(self, which: int) -> "Tensor":
-        """The first or second half of its first axis."""
-        rows = self.shape[0] // 2
-        part = slice(which * rows, (which + 1) * rows)
-        return Tensor((rows, *self.shape[1:]), lambda: self.read()[part])
+
+def part(tensor, which: int, of: int) -> Tensor:
+    """One of several equal parts of a tensor's first axis; nothing is read yet."""
+    rows = tensor.shape[0] // of
+    mine = slice(which * rows, (which + 1) * rows)
+    return Tensor((rows, *tensor.shape[1:]), lambda: convert.to_numpy(tensor)[mine])
 
 
 def is_folder(path: Path) -> bool:
     """Whether a folder has weights or a pipeline of transformers or diffusers, not ours."""
     if not path.is_dir():
         return False
-    if (path / INDEX).exists() or any(
-        (path / f"{stem}.safetensors").exists() for stem in STEMS[:1]
-    ):
+    if (path / INDEX).exists():
         return True
     config = path / io.CONFIG_NAME
-    if not config.exists():
-        return any(_weight_files(path))
+    if not config.exists():  # a model.safetensors alone may be ours, which says itself what it is
+        return any(path.glob(f"{STEMS[0]}*"))
     content = read_json(config)
     return "_class_name" in content or "model_type" in content
 
@@ -229,9 +228,8 @@ def _recognise(path: Path, config: dict, part: str | None) -> tuple[Kind, dict]:
         if part not in TOWERS:
             raise InputError(f"{path}: CLIP has no part {part!r}; it has {' and '.join(TOWERS)}")
         tower = "text" if part == "text_model" else "vision"
-        config = {"projection_dim": config.get("projection_dim", 512)} | config.get(
-            f"{tower}_config", {}
-        )
+        shared = {"projection_dim": config.get("projection_dim", 512)}  # whatever a tower says
+        config = config.get(f"{tower}_config", {}) | shared
         said = f"clip_{tower}_model"
     kinds = {kind.says: (ours, kind) for ours, kind in KINDS.items()}
     if said not in kinds:
@@ -343,7 +341,7 @@ def rename(kind: Kind, tensors: Mapping) -> dict:
             name = name.replace(theirs, ours)
         if kind.name == "dinov2" and HALVES[0] in name:
             for which, ours in enumerate(HALVES[1]):
-                renamed[name.replace(HALVES[0], ours)] = tensor.half(which)
+                renamed[name.replace(HALVES[0], ours)] = part(tensor, which, 2)
         else:
             renamed[name] = tensor
     return renamed

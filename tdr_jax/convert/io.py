@@ -79,7 +79,10 @@ def read(path: str | os.PathLike) -> Checkpoint:
     if path.is_dir():
         config, path = _read_config(path / CONFIG_NAME), path / FILE_NAME
         if not path.is_file():
-            raise InputError(f"{path.parent} has no {FILE_NAME}: it is no folder that tdr wrote")
+            raise InputError(
+                f"{path.parent} has no {FILE_NAME}: it is no folder of tdr's, and without "
+                "model_index.json or a config.json of theirs none of diffusers' or transformers'"
+            )
     elif not path.is_file():
         raise InputError(f"{path}: no such file")
     if not path.stat().st_size:

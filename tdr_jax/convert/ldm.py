@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 
 from tdr_jax import convert, models
-from tdr_jax.convert.hugging_face import Tensor
+from tdr_jax.convert.hugging_face import Tensor, part
 from tdr_jax.errors import InputError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -63,30 +63,30 @@ def is_pipeline(names) -> bool:
     return any(name.startswith(UNET) for name in names)
 
 
-def load(tensors: Mapping, part: str, place=None) -> tuple[models.Network, models.Params]:
+def load(tensors: Mapping, name: str, place=None) -> tuple[models.Network, models.Params]:
     """Reads one part of a checkpoint.
 
     Args:
       tensors: all of the file's, by name, on disk or in memory.
-      part: "unet", "vae" or "text_encoder".
+      name: of the part: "unet", "vae" or "text_encoder".
       place: as in `convert.from_lazy`.
 
     Raises:
       InputError: the part is not there, or it is of another architecture.
     """
-    prefixes = {"unet": (UNET,), "vae": (VAE,), "text_encoder": (CLIP, OPEN_CLIP)}[part]
+    prefixes = {"unet": (UNET,), "vae": (VAE,), "text_encoder": (CLIP, OPEN_CLIP)}[name]
     for prefix in prefixes:
         own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if own:
             break
     else:
-        raise InputError(f"the checkpoint has no {part}: no name starts with {prefixes[0]}")
+        raise InputError(f"the checkpoint has no {name}: no name starts with {prefixes[0]}")
     read = {UNET: _unet, VAE: _vae, CLIP: _clip, OPEN_CLIP: _open_clip}[prefix]
     try:
-        name, fields, renamed = read(own)
+        kind, fields, renamed = read(own)
     except (KeyError, IndexError) as error:
-        raise InputError(f"its {part} has no {error}: it is of another architecture") from error
-    network = convert.build(name, fields)
+        raise InputError(f"its {name} has no {error}: it is of another architecture") from error
+    network = convert.build(kind, fields)
     return network, convert.from_lazy(network, renamed, place)
 
 
@@ -192,7 +192,7 @@ def _open_clip(own: Mapping) -> tuple[str, dict, dict]:
         if ".attn.in_proj_" in name:
             for which, letter in enumerate("qkv"):
                 ours = name.replace(".attn.in_proj_", f".self_attn.{letter}_proj.")
-                renamed[ours] = _third(tensor, which)
+                renamed[ours] = part(tensor, which, 3)
         else:
             renamed[name] = tensor
     return "clip-text", _text_fields(renamed, "gelu"), renamed
@@ -215,9 +215,3 @@ def _text_fields(own: Mapping, activation: str) -> dict:
 
 def _reshaped(tensor, shape: tuple[int, ...]) -> Tensor:
     return Tensor(shape, lambda: convert.to_numpy(tensor).reshape(shape))
-
-
-def _third(tensor, which: int) -> Tensor:
-    rows = tensor.shape[0] // 3
-    part = slice(which * rows, (which + 1) * rows)
-    return Tensor((rows, *tensor.shape[1:]), lambda: convert.to_numpy(tensor)[part])

@@ -229,7 +229,11 @@ def _nearest(state_dict: dict, wanted: models.Network | None) -> str:
     if wanted:
         line = f"the tensors ({len(keys)}: {example}, ...) are not {nearest}'s"
     elif not shared:
-        return f"{line}; these are: {', '.join(sign.name for sign in SIGNS)}"
+        known = ", ".join(sign.name for sign in SIGNS)
+        return (
+            f"{line}; these are: {known}; towers and diffusion networks come as folders with "
+            "config.json"
+        )
     more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
     which = "" if wanted else f"; the nearest is {nearest}"
     return f"{line}{which}, of which they lack {', '.join(lacking[:3])}{more}"
