@@ -35,6 +35,7 @@ class Small:
 
     config: SmallConfig = SmallConfig()
     name: str = "small"
+    kind: str = "Small"
     size: int = 0  # the number of parameters, which the first line of a run tells
 
     def init(self, seed=0):
