@@ -1,11 +1,10 @@
 """Stable Diffusion as a whole: networks, noise schedule and tokenizer, in one folder or file."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from tdr_jax import models
+from tdr_jax import diffusion, models
 from tdr_jax.convert import hugging_face, io, ldm
 from tdr_jax.errors import InputError
 
@@ -75,16 +74,10 @@ def load(path: Path, part: str | None = None, *, dtype: str = "float32", shardin
     if path.is_dir():
         scheduler, tokenizer = hugging_face.read_json(path / SCHEDULER), load_tokenizer(path)
     else:
-        scheduler, tokenizer = {"_class_name": "DDIMScheduler"} | _original_schedule(), None
+        # The schedule that all versions share; a single file does not say what it predicts.
+        scheduler, tokenizer = diffusion.Schedule().to_config(), None
     params = {name: params for name, (_, params) in parts.items()}
     return Pipeline(**networks, scheduler=scheduler, tokenizer=tokenizer), params
-
-
-def _original_schedule() -> dict[str, Any]:
-    """The schedule that all versions share; a single file does not say what it predicts."""
-    from tdr_jax import diffusion
-
-    return diffusion.Schedule().to_config()
 
 
 def load_tokenizer(path: Path):
@@ -128,15 +121,12 @@ def save(folder: Path, pipeline: Pipeline, params: dict[str, models.Params], dty
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    _write(folder / SCHEDULER, pipeline.scheduler)
+    hugging_face.write_json(folder / SCHEDULER, pipeline.scheduler)
     if pipeline.tokenizer is None:
         index["tokenizer"] = [None, None]
     else:
         pipeline.tokenizer.save_pretrained(folder / TOKENIZER)
-    _write(folder / hugging_face.INDEX, index)  # last: without it the folder is no pipeline
+    hugging_face.write_json(
+        folder / hugging_face.INDEX, index
+    )  # last: without it the folder is no pipeline
     return folder
-
-
-def _write(path: Path, content: dict) -> None:
-    with io.replacing(path) as (partial,):
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -149,7 +149,7 @@ class Tensor:
         return np.asarray(self.read(), dtype)
 
 
-def part(tensor, which: int, of: int) -> Tensor:
+def section(tensor, which: int, of: int) -> Tensor:
     """One of several equal parts of a tensor's first axis; nothing is read yet."""
     rows = tensor.shape[0] // of
     mine = slice(which * rows, (which + 1) * rows)
@@ -341,7 +341,7 @@ def rename(kind: Kind, tensors: Mapping) -> dict:
             name = name.replace(theirs, ours)
         if kind.name == "dinov2" and HALVES[0] in name:
             for which, ours in enumerate(HALVES[1]):
-                renamed[name.replace(HALVES[0], ours)] = part(tensor, which, 2)
+                renamed[name.replace(HALVES[0], ours)] = section(tensor, which, 2)
         else:
             renamed[name] = tensor
     return renamed
@@ -382,7 +382,6 @@ def save(
     kind = KINDS[network.kind]
     if dtype not in DTYPES.values():
         raise InputError(f"dtype {dtype!r}: files hold {', '.join(DTYPES.values())}")
-    config = json.dumps(_config(kind, network), indent=2, sort_keys=True) + "\n"
     names = _file_names(kind, network)
     size = np.dtype(jnp.dtype(dtype)).itemsize
     shards: list[dict[str, list]] = [{}]
@@ -410,14 +409,15 @@ def save(
         where = {
             name: path.name for path, shard in zip(paths, shards, strict=True) for name in shard
         }
-        _write_text(weights, json.dumps({"metadata": {}, "weight_map": where}, indent=2))
-    _write_text(folder / io.CONFIG_NAME, config)
+        write_json(weights, {"metadata": {}, "weight_map": where})
+    write_json(folder / io.CONFIG_NAME, _config(kind, network))
     return weights
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_json(path: Path, content: dict) -> None:
+    """Writes a JSON file, whole or not at all."""
     with io.replacing(path) as (partial,):
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _file_names(kind: Kind, network: models.Network) -> dict[str, list[tables.Entry]]:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Mapping
 
 from tdr_jax import convert, models
-from tdr_jax.convert.hugging_face import Tensor, part
+from tdr_jax.convert.hugging_face import Tensor, section
 from tdr_jax.errors import InputError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
 CLIP, OPEN_CLIP = "cond_stage_model.transformer.text_model.", "cond_stage_model.model."
-PARTS = ("unet", "vae", "text_encoder")
 
 _RESIDUAL = {
     "in_layers.0.": "norm1.",
@@ -192,7 +191,7 @@ def _open_clip(own: Mapping) -> tuple[str, dict, dict]:
         if ".attn.in_proj_" in name:
             for which, letter in enumerate("qkv"):
                 ours = name.replace(".attn.in_proj_", f".self_attn.{letter}_proj.")
-                renamed[ours] = part(tensor, which, 3)
+                renamed[ours] = section(tensor, which, 3)
         else:
             renamed[name] = tensor
     return "clip-text", _text_fields(renamed, "gelu"), renamed

@@ -17,6 +17,7 @@ from jax import lax
 
 from tdr_jax.errors import InputError
 from tdr_jax.models import layers
+from tdr_jax.models.attention import attend
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -170,7 +171,7 @@ def add_positions(token: jax.Array, patches: jax.Array, positions: jax.Array) ->
 def heads_attend(x, query, key, value, out, heads: int, *, causal: bool = False):
     """Multi-head self-attention with four dense layers: (B, T, C) -> (B, T, C)."""
     q, k, v = (dense(x).reshape(*x.shape[:-1], heads, -1) for dense in (query, key, value))
-    return out(layers.attend(q, k, v, causal=causal).reshape(x.shape))
+    return out(attend(q, k, v, causal=causal).reshape(x.shape))
 
 
 class Attention(nnx.Module):

@@ -14,6 +14,7 @@ from flax import nnx
 
 from tdr_jax.errors import InputError
 from tdr_jax.models import layers, resnet
+from tdr_jax.models.attention import attend
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -96,7 +97,7 @@ class Attention(nnx.Module):
             for name in ("to_k", "to_v")
         )
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (self.to_q(x), k, v))
-        return self.to_out[0](layers.attend(q, k, v).reshape(x.shape))
+        return self.to_out[0](attend(q, k, v).reshape(x.shape))
 
 
 class GatedProjection(nnx.Module):

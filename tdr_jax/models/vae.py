@@ -13,6 +13,7 @@ from jax import lax
 
 from tdr_jax.errors import InputError
 from tdr_jax.models import layers, resnet
+from tdr_jax.models.attention import attend
 
 EPS = 1e-6  # of every norm of the autoencoder; the UNet has 1e-5
 OVERLAP = 0.25  # of neighbouring tiles, diffusers' default
@@ -68,7 +69,7 @@ class Attention(nnx.Module):
         b, h, w, c = x.shape
         z = self.group_norm(x).reshape(b, h * w, c)
         q, k, v = (f(z)[:, :, None] for f in (self.to_q, self.to_k, self.to_v))
-        return x + self.to_out[0](layers.attend(q, k, v).reshape(b, h, w, c))
+        return x + self.to_out[0](attend(q, k, v).reshape(b, h, w, c))
 
 
 class MidBlock(nnx.Module):
