@@ -27,6 +27,13 @@ def shipped() -> list[str]:
     return sorted(names)
 
 
+def shipped_pipelines() -> list[str]:
+    """Returns the names of the diffusion pipelines that come with the package."""
+    from tdr_jax.convert import hugging_face
+
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{hugging_face.INDEX}"))
+
+
 def find(path_or_name: str | os.PathLike) -> Path:
     """Returns where weights are: the path itself, the folder of shipped ones or of a download.
 
@@ -37,7 +44,8 @@ def find(path_or_name: str | os.PathLike) -> Path:
     path = Path(path_or_name)
     if path.exists():
         return path
-    if path_or_name in shipped():
+    names = [*shipped(), *shipped_pipelines()]
+    if path_or_name in names:
         return ASSETS / path_or_name
     from tdr_jax.convert import hub
 
@@ -45,7 +53,7 @@ def find(path_or_name: str | os.PathLike) -> Path:
         return hub.download(str(path_or_name))
     raise InputError(
         f"no weights at {path_or_name}: give a folder with {FILE_NAME}, a .safetensors file, a "
-        f"PyTorch checkpoint, a hub id (owner/name), or one of {', '.join(shipped())}"
+        f"PyTorch checkpoint, a hub id (owner/name), or one of {', '.join(names)}"
     )
 
 

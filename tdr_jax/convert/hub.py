@@ -14,6 +14,9 @@ PATTERNS = (
     "unet/diffusion_pytorch_model*.safetensors",
     "vae/diffusion_pytorch_model*.safetensors",
     "text_encoder/model*.safetensors",
+    "image_encoder/model*.safetensors",
+    "image_to_text/model*.safetensors",
+    "textual_restoration/model*.safetensors",
 )
 LEFT = ("*.fp16.*", "*.non_ema.*", "safety_checker/*", "*.onnx*")
 
