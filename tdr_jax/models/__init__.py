@@ -182,6 +182,36 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Dinov2",
         dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=70),
     ),
+    # Words from pictures and words restored; with Stable Diffusion 2.1 and CLIP ViT-H/14 unless
+    # the name says otherwise: 1.5 goes with ViT-L/14, tiny with clip-vit-tiny and sd21-tiny.
+    "image-to-text": ("mapper", "ImageToText", {}),
+    "image-to-text-sd15": ("mapper", "ImageToText", dict(input_dim=1024, output_dim=768)),
+    "image-to-text-tiny": (
+        "mapper",
+        "ImageToText",
+        dict(
+            num_words=4,
+            input_dim=32,
+            hidden_dim=48,
+            output_dim=32,
+            cross_attention=tuple(
+                (f"{block}.transformer_blocks.0.attn2", width)
+                for block, width in (
+                    ("down_blocks.0.attentions.0", 32),
+                    ("mid_block.attentions.0", 64),
+                    ("up_blocks.1.attentions.0", 32),
+                    ("up_blocks.1.attentions.1", 32),
+                )
+            ),
+        ),
+    ),
+    "textual-restoration": ("mapper", "TextualRestoration", {}),
+    "textual-restoration-sd15": ("mapper", "TextualRestoration", dict(input_dim=768)),
+    "textual-restoration-tiny": (
+        "mapper",
+        "TextualRestoration",
+        dict(num_words=4, input_dim=32, hidden_dim=48),
+    ),
     "unet": ("unet", "UNet", {}),
     "vae": ("vae", "AutoencoderKL", {}),
     **{
