@@ -7,14 +7,11 @@ from os import PathLike
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import diffusion
 from tdr_jax.errors import InputError
+from tdr_jax.infer.painter import Painter
 from tdr_jax.pipeline import PARTS, Pipeline
-
-LARGE = 1024  # pixels a side, above which pictures are decoded in tiles
 
 
 class Generator:
@@ -44,18 +41,11 @@ class Generator:
     ):
         if pipeline.tokenizer is None:
             raise InputError("the pipeline has no tokenizer: give the folder of one")
-        self.networks = {name: getattr(pipeline, name).replace(dtype=dtype) for name in PARTS}
-        self.scheduler = pipeline.scheduler
+        networks = {name: getattr(pipeline, name) for name in PARTS}
+        scheduler = pipeline.scheduler
         if prediction is not None:
-            self.scheduler = self.scheduler | {"prediction_type": prediction}
-        diffusion.Schedule.from_config(self.scheduler, "ddim")  # refused now or never
-        self.tokenizer = pipeline.tokenizer
-        self._mesh = None
-        if jax.device_count() > 1:
-            auto = (jax.sharding.AxisType.Auto,)
-            self._mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=auto)
-            params = jax.device_put(params, self._sharding())
-        self.params = params
+            scheduler = scheduler | {"prediction_type": prediction}
+        self._painter = Painter(networks, params, scheduler, pipeline.tokenizer, dtype)
 
     @classmethod
     def from_pretrained(
@@ -90,42 +80,34 @@ class Generator:
         return cls(loaded, params, dtype=dtype, prediction=prediction)
 
     @property
+    def params(self) -> dict:
+        """Flat parameters of each part, where they were placed."""
+        return self._painter.params
+
+    @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures the pipeline was trained on."""
-        side = self.networks["unet"].config.sample_size * self.factor
-        return side, side
+        return self._painter.size
 
     @property
     def factor(self) -> int:
         """Pixels a side for each latent: sizes are multiples of it."""
-        return self.networks["vae"].config.factor
+        return self._painter.factor
 
     def tokens(self, prompts: Sequence[str]) -> np.ndarray:
         """Returns int32 token ids (N, 77), padded; what is longer is cut off."""
-        length = self.networks["text_encoder"].config.max_position_embeddings
-        ids = self.tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True
-        )["input_ids"]
-        ids = np.asarray(ids, np.int32)
-        vocabulary = self.networks["text_encoder"].config.vocab_size
-        if ids.max(initial=0) >= vocabulary:
-            raise InputError(
-                f"the tokenizer gives id {ids.max()}, but the text tower has {vocabulary} tokens; "
-                "use the tokenizer it was trained with"
-            )
-        return ids
+        options = dict(padding="max_length", max_length=self._painter.length, truncation=True)
+        ids = self._painter.tokenizer(list(prompts), **options)["input_ids"]
+        return self._painter.check_tokens(np.asarray(ids, np.int32))
 
     def is_cut(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than the text tower reads."""
-        length = self.networks["text_encoder"].config.max_position_embeddings
-        return len(self.tokenizer(prompt)["input_ids"]) > length
+        return len(self._painter.tokenizer(prompt)["input_ids"]) > self._painter.length
 
     def noise(self, seed: int, indices: Sequence[int], size: tuple[int, int]) -> jax.Array:
         """Returns start noise (N, h, w, C); each picture's hangs on seed and its index alone."""
-        channels = self.networks["unet"].config.in_channels
-        shape = (size[0] // self.factor, size[1] // self.factor, channels)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.array(indices))
-        return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+        return self._painter.noise(keys, size)
 
     def __call__(
         self,
@@ -166,37 +148,24 @@ class Generator:
             raise InputError(
                 f"size {size[0]}x{size[1]}: both sides must be positive multiples of {self.factor}"
             )
-        if sampler not in diffusion.SAMPLERS:
-            raise InputError(f"no sampler {sampler!r}; there are {', '.join(diffusion.SAMPLERS)}")
         count = len(prompts)
         if noise is None:
             noise = self.noise(seed, range(first, first + count), size)
-        ids, empty = self.tokens(prompts), self.tokens([negative])
-        if self._mesh is not None:  # the batch becomes a multiple of the devices
-            extra = -count % self._mesh.size
-            ids, noise = (jnp.concatenate([x, jnp.repeat(x[-1:], extra, 0)]) for x in (ids, noise))
-            ids, noise = jax.device_put((ids, noise), self._sharding("data"))
-        draw = self._draw(steps, float(scale), sampler, max(size) > LARGE)
+        empty = self.tokens([negative])
+        ids, noise = self._painter.spread(self.tokens(prompts), noise)
+        draw = self._draw(steps, float(scale), sampler)
         return np.asarray(draw(self.params, ids, empty, noise))[:count]
 
-    def _sharding(self, *axes: str):
-        return jax.sharding.NamedSharding(self._mesh, jax.sharding.PartitionSpec(*axes))
-
     @functools.lru_cache(maxsize=8)  # noqa: B019 (programs live as long as their generator)
-    def _draw(self, steps: int, scale: float, sampler: str, tiling: bool):
+    def _draw(self, steps: int, scale: float, sampler: str):
         """Compiles prompt to picture for these settings."""
-        unet, vae, text = (self.networks[name] for name in PARTS)
-        schedule = diffusion.Schedule.from_config(self.scheduler, sampler)
+        text = self._painter.networks["text_encoder"]
 
         def draw(params, ids, empty, noise):
             context = text.apply(params["text_encoder"], ids)
             uncond = text.apply(params["text_encoder"], empty)
-            denoise = diffusion.guided(
-                functools.partial(unet.apply, params["unet"]), context, uncond, scale
+            return self._painter.paint(
+                params, context, uncond, noise, steps=steps, scale=scale, sampler=sampler
             )
-            latents = diffusion.sample(denoise, schedule, noise, steps, sampler=sampler)
-            latents /= vae.config.scaling_factor
-            pictures = vae.apply(params["vae"], latents, method="decode", tiling=tiling)
-            return jnp.clip(pictures.astype(jnp.float32) / 2 + 0.5, 0, 1)
 
         return jax.jit(draw)
