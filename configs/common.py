@@ -14,12 +14,17 @@ def get_config(argument: str = "") -> ConfigDict:
     """
     parse(argument)
     config = ConfigDict()
+    # "restore"; or a stage of textual degradation removal: "contrast", "reconstruct", "denoise",
+    # "i2t" or "tr", see configs/tdr_towers.py, tdr_i2t.py and tdr_tr.py
+    config.objective = "restore"
     config.seed = 0  # of the initial parameters, the batches and every draw of a step
     config.init_from = ""  # weights to start from: a shipped name, a folder or a file
     config.encoder = "minilm"  # text encoder: a shipped name or a sentence-transformers folder
 
     config.network = ConfigDict()
     config.network.name = "textpromptir"
+    config.network.text_encoder = ""  # the text tower that learns beside the UNet; "denoise"
+    config.network.prediction_type = "v_prediction"  # or "epsilon"; "denoise"
     config.network.overrides = ConfigDict()  # any field of the network's own config
     config.network.overrides.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     config.network.overrides.remat = False  # recompute blocks in the backward pass: less memory
@@ -42,14 +47,30 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.absent = 0.0  # share of examples that ask for what is not there
     config.data.mixed = 0.0  # share with two degradations, one of them to stay
     config.data.noise_mode = "uint8"
+    # The next three are for the stages of textual degradation removal.
+    config.data.cover = ()  # (least, most) share of the shorter side that a square takes; () for
+    # squares of the drawn pictures' own size
+    config.data.oversample = (1.0, 1.0)  # how much finer a square is when it is degraded
+    config.data.distinct = 0  # examples of the run, whose features are kept; 0 for ever new ones
     config.data.workers = 0
     config.data.cache_mb = 1024
+
+    config.stack = ConfigDict()  # the frozen networks
+    config.stack.path = ""  # folder of diffusers, hub id, or a shipped name
+    config.stack.vae = ""  # the autoencoder, where the folder is still to be made; "denoise"
+    config.stack.image_encoder = ""  # CLIP's vision tower, where the folder has none
+    config.stack.image_to_text = ""  # the first stage's mapper, where the folder has none
+    config.stack.dtype = "float32"  # of frozen parameters and computation
+    config.stack.remat = False  # of the UNet's blocks in the backward pass
+    config.stack.template = "a photo of a S"  # S is where the words go
 
     config.loss = ConfigDict()
     config.loss.l1 = 1.0
     config.loss.charbonnier = 0.0
     config.loss.psnr = 0.0  # NAFNet's: the negative PSNR in dB
     config.loss.fft = 0.0
+    config.loss.kl = 0.0  # of latents; "reconstruct"
+    config.loss.words = 0.0  # distance to the clean picture's words; "tr"
     config.loss.mixup = (
         0.0  # Beta parameter of blending two pictures, without sentences; 0 for none
     )
@@ -73,6 +94,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optim.weight_decay = 0.01
     config.optim.no_decay = ""  # regex on parameter names; "" decays all, as torch does
     config.optim.clip = 1.0  # largest global norm of the gradient; 0 for none
+    config.accumulate = 1  # parts a batch is cut into, for less memory
     config.ema = 0.999  # decay of the averaged parameters; 0 for none
 
     config.log_every = 10

@@ -41,7 +41,8 @@ def _float(image):
 
 
 @lru_cache(maxsize=4)
-def _order(seed, epoch, count):
+def order(seed, epoch, count):
+    """Gives the order in which an epoch goes through `count` pictures: int64 (count,)."""
     return example_rng(seed, epoch, SHUFFLE).permutation(count)
 
 
@@ -145,7 +146,7 @@ class Examples:
           where there are sentences, and `task`, int32: the place in TASKS of the task to do.
         """
         epoch, place = divmod(n, len(self.source))
-        item = self.source[int(_order(self.seed, epoch, len(self.source))[place])]
+        item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
         u = example_rng(self.seed, n, CHOICES).random(8)
 
         # Crop: one window for both pictures of a pair; small pictures grow by reflection first.
@@ -245,12 +246,34 @@ def batches(source, data, *, vectors, seed, step=0, process_index=0, process_cou
       InputError: if the config or the source cannot give such batches; while iterating, if a
         picture is unreadable.
     """
+    return stream(
+        Examples(source, data, vectors, seed),
+        data,
+        step=step,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def stream(make, data, *, step=0, process_index=0, process_count=1):
+    """Iterates over batches of examples from batch `step` on, without end.
+
+    Args:
+      make: `make(n, size)` gives example n as a dict of arrays; a function of its arguments alone.
+      data: config with `stages` and `workers`, see `batches`.
+      step, process_index, process_count: see `batches`.
+
+    Returns:
+      Iterator of dicts of arrays, stacked along a new first axis.
+
+    Raises:
+      InputError: the stages do not fit; while iterating, what `make` raises.
+    """
     import grain
 
     stages = _checked_stages(data.stages, process_count)
     starts = (0, *accumulate(steps for steps, _, _ in stages))
     firsts = (0, *accumulate(steps * batch for steps, _, batch in stages))
-    make = Examples(source, data, vectors, seed)
 
     def make_batch(k):
         k = int(k)

@@ -52,6 +52,31 @@ _TINY_UNET = dict(
 )
 _TINY_VAE = dict(block_out_channels=(32, 64), layers_per_block=1, sample_size=32)
 
+# The stack that this project trains itself, on two CPU cores; never a pretrained CLIP or SD.
+_OWN_TEXT = dict(
+    vocab_size=998,
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    projection_dim=64,
+    eos_token_id=997,
+)
+_OWN_UNET = dict(
+    sample_size=16,
+    block_out_channels=(64, 128),
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    layers_per_block=1,
+    cross_attention_dim=128,
+    attention_head_dim=(2, 4),
+    use_linear_projection=True,
+    norm_num_groups=16,
+)
+_OWN_VAE = dict(
+    block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8, sample_size=128
+)
+
 
 def _stable_diffusion(unet: dict, text: dict, vae: dict) -> dict[str, tuple]:
     """The networks of one pipeline, under the names of their folders."""
@@ -77,6 +102,46 @@ _PIPELINES = {
         _TINY_TEXT | dict(hidden_act="gelu"),
         _TINY_VAE,
     ),
+    "tdr-tiny": _stable_diffusion(_OWN_UNET, _OWN_TEXT, _OWN_VAE)
+    | {
+        "image_encoder": (
+            "clip",
+            "ClipVision",
+            dict(
+                hidden_size=128,
+                intermediate_size=512,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                image_size=64,
+                patch_size=8,
+                projection_dim=64,
+                with_projection=True,
+            ),
+        ),
+        "image_to_text": (
+            "mapper",
+            "ImageToText",
+            dict(
+                input_dim=128,
+                hidden_dim=192,
+                output_dim=128,
+                cross_attention=tuple(
+                    (f"{place}.transformer_blocks.0.attn2", 128)
+                    for place in (
+                        "down_blocks.1.attentions.0",
+                        "mid_block.attentions.0",
+                        "up_blocks.0.attentions.0",
+                        "up_blocks.0.attentions.1",
+                    )
+                ),
+            ),
+        ),
+        "textual_restoration": (
+            "mapper",
+            "TextualRestoration",
+            dict(input_dim=128, hidden_dim=192, residual=True, attention=True),
+        ),
+    },
 }
 
 # name -> (module, class, config class, overrides). The modules load when a network is built.

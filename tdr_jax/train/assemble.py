@@ -30,14 +30,7 @@ def network(config):
     Raises:
         InputError: if a field does not fit.
     """
-    for name in ("log_every", "save_every", "keep"):
-        if config[name] < 1:
-            raise InputError(f"config.{name} is {config[name]}; give a number of at least 1")
-    for stage in config.data.stages or ((),):
-        if not isinstance(stage, tuple | list) or len(stage) != 3:
-            raise InputError(
-                f"config.data.stages is {config.data.stages}; give ((steps, crop, batch), ...)"
-            )
+    check_lengths(config)
     try:
         built = models.build(config.network.name, **config.network.overrides)
     except ValueError as error:
@@ -49,6 +42,18 @@ def network(config):
                 f"{built.config.multiple}"
             )
     return built
+
+
+def check_lengths(config) -> None:
+    """Refuses intervals and stages that are none, with an InputError."""
+    for name in ("log_every", "save_every", "keep"):
+        if config[name] < 1:
+            raise InputError(f"config.{name} is {config[name]}; give a number of at least 1")
+    for stage in config.data.stages or ((),):
+        if not isinstance(stage, tuple | list) or len(stage) != 3:
+            raise InputError(
+                f"config.data.stages is {config.data.stages}; give ((steps, crop, batch), ...)"
+            )
 
 
 def task(config, network):

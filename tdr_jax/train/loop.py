@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, optim, sharding
+from tdr_jax.train import assemble, jobs, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.distributed import Stop
 from tdr_jax.train.progress import Progress
@@ -33,23 +33,29 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             Nothing is saved then: the newest checkpoint is the last good one.
     """
     workdir = Path(workdir)
-    network = assemble.network(config)
+    job = jobs.make(config, workdir)
+    network = job.network
     total = sum(steps for steps, _, _ in config.data.stages)
-    task = assemble.task(config, network)
     optimiser, schedule = optim.make(config.optim, total)
     mesh = sharding.make_mesh()
     everywhere = sharding.replicated(mesh)
     train_step = make_step(
-        task, optimiser, schedule, seed=config.seed, ema_decay=config.ema, sharding=everywhere
+        job.task,
+        optimiser,
+        schedule,
+        seed=config.seed,
+        ema_decay=config.ema,
+        sharding=everywhere,
+        accumulate=config.accumulate,
     )
-    predict = jax.jit(task.predict)
+    frozen = jax.device_put(job.frozen, everywhere)
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
         checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
-            params = assemble.initial_params(config, network)
+            params = job.initial_params()
         else:
             params = network.init(config.seed)  # for their shapes
         fresh = create(params, optimiser, ema_decay=config.ema, sharding=everywhere)
@@ -61,9 +67,7 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
                 "give longer stages or another --workdir"
             )
         if batches is None:
-            encoder = assemble.text_encoder(config, network)
-            data = assemble.examples(config, network, encoder, start)
-            evaluator = assemble.evaluator(config, network, encoder)
+            data, evaluator = job.batches(start), job.evaluator()
         else:
             data, evaluator = batches(start), None
 
@@ -114,15 +118,15 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             batch = sharding.put_batch(examples, mesh)
 
             # Step.
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch, *frozen)
 
             # Write: the metrics of the step before, while this one runs.
-            progress.push(step + 1, metrics, len(batch["degraded"]))
+            progress.push(step + 1, metrics, len(next(iter(batch.values()))))
             if config.panel_every and (step + 1) % config.panel_every == 0:
-                writer.write_images(step + 1, {"panel": assemble.panel(predict, state, batch)})
+                writer.write_images(step + 1, {"panel": job.panel(state, batch)})
 
         if ending and lead:
-            path = assemble.export(workdir, network, state)
+            path = job.export(state)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(

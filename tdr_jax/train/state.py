@@ -58,11 +58,13 @@ def make_step(
     seed: int,
     ema_decay: float,
     sharding,
+    accumulate: int = 1,
 ) -> Callable:
     """Compile one training step.
 
     Args:
-        task: has `loss(params, batch, rng) -> (loss, metrics)`. `running` among the metrics, where
+        task: has `loss(params, batch, rng, *frozen) -> (loss, metrics)`; batch has `row` beside
+            what the data gave, the number of each example in the whole batch. `running` among the metrics, where
             it is there, is a dict of entries of the parameters that the network counts instead of
             learning (running means of a normalisation) with their new values.
         optimiser: from `optim.make`.
@@ -70,16 +72,24 @@ def make_step(
         seed: every draw of step k comes from fold_in(seed, k).
         ema_decay: decay of the moving average; 0 for none.
         sharding: where the new state and the metrics are to live.
+        accumulate: parts the batch is cut into; their gradients are averaged one after another,
+            which costs the memory of one part.
 
     Returns:
-        step(state, batch) -> (state, metrics): the state that goes in is donated; metrics are
+        step(state, batch, *frozen) -> (state, metrics): the state that goes in is donated; frozen
+        are the parameters that the task takes and that are not trained. Metrics are
         float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the task's own.
     """
 
-    def step(state: State, batch) -> tuple[State, dict[str, jax.Array]]:
+    def step(state: State, batch, *frozen) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, metrics), grads = gradient(state.params, batch, rng)
+
+        def measure(part):
+            return gradient(state.params, part, rng, *frozen)
+
+        batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}
+        (loss, metrics), grads = _accumulated(measure, batch, accumulate)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         # Running statistics replace what the optimiser, its decay too, made of them. The average
         # takes them as they are: they are averages over steps already, and a count stays whole.
@@ -95,6 +105,22 @@ def make_step(
         return State(state.step + 1, params, opt_state, ema), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(sharding, sharding))
+
+
+def _accumulated(measure: Callable, batch, parts: int):
+    """The mean of `measure` over equal parts of a batch, one after another."""
+    if parts == 1:
+        return measure(batch)
+    # Part j takes the rows j, j + parts, ...: each device keeps the rows that it has.
+    cut = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, measure(part)), None
+
+    first = jax.tree.map(lambda x: x[0], cut)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, first))
+    total, _ = jax.lax.scan(add, zeros, cut)
+    return jax.tree.map(lambda x: x / parts, total)
 
 
 def average(ema, params, step, decay: float):

@@ -1,0 +1,139 @@
+"""Captions that a program writes: the colours of a picture, place by place, and how it looks.
+
+Stable Diffusion learnt its words from captions that people wrote. The tiny stack, which is trained
+on photographs without any, learns them from these: twenty words, as many as an image is mapped to.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from tdr_jax.errors import InputError
+
+TEMPLATE = "a photo of a"
+GRID = 4  # a colour for each of 4 x 4 places, row by row
+LIGHT = ("dark", "dim", "dusky", "plain", "bright", "glaring")
+CONTRAST = ("flat", "soft", "clear", "strong")
+TEXTURE = ("smooth", "fine", "grainy", "rough", "harsh")
+STATE = {"clean": "clean", "noise": "noisy", "rain": "rainy", "haze": "hazy", "blur": "blurry"}
+SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+
+
+@functools.cache
+def _colours() -> tuple[tuple[str, ...], np.ndarray]:
+    """The colour names of CSS, one name a colour, and their places in CIELAB."""
+    from PIL import ImageColor
+
+    names = {}
+    for name, code in sorted(ImageColor.colormap.items()):
+        names.setdefault(ImageColor.getrgb(code)[:3], name)
+    return tuple(names.values()), _lab(np.array(list(names), np.float32) / 255)
+
+
+def _lab(colours):
+    import cv2
+
+    flat = np.ascontiguousarray(colours.reshape(1, -1, 3), np.float32)
+    return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(colours.shape)
+
+
+def _word(words: tuple[str, ...], limits: tuple[float, ...], value: float) -> str:
+    return words[int(np.searchsorted(limits, value))]
+
+
+def describe(picture, state: str) -> str:
+    """Writes the caption of a picture.
+
+    Args:
+      picture: float32 (H, W, 3) in [0, 1], sides of at least 4 pixels.
+      state: "clean", or the degradation: "noise", "rain", "haze" or "blur".
+
+    Returns:
+      "a photo of a" and 20 words: the nearest CSS colour name (in CIELAB) of the mean colour of
+      each of 4 x 4 places, row by row; then light, contrast, texture, and what is wrong with it.
+    """
+    height, width = picture.shape[0] // GRID * GRID, picture.shape[1] // GRID * GRID
+    cells = picture[:height, :width].reshape(GRID, height // GRID, GRID, width // GRID, 3)
+    names, places = _colours()
+    cells = np.clip(cells.mean((1, 3)), 0, 1)
+    distance = np.square(_lab(cells)[:, :, None] - places).sum(-1)
+    words = [names[i] for i in distance.argmin(-1).ravel()]
+    grey = picture.mean(-1)
+    edges = 0.5 * (np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean())
+    words.append(_word(LIGHT, (0.1, 0.25, 0.4, 0.6, 0.8), float(grey.mean())))
+    words.append(_word(CONTRAST, (0.1, 0.18, 0.26), float(grey.std())))
+    words.append(_word(TEXTURE, (0.01, 0.025, 0.05, 0.1), float(edges)))
+    words.append(STATE[state])
+    return f"{TEMPLATE} {' '.join(words)}"
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Every word that a caption can hold, once each."""
+    words = (*TEMPLATE.split(), *_colours()[0], *LIGHT, *CONTRAST, *TEXTURE, *STATE.values())
+    return tuple(dict.fromkeys(words))
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Writes a CLIP tokenizer in which each word of a caption is one token.
+
+    Other words are spelt in the pieces that these have in common, and at last in bytes.
+
+    Args:
+      folder: made if missing; gets vocab.json, merges.txt and tokenizer_config.json.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    merges = _merges([(*word[:-1], f"{word[-1]}</w>") for word in vocabulary()])
+    letters = list(_bytes())
+    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *SPECIAL]
+    numbers = {piece: i for i, piece in enumerate(pieces)}
+    settings = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "bos_token": SPECIAL[0],
+        "eos_token": SPECIAL[1],
+        "unk_token": SPECIAL[1],
+        "pad_token": SPECIAL[1],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "vocab.json").write_text(json.dumps(numbers, ensure_ascii=False))
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+        (folder / "merges.txt").write_text("\n".join(lines) + "\n")
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
+
+
+def _merges(words: list[tuple[str, ...]]) -> list[tuple[str, str]]:
+    """Byte-pair encoding (Sennrich et al. 2016) of these words until each is one piece."""
+    merges = []
+    while any(len(word) > 1 for word in words):
+        counts: dict[tuple[str, str], int] = {}
+        for word in words:
+            for pair in zip(word, word[1:], strict=False):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = max(counts, key=lambda pair: (counts[pair], pair))
+        merges.append(best)
+        words = [_merged(word, best) for word in words]
+    return merges
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    pieces: list[str] = []
+    i = 0
+    while i < len(word):
+        whole = word[i : i + 2] == pair
+        pieces.append("".join(pair) if whole else word[i])
+        i += 2 if whole else 1
+    return tuple(pieces)
+
+
+def _bytes() -> str:
+    """The 256 printable characters that stand for bytes in CLIP's vocabulary."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return "".join(map(chr, printable)) + "".join(chr(256 + i) for i in range(len(others)))

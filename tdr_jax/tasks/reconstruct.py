@@ -1,0 +1,67 @@
+"""Pictures through the latents of an autoencoder and back."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tdr_jax.tasks import pixels
+from tdr_jax.tasks.denoise import draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruct:
+    """Learn to give pictures back from latents that are few and near a normal distribution.
+
+    Args:
+        network: an AutoencoderKL.
+        weights: the loss configuration, see `pixels.weighted`, and `kl`, of the divergence of a
+            latent from N(0, 1), in nats.
+
+    Source: latent diffusion (arXiv 2112.10752), section 3.1, without its discriminator.
+    """
+
+    network: Any
+    weights: Any
+
+    def loss(self, params, batch, rng):
+        """Measure what is lost.
+
+        Args:
+            params: flat dict of the autoencoder's parameters.
+            batch: `drawn` float32 (B, H, W, 3) in [-1, 1], `row` int (B,).
+            rng: a key.
+
+        Returns:
+            the loss, a float32 scalar, and a dict of float32 scalars: the terms of
+            `pixels.weighted` of pictures in [0, 1], `kl`, `latent_std` and `psnr`.
+        """
+        mean, logvar = self.network.apply(params, batch["drawn"], method="encode")
+        mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
+        keys = draws(rng, batch["row"])
+        noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+        drawn = mean + jnp.exp(0.5 * logvar) * noise
+        output = self.network.apply(params, drawn, method="decode").astype(jnp.float32)
+        restored, clean = 0.5 * output + 0.5, 0.5 * batch["drawn"] + 0.5
+        loss, metrics = pixels.weighted(self.weights, restored, clean)
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
+        metrics |= {
+            "kl": kl,
+            "latent_std": drawn.std(),
+            "psnr": pixels.psnr(restored, clean),
+        }
+        return loss + self.weights.kl * kl, metrics
+
+    def predict(self, params, batch):
+        """Give the pictures back, from the means of their latents.
+
+        Args:
+            params: flat dict of the autoencoder's parameters.
+            batch: `drawn` float32 (B, H, W, 3) in [-1, 1].
+
+        Returns:
+            float32 (B, H, W, 3), about [-1, 1], not clipped.
+        """
+        mean, _ = self.network.apply(params, batch["drawn"], method="encode")
+        return self.network.apply(params, mean, method="decode").astype(jnp.float32)

@@ -1,0 +1,64 @@
+"""Textual restoration: the words of a degraded picture turned into those of the clean one."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tdr_jax.models import mapper
+from tdr_jax.tasks.i2t import Towers
+
+
+@dataclasses.dataclass(frozen=True)
+class TextualRestoration:
+    """Learn to change the words of a degraded picture so that they draw the clean one.
+
+    Args:
+        towers: the frozen networks.
+        mapper: the frozen ImageToText, copies of keys and values included.
+        network: a TextualRestoration.
+        weights: `words`, of the mean squared distance between restored words and those of the clean
+            picture; 0 leaves it out, as the paper does.
+
+    Source: TDR (arXiv 2312.17334), second stage.
+    """
+
+    towers: Towers
+    mapper: Any
+    network: Any
+    weights: Any
+
+    def loss(self, params, batch, rng, frozen):
+        """Measure how well the frozen UNet denoises the clean picture, told in restored words.
+
+        Args:
+            params: flat dict of the restoration's parameters.
+            batch: `seen`, degraded, and `drawn`, clean (or `hidden` and `moments`), `kind` int (B,),
+                `row` int (B,); with `weights.words` also `seen_clean` (or `hidden_clean`).
+            rng: a key.
+            frozen: parameters of the towers and of `image_to_text`, by name.
+
+        Returns:
+            the loss, a float32 scalar, and the mean squared distances to the clean picture's words,
+            `words` and `words_before`, where these are known.
+        """
+        copies = frozen["image_to_text"]
+        said = self.mapper.apply(copies, self.towers.hidden(frozen, batch))
+        said = jax.lax.stop_gradient(said)
+        task = (batch["kind"],) if self.network.config.tasks else ()
+        words = self.network.apply(params, said, *task)
+        loss = self.towers.errors(frozen, batch, rng, words, mapper.kv(copies)).mean()
+        clean = {
+            name.removesuffix("_clean"): batch[name]
+            for name in ("seen_clean", "hidden_clean")
+            if name in batch
+        }
+        if not clean:
+            return loss, {}
+        wanted = self.mapper.apply(copies, self.towers.hidden(frozen, clean)).astype(jnp.float32)
+        metrics = {
+            name: jnp.square(wanted - given.astype(jnp.float32)).mean()
+            for name, given in (("words", words), ("words_before", said))
+        }
+        return loss + self.weights.words * metrics["words"], metrics

@@ -1,0 +1,82 @@
+"""What the loop trains, by `config.objective`.
+
+A job has `network` (with `init`, `abstract_params`, `name` and `size`), `task`, `frozen` (a tuple
+of what the task's loss takes after the key), and the methods `initial_params`, `batches`,
+`evaluator`, `panel` and `export`.
+"""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from tdr_jax.errors import InputError
+from tdr_jax.train import assemble
+
+OBJECTIVES = ("restore", "contrast", "reconstruct", "denoise", "i2t", "tr")
+
+
+def make(config, workdir):
+    """Builds the job of a config.
+
+    Args:
+        config: with the fields of `configs/common.py`.
+        workdir: folder of the run, for what is exported and what is kept.
+
+    Raises:
+        InputError: a field does not fit.
+    """
+    workdir = Path(workdir)
+    if config.accumulate < 1:
+        raise InputError(f"config.accumulate is {config.accumulate}; give 1 for whole batches")
+    for _, _, batch in config.data.stages if config.accumulate > 1 else ():
+        if batch % (config.accumulate * jax.device_count()):
+            raise InputError(
+                f"a batch of {batch} in config.data.stages does not divide into "
+                f"config.accumulate={config.accumulate} parts for {jax.device_count()} devices"
+            )
+    if config.objective == "restore":
+        return Restoration(config, workdir)
+    if config.objective not in OBJECTIVES:
+        raise InputError(
+            f"config.objective is {config.objective!r}; give one of {', '.join(OBJECTIVES)}"
+        )
+    from tdr_jax.train import words
+
+    return words.JOBS[config.objective](config, workdir)
+
+
+class Restoration:
+    """A network that restores pictures, prompted or not."""
+
+    frozen = ()
+
+    def __init__(self, config, workdir: Path):
+        self.config, self.workdir = config, workdir
+        self.network = assemble.network(config)
+        self.task = assemble.task(config, self.network)
+        if config.accumulate > 1 and self.network.has("training"):
+            raise InputError(
+                f"config.accumulate is {config.accumulate}, but {self.network.name} normalises by "
+                "the statistics of its whole batch; set it to 1"
+            )
+        self._predict = jax.jit(self.task.predict)
+
+    def initial_params(self):
+        return assemble.initial_params(self.config, self.network)
+
+    def batches(self, step: int):
+        return assemble.examples(self.config, self.network, self._encoder, step)
+
+    def evaluator(self):
+        return assemble.evaluator(self.config, self.network, self._encoder)
+
+    def panel(self, state, batch):
+        return assemble.panel(self._predict, state, batch)
+
+    def export(self, state) -> Path:
+        return assemble.export(self.workdir, self.network, state)
+
+    @functools.cached_property
+    def _encoder(self):
+        return assemble.text_encoder(self.config, self.network)

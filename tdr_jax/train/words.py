@@ -1,0 +1,359 @@
+"""The jobs of textual degradation removal: towers of one's own, image to text, words restored."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tdr_jax import captions, diffusion, models, pipeline, placeholder, stack, weights
+from tdr_jax.data import squares
+from tdr_jax.data import pipeline as data_pipeline
+from tdr_jax.errors import InputError
+from tdr_jax.models import clip, mapper
+from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
+from tdr_jax.train import assemble, features
+
+PANEL_ROWS = 4
+
+
+class Job:
+    """What these jobs have in common; see `tdr_jax.train.jobs` for what a job is."""
+
+    wanted: str  # of squares.Squares
+    frozen: tuple = ()
+
+    def __init__(self, config, workdir: Path):
+        self.config, self.workdir = config, workdir
+        assemble.check_lengths(config)
+
+    def build(self, name: str | None = None, **overrides):
+        """The network of that name, by default the config's with its overrides."""
+        fields = overrides or dict(self.config.network.overrides)
+        try:
+            config = models.config_class(name or self.config.network.name)
+            known = {k: v for k, v in fields.items() if k in config.__dataclass_fields__}
+            unused = {k for k, v in fields.items() if k not in known and k != "scan_unroll"}
+            if unused:
+                raise ValueError(f"no field {', '.join(sorted(unused))}")
+            return models.build(name or self.config.network.name, **known)
+        except ValueError as error:
+            raise InputError(f"config.network: {error}") from None
+
+    def initial_params(self):
+        return assemble.initial_params(self.config, self.network)
+
+    def examples(self):
+        """`make(n, size)`."""
+        return squares.Squares(
+            assemble.source(self.config.data),
+            self.config.data,
+            self.config.seed,
+            wanted=self.wanted,
+            view=self.view,
+        )
+
+    view = 0
+
+    def encode(self, batch: dict) -> dict:
+        """Features of a batch of examples, from the frozen networks."""
+        raise NotImplementedError(f"{type(self).__name__} has no frozen networks")
+
+    def batches(self, step: int):
+        make, data = self.examples(), self.config.data
+        if data.distinct:
+            sizes = {crop for _, crop, _ in data.stages}
+            if not self.frozen or len(sizes) > 1:
+                raise InputError(
+                    f"config.data.distinct is {data.distinct}, for objective "
+                    f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what frozen "
+                    "networks make of pictures of one size"
+                )
+            make = features.Kept(
+                self.workdir / f"features{jax.process_index()}",
+                make,
+                jax.jit(self.encode),
+                data.distinct,
+                sizes.pop(),
+                self.config.seed,
+                {
+                    "data": {k: v for k, v in data.to_dict().items() if k not in NOT_DATA},
+                    "seed": self.config.seed,
+                    "networks": features.digest(self.frozen[0]),
+                },
+            )
+        return data_pipeline.stream(
+            make,
+            data,
+            step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+
+    def evaluator(self):
+        return None
+
+    def panel(self, state, batch):
+        raise InputError(
+            f"config.panel_every is {self.config.panel_every}, but objective "
+            f"{self.config.objective!r} has no pictures to show; set it to 0"
+        )
+
+    def export(self, state) -> Path:
+        """Writes the trained network to a folder of its own in the run's."""
+        path = self.workdir / self.part
+        weights.save(path, self.network, jax.device_get(state.best_params))
+        return path
+
+
+# What decides neither the examples nor their features.
+NOT_DATA = ("stages", "workers", "cache_mb")
+
+
+class Contrast(Job):
+    """A vision tower, from pairs of crops."""
+
+    wanted, part = "views", "image_encoder"
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        self.network = self.build()
+        self.view = self.network.config.image_size
+        self.task = contrast.Contrast(self.network)
+
+
+class Reconstruct(Job):
+    """An autoencoder."""
+
+    wanted, part = "drawn", "vae"
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        self.network = self.build()
+        self.task = reconstruct.Reconstruct(self.network, config.loss)
+        self._predict = jax.jit(self.task.predict)
+
+    def panel(self, state, batch):
+        """Pictures and what the autoencoder makes of them, side by side."""
+        drawn = np.asarray(batch["drawn"].addressable_shards[0].data)[:PANEL_ROWS]
+        given = self._predict(state.best_params, {"drawn": drawn})
+        rows = np.concatenate([drawn, given], 2) / 2 + 0.5
+        return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)
+
+    def export(self, state) -> Path:
+        """Writes the autoencoder, its scaling factor set so that latents have a deviation of 1."""
+        params = jax.device_get(state.best_params)
+        batch = next(self.batches(int(state.step)))
+        mean, _ = self.network.apply(params, batch["drawn"], method="encode")
+        network = self.network.replace(scaling_factor=round(float(1 / mean.std()), 5))
+        weights.save(self.workdir / self.part, network, params)
+        return self.workdir / self.part
+
+
+class Denoise(Job):
+    """A UNet and its text tower, from pictures with captions."""
+
+    wanted = "caption"
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        self.vae, params = weights.load(config.stack.vae, dtype=config.stack.dtype)
+        self.frozen = ({"vae": params},)
+        self.tokenizer_folder = workdir / "captions"
+        captions.write_tokenizer(self.tokenizer_folder)
+        self.tokenizer = pipeline.load_tokenizer(self.tokenizer_folder)
+        unet, text = self.build(), self.build(config.network.text_encoder, dtype="float32")
+        if text.config.vocab_size != len(self.tokenizer):
+            raise InputError(
+                f"{text.name} has {text.config.vocab_size} tokens, captions have "
+                f"{len(self.tokenizer)}; set vocab_size"
+            )
+        self.network = Several({"unet": unet, "text_encoder": text})
+        self.schedule = diffusion.Schedule(prediction_type=config.network.prediction_type)
+        self.length = text.config.max_position_embeddings
+        empty = tuple(int(i) for i in placeholder.empty(self.tokenizer, self.length))
+        self.task = denoise.Captioned(unet, text, self.vae, self.schedule, empty)
+
+    def examples(self):
+        return squares.Squares(
+            assemble.source(self.config.data),
+            self.config.data,
+            self.config.seed,
+            wanted=self.wanted,
+            encode=self._ids,
+        )
+
+    def _ids(self, caption: str) -> np.ndarray:
+        options = dict(padding="max_length", max_length=self.length, truncation=True)
+        return np.asarray(self.tokenizer(caption, **options)["input_ids"], np.int32)
+
+    def encode(self, batch):
+        return {"moments": _moments(self.vae, self.frozen[0], batch), "ids": batch["ids"]}
+
+    def export(self, state) -> Path:
+        """Writes a folder of diffusers that draws what captions say."""
+        params = jax.device_get(state.best_params)
+        whole = pipeline.Pipeline(
+            unet=self.network.parts["unet"],
+            vae=self.vae,
+            text_encoder=self.network.parts["text_encoder"],
+            scheduler=self.schedule.to_config(),
+            tokenizer=self.tokenizer,
+        )
+        parts = {name: denoise.part(params, name) for name in self.network.parts}
+        return weights.save(self.workdir / "stack", whole, parts | {"vae": self.frozen[0]["vae"]})
+
+
+class Words(Job):
+    """What the two stages with frozen towers share."""
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        settings = config.stack
+        if not settings.path:
+            raise InputError(
+                "config.stack.path is empty; give a folder of diffusers: --config.stack.path=FOLDER"
+            )
+        self.stack = stack.load(
+            settings.path,
+            image_encoder=settings.image_encoder or None,
+            image_to_text=settings.image_to_text or None,
+            dtype=settings.dtype,
+        )
+        self.networks = {
+            name: network.replace(dtype=settings.dtype)
+            for name, network in self.stack.networks.items()
+        }
+        self.view = self.networks["image_encoder"].config.image_size
+        self.network = self.build()
+
+    def towers(self) -> i2t.Towers:
+        """The frozen networks and the sentence."""
+        return towers(
+            self.networks,
+            self.stack.scheduler,
+            self.stack.tokenizer,
+            template=self.config.stack.template,
+            words=self.network.config.num_words,
+            remat=self.config.stack.remat,
+        )
+
+    def encode(self, batch):
+        frozen = self.frozen[0]
+        found = {"moments": _moments(self.networks["vae"], frozen, batch), "kind": batch["kind"]}
+        for name in ("seen", "seen_clean"):
+            if name in batch:
+                pixels = clip.normalise(batch[name])
+                hidden, _ = self.networks["image_encoder"].apply(frozen["image_encoder"], pixels)
+                found[name.replace("seen", "hidden")] = hidden.astype(jnp.float32)
+        return found
+
+
+def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: bool) -> i2t.Towers:
+    """Puts the frozen networks together.
+
+    Args:
+        networks: by name, "image_encoder", "text_encoder", "unet" and "vae".
+        scheduler: the contents of `scheduler_config.json`.
+        tokenizer: of the text tower.
+        template: the sentence, S where the words go.
+        words: their number.
+        remat: whether the UNet's blocks are computed again in the backward pass.
+
+    Raises:
+        InputError: the sentence does not hold the words.
+    """
+    text = networks["text_encoder"]
+    ids, position = placeholder.prepare(
+        tokenizer, template, num_words=words, length=text.config.max_position_embeddings
+    )
+    return i2t.Towers(
+        networks["image_encoder"],
+        text,
+        networks["unet"].replace(remat=remat),
+        networks["vae"],
+        diffusion.Schedule.from_config(scheduler),
+        tuple(int(i) for i in ids),
+        int(position),
+    )
+
+
+class ImageToText(Words):
+    """The first stage: the mapper and its copies of keys and values."""
+
+    wanted, part = "same", "image_to_text"
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        names = ("unet", "vae", "text_encoder", "image_encoder")
+        self.frozen = ({name: self.stack.params[name] for name in names},)
+        self.task = i2t.ImageToText(self.towers(), self.network)
+
+    def initial_params(self):
+        params = super().initial_params()
+        if self.config.init_from:
+            return params
+        own = self.frozen[0]["unet"]
+        return mapper.with_kv(params, {k: own[k].astype(jnp.float32) for k in own})
+
+
+class TextualRestoration(Words):
+    """The second stage: the restoration of words."""
+
+    wanted, part = "pair", "textual_restoration"
+
+    def __init__(self, config, workdir):
+        super().__init__(config, workdir)
+        if stack.IMAGE_TO_TEXT not in self.networks:
+            raise InputError(
+                f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
+                "the first stage's: --config.stack.image_to_text=FOLDER"
+            )
+        self.frozen = (
+            {k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},
+        )
+        first = self.networks[stack.IMAGE_TO_TEXT]
+        self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
+
+
+class Several:
+    """Networks that are trained together, their parameters in one flat dict."""
+
+    def __init__(self, parts: dict[str, models.Network]):
+        self.parts = parts
+
+    @property
+    def name(self) -> str:
+        return " and ".join(network.name for network in self.parts.values())
+
+    @functools.cached_property
+    def size(self) -> int:
+        return sum(network.size for network in self.parts.values())
+
+    def init(self, seed: int = 0):
+        return self._joined(lambda network: network.init(seed))
+
+    def abstract_params(self):
+        return self._joined(lambda network: network.abstract_params())
+
+    def _joined(self, of):
+        return {
+            f"{part}.{name}": value
+            for part, network in self.parts.items()
+            for name, value in of(network).items()
+        }
+
+
+def _moments(vae, frozen, batch):
+    mean, logvar = vae.apply(frozen["vae"], batch["drawn"], method="encode")
+    return jnp.concatenate([mean, logvar], -1).astype(jnp.float32)
+
+
+JOBS = {
+    "contrast": Contrast,
+    "reconstruct": Reconstruct,
+    "denoise": Denoise,
+    "i2t": ImageToText,
+    "tr": TextualRestoration,
+}
