@@ -76,7 +76,7 @@ def vision(config):
     config.network.name = "tdr-tiny/image_encoder"
     config.optim.lr = 1e-3
     config.data.oversample = (1.0, 4.0)
-    config.data.stages = ((600, 128, 64),)
+    config.data.stages = ((400, 128, 64),)
 
 
 def vae(config):
@@ -89,7 +89,7 @@ def vae(config):
     config.data.oversample = (1.0, 2.0)
     config.ema = 0.995
     config.panel_every = 200
-    config.data.stages = ((1500, 64, 16),)
+    config.data.stages = ((800, 64, 16),)
 
 
 def unet(config):
