@@ -57,7 +57,7 @@ def get_config(argument: str = ""):
 
 
 def squares(config, path: str):
-    """Half to all of a photograph, degraded at one to six times the resolution it is drawn in.
+    """Half to all of a photograph, degraded at one to four times the resolution it is drawn in.
 
     Args:
         config: its `data` is set.
@@ -65,7 +65,7 @@ def squares(config, path: str):
     """
     config.data.path = path
     config.data.cover = (0.5, 1.0)
-    config.data.oversample = (1.0, 6.0)
+    config.data.oversample = (1.0, 4.0)
     config.data.turns = (0, 4)
     config.data.sigma_range = (5.0, 50.0)
 
@@ -75,8 +75,8 @@ def vision(config):
     config.objective = "contrast"
     config.network.name = "tdr-tiny/image_encoder"
     config.optim.lr = 1e-3
-    config.data.oversample = (1.0, 4.0)
-    config.data.stages = ((400, 128, 64),)
+    config.data.oversample = (1.0, 2.0)
+    config.data.stages = ((250, 128, 64),)
 
 
 def vae(config):
@@ -89,14 +89,14 @@ def vae(config):
     config.data.oversample = (1.0, 2.0)
     config.ema = 0.995
     config.panel_every = 200
-    config.data.stages = ((800, 64, 16),)
+    config.data.stages = ((1000, 64, 8),)
 
 
 def unet(config):
-    """Denoising of latents whose caption is known, kept from 6,000 squares."""
+    """Denoising of latents whose caption is known, kept from 3,000 squares."""
     config.objective = "denoise"
     config.network.name = "tdr-tiny/unet"
     config.network.text_encoder = "tdr-tiny/text_encoder"
     config.optim.lr = 1e-3
-    config.data.distinct = 6000
+    config.data.distinct = 3000
     config.data.stages = ((2000, 128, 32),)

@@ -1,0 +1,57 @@
+"""Textual restoration, the second stage: words of a degraded picture made those of the clean one.
+
+    python train.py --config configs/tdr_tr.py:stack=stable-diffusion-2-1-base,\
+vision=CLIP-ViT-H-14-laion2B-s32B-b79K,words=runs/i2t/image_to_text,data=PHOTOS --workdir runs/tr
+
+and in minutes on two CPU cores, after configs/tdr_i2t.py:size=tiny:
+
+    python train.py --config configs/tdr_tr.py:size=tiny,stack=runs/unet/stack,\
+vision=runs/vision/image_encoder,words=runs/i2t/image_to_text,data=PHOTOS --workdir runs/tr
+
+Only the restoration's perceptrons move, 118,215,680 parameters at full size. The loss is the
+denoising error of the clean picture, told in the restored words of the degraded one; one network
+serves all degradations, and is not told which it is given.
+
+Arguments:
+    size, stack, vision, steps, batch: as in configs/tdr_i2t.py.
+    words: the folder, or the PyTorch file, of the first stage.
+    data: a folder of clean photographs, degraded as they are read: noise of any level up to 50,
+        rain, haze, blur.
+    rain, haze, blur: folders of pairs, with lq/ and hq/.
+    direct: weight of the squared distance between restored and clean words; 0 as published. tiny
+        has 1, residual words and attention between them, which the paper has not.
+"""
+
+from configs.tdr_i2t import words_config
+
+SIZES = {
+    "sd21": "textual-restoration",
+    "sd15": "textual-restoration-sd15",
+    "tiny": "tdr-tiny/textual_restoration",
+}
+
+
+def get_config(argument: str = ""):
+    """The recipe of the second stage.
+
+    Args:
+        argument: see above.
+
+    Returns:
+        a config with the fields of configs/common.py.
+
+    Raises:
+        ValueError: the argument is unknown.
+    """
+    config, given = words_config(argument, SIZES, words="", direct=-1.0)
+    config.objective = "tr"
+    config.stack.image_to_text = given["words"]
+    config.data.tasks = ("noise", "rain", "haze", "blur")
+    config.data.weights = (1.0,) * 4
+    config.loss.words = max(given["direct"], 0.0)
+    if given["size"] == "tiny":
+        config.loss.words = 1.0 if given["direct"] < 0 else given["direct"]
+        config.data.distinct = 3000
+        config.data.stages = ((given["steps"] or 1000, 128, given["batch"] or 32),)
+        config.optim.lr = 1e-3
+    return config
