@@ -58,14 +58,18 @@ def denoising_loss(denoise, schedule: diffusion.Schedule, clean, keys):
 
     Source: DDPM (arXiv 2006.11239), eq. 14.
     """
-    pairs = jax.vmap(jax.random.split)(keys)
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, schedule.num_train_timesteps))(
-        pairs[:, 0]
-    )
-    noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(pairs[:, 1])
+    t, noise = timesteps_and_noise(schedule, clean.shape[1:], keys)
     output = denoise(diffusion.q_sample(schedule, clean, t, noise), t).astype(jnp.float32)
     wanted = diffusion.target(schedule, clean, noise, t)
     return jnp.square(output - wanted).mean((-3, -2, -1))
+
+
+def timesteps_and_noise(schedule: diffusion.Schedule, shape: tuple[int, ...], keys):
+    """Draws a timestep, int32 (B,), and standard normal noise, (B, *shape), for each key."""
+    pairs = jax.vmap(jax.random.split)(keys)
+    total = schedule.num_train_timesteps
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, total))(pairs[:, 0])
+    return t, jax.vmap(lambda key: jax.random.normal(key, shape))(pairs[:, 1])
 
 
 @dataclasses.dataclass(frozen=True)
