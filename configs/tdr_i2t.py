@@ -84,6 +84,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config = common.get_config()
     config.encoder = ""
     config.network.name = sizes[given["size"]]
+    del config.network.overrides.scan_unroll
     config.stack.path, config.stack.image_encoder = given["stack"], given["vision"]
     config.data.pairs = tuple(
         (f"{given[task]}/lq", f"{given[task]}/hq", task, 1) for task in PAIRS if given[task]

@@ -83,6 +83,7 @@ def vae(config):
     """Reconstruction: L1 and a little Kullback-Leibler, on quarters of pictures."""
     config.objective = "reconstruct"
     config.network.name = "tdr-tiny/vae"
+    del config.network.overrides.scan_unroll
     config.loss.l1, config.loss.kl = 1.0, 1e-4
     config.optim.lr = 2e-3
     config.data.cover = (0.25, 0.6)
@@ -96,6 +97,7 @@ def unet(config):
     """Denoising of latents whose caption is known, kept from 3,000 squares."""
     config.objective = "denoise"
     config.network.name = "tdr-tiny/unet"
+    del config.network.overrides.scan_unroll
     config.network.text_encoder = "tdr-tiny/text_encoder"
     config.optim.lr = 1e-3
     config.data.distinct = 3000

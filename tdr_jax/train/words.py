@@ -16,6 +16,20 @@ from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
 from tdr_jax.train import assemble, features
 
 PANEL_ROWS = 4
+# The frozen networks of each size of the configs, and the first stage's.
+NAMES = {
+    size: tuple((part, f"{stack}/{part}") for part in pipeline.PARTS) + (("image_encoder", vision),)
+    for size, stack, vision in (
+        ("sd21", "sd21-base", "clip-vit-h-14-laion"),
+        ("sd15", "sd15", "clip-vit-l-14-openai"),
+        ("tiny", "tdr-tiny", "tdr-tiny/image_encoder"),
+    )
+}
+MAPPERS = {
+    "sd21": "image-to-text",
+    "sd15": "image-to-text-sd15",
+    "tiny": "tdr-tiny/image_to_text",
+}
 
 
 class Job:
@@ -28,16 +42,10 @@ class Job:
         self.config, self.workdir = config, workdir
         assemble.check_lengths(config)
 
-    def build(self, name: str | None = None, **overrides):
-        """The network of that name, by default the config's with its overrides."""
-        fields = overrides or dict(self.config.network.overrides)
+    def build(self):
+        """The network that the config names."""
         try:
-            config = models.config_class(name or self.config.network.name)
-            known = {k: v for k, v in fields.items() if k in config.__dataclass_fields__}
-            unused = {k for k, v in fields.items() if k not in known and k != "scan_unroll"}
-            if unused:
-                raise ValueError(f"no field {', '.join(sorted(unused))}")
-            return models.build(name or self.config.network.name, **known)
+            return models.build(self.config.network.name, **self.config.network.overrides)
         except ValueError as error:
             raise InputError(f"config.network: {error}") from None
 
@@ -163,7 +171,7 @@ class Denoise(Job):
         self.tokenizer_folder = workdir / "captions"
         captions.write_tokenizer(self.tokenizer_folder)
         self.tokenizer = pipeline.load_tokenizer(self.tokenizer_folder)
-        unet, text = self.build(), self.build(config.network.text_encoder, dtype="float32")
+        unet, text = self.build(), models.build(config.network.text_encoder)
         if text.config.vocab_size != len(self.tokenizer):
             raise InputError(
                 f"{text.name} has {text.config.vocab_size} tokens, captions have "
