@@ -266,6 +266,7 @@ def test_a_missing_tensor_that_would_tell_sizes_is_named(key):
     name, overrides = checkpoints.SMALL[key]
     state = convert.to_torch(name, checkpoints.build(key)[1], **overrides)
     first = {"nafnet": "intro.weight", "sfnet": "feat_extract.0.main.0.weight"}
+    first |= dict.fromkeys(("image-to-text", "textual-restoration"), "mapping_0.0.weight")
     gone = first.get(name, "patch_embed.proj.weight")
     del state[gone]
     with pytest.raises(InputError, match=f"look like {name}'s, but {gone} is missing"):

@@ -128,6 +128,11 @@ def test_every_named_network_can_be_built_and_traced(name):
         latents = jax.ShapeDtypeStruct((2, 16, 16, config.in_channels), "float32")
         context = jax.ShapeDtypeStruct((2, 5, config.cross_attention_dim), "float32")
         inputs = [latents, jax.ShapeDtypeStruct((2,), "int32"), context]
+    elif network.kind == "ImageToText":
+        inputs = [jax.ShapeDtypeStruct((2, 257, config.input_dim), "float32")]
+    elif network.kind == "TextualRestoration":
+        shape = 2, config.num_words, config.input_dim
+        inputs = [jax.ShapeDtypeStruct(shape, "float32")]
     else:
         sides = {"AutoencoderKL": 64, "ClipVision": 224, "Dinov2": 98}
         side = sides.get(network.kind) or 4 * config.multiple

@@ -8,6 +8,11 @@ from collections.abc import Callable
 from tdr_jax import models
 from tdr_jax.errors import InputError
 
+# Keys that TDR's mapper copied from a UNet; their names are all that is left of its modules'.
+CROSS_ATTENTION = re.compile(
+    r"(mid_block|(?:down|up)_blocks_\d+)_attentions_(\d+)_transformer_blocks_(\d+)_attn2_to_k\.weight"
+)
+
 
 class Shapes:
     """The shapes of a state dict, by name.
@@ -41,6 +46,22 @@ class Shapes:
         tails = (key[len(stage) + 1 :] for key in self._shapes if key.startswith(stage + "."))
         indices = (tail.partition(".")[0] for tail in tails)
         return max((int(index) + 1 for index in indices if index.isdecimal()), default=0)
+
+    def numbered(self, stem: str) -> int:
+        """One more than the largest number that stands right behind `stem`; 0 if there is none."""
+        numbers = (re.match(rf"{re.escape(stem)}(\d+)\.", key) for key in self._shapes)
+        return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+    def cross_attention(self) -> tuple[tuple[str, int], ...]:
+        """UNet paths, whose dots the names have lost, and widths of keys to the context, sorted."""
+        found = []
+        for key, shape in self._shapes.items():
+            if match := CROSS_ATTENTION.fullmatch(key):
+                block, attention, layer = match.groups()
+                place = f"{block.replace('blocks_', 'blocks.')}.attentions.{attention}"
+                path = f"{place}.transformer_blocks.{layer}.attn2"
+                found.append((path, shape[0] if shape else 0))
+        return tuple(sorted(found))
 
     def pairs(self, ending: str) -> set[tuple[int, int]]:
         """The first two axes of every tensor whose name ends so."""
@@ -154,6 +175,29 @@ def _sfnet(shapes: Shapes) -> dict:
     )
 
 
+def _words(shapes: Shapes) -> dict:
+    """What the two mappers have in common: one perceptron a word."""
+    return dict(
+        num_words=shapes.numbered("mapping_"),
+        input_dim=shapes("mapping_0.0.weight", 1),
+        hidden_dim=shapes("mapping_0.0.weight", 0),
+        attention="attention.to_q.weight" in shapes,
+    )
+
+
+def _image_to_text(shapes: Shapes) -> dict:
+    return dict(
+        **_words(shapes),
+        output_dim=shapes("mapping_0.9.weight", 0),
+        cross_attention=shapes.cross_attention(),
+    )
+
+
+def _textual_restoration(shapes: Shapes) -> dict:
+    embedding = "task_embedding.weight"
+    return dict(**_words(shapes), tasks=shapes(embedding, 0) if embedding in shapes else 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class Sign:
     """How to tell a network: a pattern of names that none below it has, and how to read it."""
@@ -163,7 +207,7 @@ class Sign:
     fields: Callable[[Shapes], dict]
 
 
-# In this order: the first three have blocks under Restormer's names.
+# In this order: the first three have blocks under Restormer's names, the last two mappers.
 SIGNS = (
     Sign("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
     Sign("promptir", r"^(prompt|noise_level|reduce_noise_level)\d\.", _promptir),
@@ -171,6 +215,8 @@ SIGNS = (
     Sign("restormer", r"\.attn\.qkv_dwconv\.weight$", _restormer),
     Sign("nafnet", r"^(intro\.weight|middle_blks\.\d+\.conv1\.weight)$", _nafnet),
     Sign("sfnet", r"^(feat_extract|ConvsOut|SCM\d)\.", _sfnet),
+    Sign("image-to-text", r"^mapping_patch_\d+\.|_attn2_to_[kv]\.weight$", _image_to_text),
+    Sign("textual-restoration", r"^mapping_\d+\.", _textual_restoration),
 )
 
 

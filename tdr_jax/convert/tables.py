@@ -261,6 +261,31 @@ HUGGING_FACE = Table(
     dead=(r"(.+\.)?position_ids",),  # counted from 0; older versions saved them
 )
 
+# One perceptron a word; attention to the context named as TDR does, dots of the path turned to "_".
+_WORDS = (
+    Row(r"(mapping(?:_patch)?)\.(\d)\.kernel", r"\1_{i}.\2.weight", LINEAR),
+    Row(r"(mapping(?:_patch)?)\.(\d)\.(weight|bias)", r"\1_{i}.\2.\3"),
+    Row(r"(attention\.\w+)\.kernel", r"\1.weight", LINEAR),
+    Row(r"(attention\.\w+\.(?:weight|bias)|task_embedding\.weight)", r"\1"),
+)
+_PLACE = r"attentions\.(\d+)\.transformer_blocks\.(\d+)\.attn2\.(to_[kv])\.kernel"
+IMAGE_TO_TEXT = Table(
+    rows=(
+        *_WORDS,
+        Row(
+            rf"kv\.(down|up)_blocks\.(\d+)\.{_PLACE}",
+            r"\1_blocks_\2_attentions_\3_transformer_blocks_\4_attn2_\5.weight",
+            LINEAR,
+        ),
+        Row(
+            rf"kv\.mid_block\.{_PLACE}",
+            r"mid_block_attentions_\1_transformer_blocks_\2_attn2_\3.weight",
+            LINEAR,
+        ),
+    )
+)
+TEXTUAL_RESTORATION = Table(rows=_WORDS)
+
 # By the class of the network, whatever name and size it was built under.
 TABLES = {
     "Restormer": RESTORMER,
@@ -269,6 +294,8 @@ TABLES = {
     "NAFNet": NAFNET,
     "SFNet": SFNET,
     "DRSformer": DRSFORMER,
+    "ImageToText": IMAGE_TO_TEXT,
+    "TextualRestoration": TEXTUAL_RESTORATION,
     "ClipText": HUGGING_FACE,
     "ClipVision": HUGGING_FACE,
     "Dinov2": HUGGING_FACE,

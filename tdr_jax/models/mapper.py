@@ -319,8 +319,8 @@ def with_kv(
     odd += [k for k in own.keys() & copies.keys() if own[k].shape != copies[k].shape]
     if odd:
         raise InputError(
-            f"the network's keys and values do not fit the UNet's: {odd[0]} and {len(odd) - 1} "
-            "more; build it with cross_attention and output_dim of this UNet"
+            f"the network's keys and values do not fit the UNet's: {len(odd)} are missing or of "
+            f"another shape, {odd[0]} for one; build it with this UNet's cross_attention and width"
         )
     return dict(params) | {
         f"kv.{name}": jnp.array(array, params[f"kv.{name}"].dtype) for name, array in own.items()

@@ -32,6 +32,20 @@ SMALL = {
     "sfnet": ("sfnet", dict(num_res=3, base_channel=16)),
     "drsformer": ("drsformer", _TRANSFORMER),
     "drsformer, without experts": ("drsformer", dict(**_TRANSFORMER, mefc=False)),
+    "image-to-text": (
+        "image-to-text",
+        dict(
+            num_words=2,
+            input_dim=6,
+            hidden_dim=5,
+            output_dim=4,
+            cross_attention=(("mid_block.attentions.0.transformer_blocks.0.attn2", 3),),
+        ),
+    ),
+    "textual-restoration": (
+        "textual-restoration",
+        dict(num_words=3, input_dim=6, hidden_dim=5, attention=True, tasks=2),
+    ),
 }
 
 
