@@ -291,7 +291,8 @@ def _nearest(words: jax.Array, table: jax.Array, k: int):
 
 
 def _readable(tokenizer, number: int) -> str:
-    """A token as text, without the mark of a word's end; as it is where it is part of a letter."""
-    token = tokenizer.convert_ids_to_tokens(number)
-    text = tokenizer.convert_tokens_to_string([token]).strip()
-    return text if text and "\ufffd" not in text else token.removesuffix("</w>")
+    """A token as text, without the mark of a word's end; a part of a letter as it is listed."""
+    text = tokenizer.decode([number]).strip()
+    if not text or "\ufffd" in text:
+        text = tokenizer.convert_ids_to_tokens(number).removesuffix("</w>")
+    return text
