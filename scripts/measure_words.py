@@ -32,7 +32,7 @@ def main(args) -> None:
     pictures = words.held_out(photographs, args.kinds, side=args.side, seed=args.seed)
     side = guide.size[0]
     clean = words.shrunk(pictures["clean"], side)
-    distances = {"vision tower": guide.distances}
+    distances = {"vision tower": words.feature_distance(guide)}
     if args.lpips:
         from tdr_jax.evaluate.lpips import Lpips
 

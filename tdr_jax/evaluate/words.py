@@ -40,6 +40,15 @@ def estimate(values, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
+def feature_distance(guide) -> Callable:
+    """The distance of what pictures look like to a guide's vision tower: 1 - cosine, (B,)."""
+
+    def distance(pictures, others):
+        return 1 - (guide.features(pictures) * guide.features(others)).sum(-1)
+
+    return distance
+
+
 def top1(distances: Callable, drawn, sources, *, among: int = 20, seed: int = 0) -> np.ndarray:
     """Asks for each drawn picture whether its source is the most alike among several photographs.
 
