@@ -31,9 +31,7 @@ class Lpips:
         weights = _read(Path(path))
         try:
             self._convs = [
-                tuple(
-                    jnp.asarray(weights["AlexNet_0"][f"Conv_{i}"][k]) for k in ("kernel", "bias")
-                )
+                tuple(jnp.asarray(weights["AlexNet_0"][f"Conv_{i}"][k]) for k in ("kernel", "bias"))
                 for i in range(len(LAYERS))
             ]
             self._heads = [

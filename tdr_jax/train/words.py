@@ -318,9 +318,7 @@ class TextualRestoration(Words):
                 f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
                 "the first stage's: --config.stack.image_to_text=FOLDER"
             )
-        self.frozen = (
-            {k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},
-        )
+        self.frozen = ({k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},)
         first = self.networks[stack.IMAGE_TO_TEXT]
         self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
 
