@@ -8,13 +8,13 @@ and in minutes on two CPU cores, with the towers of configs/tdr_towers.py:
     python train.py --config configs/tdr_i2t.py:size=tiny,stack=runs/unet/stack,\
 vision=runs/vision/image_encoder,data=PHOTOS --workdir runs/i2t
 
-Only the mapper moves, 249,538,560 parameters at full size, and with it copies of the UNet's keys and
-values for attention to the words, 25,559,040. The loss is the denoising error of the picture itself,
-degraded or not, told in its words: no pairs are needed.
+Only the mapper moves, 249,538,560 parameters at full size, and with it copies of the UNet's keys
+and values for attention to the words, 25,559,040. The loss is the denoising error of the picture
+itself, degraded or not, told in its words: no pairs are needed.
 
 Arguments:
-    size: sd21 (Stable Diffusion 2.1 base with CLIP ViT-H/14, as published), sd15 (1.5 with ViT-L/14)
-        or tiny.
+    size: sd21 (Stable Diffusion 2.1 base with CLIP ViT-H/14, as published), sd15 (1.5 with
+        ViT-L/14) or tiny.
     stack: a folder of diffusers, or its id on the Hugging Face hub.
     vision: the folder of CLIP's vision tower, where the stack has no image_encoder/.
     data: a folder of clean photographs, which are degraded as they are read: noise of any level up

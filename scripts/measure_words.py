@@ -1,4 +1,4 @@
-"""Measures a stack on photographs it has not seen: what its words say, and what restoring them does.
+"""Measures a stack on photographs it has not seen: what its words say, and what restoring does.
 
     python scripts/measure_words.py --data PHOTOS [--model tdr-tiny] [--lpips alexnet.ckpt]
 

@@ -3,8 +3,8 @@
     python scripts/step_memory.py --stage i2t --devices 8
 
 Nothing is trained and no weight is read: the step is compiled for simulated CPU devices from shapes
-alone, and what the compiler says of one device is printed. An accelerator's compiler fuses more; its
-temporary memory is smaller. Compiling takes minutes.
+alone, and what the compiler says of one device is printed. An accelerator's compiler fuses more and
+needs less temporary memory. Compiling takes minutes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How alike two pictures look to AlexNet: LPIPS (Zhang et al. 2018, arXiv 1801.03924), version 0.1."""
+"""How alike pictures look to AlexNet: LPIPS 0.1 (Zhang et al. 2018, arXiv 1801.03924)."""
 
 import pickle
 from pathlib import Path

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import captions, diffusion, models, pipeline, placeholder, stack, weights
-from tdr_jax.data import squares
 from tdr_jax.data import pipeline as data_pipeline
+from tdr_jax.data import squares
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip, mapper
 from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
