@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "Restorer": "tdr_jax.infer.restorer",
     "Generator": "tdr_jax.infer.generator",
+    "Guide": "tdr_jax.infer.guidance",
     "load": "tdr_jax.weights",
     "save": "tdr_jax.weights",
 }

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
     "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
+    "guide": ("tdr_jax.commands.guide", "draw the restored words of degraded pictures"),
     "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),
 }
 

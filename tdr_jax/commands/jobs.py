@@ -65,6 +65,62 @@ def plan(inputs: Iterable[str], out: str, panel: bool, right: str | None = None)
     ]
 
 
+def pictures(
+    inputs: Iterable[str], out: str | None = None, *, by_scene: bool = False
+) -> list[tuple[Path, str]]:
+    """List every input picture once, in the order of the inputs.
+
+    Args:
+        inputs: files and folders (searched with the folders in them).
+        out: a folder in one of these whose pictures are no inputs.
+        by_scene: only the first picture of each scene. The scene is the name before its first
+            underscore, in which data sets of haze keep what they did to it.
+
+    Returns:
+        each path, and its name relative to the folder that was given, with forward slashes.
+
+    Raises:
+        InputError: an input is missing, or a folder holds no picture.
+    """
+    # Nothing can lie below the null device, where there is no output.
+    found = _sources(list(inputs), Path(os.devnull if out is None else out))
+    if not by_scene:
+        return found
+    scenes: dict[str, tuple[Path, str]] = {}
+    for path, name in found:
+        scenes.setdefault(_drawn_name(name, by_scene), (path, name))
+    return list(scenes.values())
+
+
+def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> list[Job]:
+    """Give every input picture, or scene, the name of a PNG that is drawn after it.
+
+    Args:
+        inputs, by_scene: as in `pictures`.
+        out: a folder, in which the order of the input's folders is kept.
+
+    Returns:
+        the jobs, in the order of the inputs; no two write the same file, none writes an input.
+
+    Raises:
+        InputError: an input is missing, a folder holds no picture, an output would overwrite an
+            input, or `out` is a file or an input.
+    """
+    inputs = list(inputs)
+    folder = Path(out)
+    if folder.suffix.lower() in images.WRITABLE or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{out}: names a file; give a folder, which is made if missing")
+    if os.path.realpath(out) in {os.path.realpath(given) for given in inputs}:
+        raise InputError(f"{out}: is the input; choose another -o, inputs are never overwritten")
+    sources = pictures(inputs, out, by_scene=by_scene)
+    taken: set[str] = set()
+    targets = [_claim(folder / _drawn_name(name, by_scene), taken) for _, name in sources]
+    _refuse_overwriting([path for path, _ in _sources(inputs, folder)], targets)
+    return [
+        Job(path, target, None, name) for (path, name), target in zip(sources, targets, strict=True)
+    ]
+
+
 def read_prompts(path: str) -> dict[str, str]:
     """Read which picture gets which prompt.
 
@@ -133,6 +189,13 @@ def _sources(inputs: list[str], out: Path) -> list[tuple[Path, str]]:
         for path, name in pairs:
             found.setdefault(os.path.abspath(path), (path, name))
     return list(found.values())
+
+
+def _drawn_name(name: str, by_scene: bool) -> str:
+    """Return the name of the PNG that is drawn after a picture, or after its scene."""
+    path = Path(name)
+    scene = path.stem.split("_")[0] if by_scene else ""
+    return path.with_name(f"{scene or path.stem}.png").as_posix()
 
 
 def _right_view(right: str | None, name: str, count: int) -> Path | None:

@@ -3,18 +3,17 @@
 import functools
 import zlib
 from collections.abc import Sequence
+from os import PathLike
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import placeholder
+from tdr_jax import placeholder, stack
 from tdr_jax.errors import InputError
 from tdr_jax.infer.painter import Painter
 from tdr_jax.models import clip, mapper
-from tdr_jax.stack import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION, Stack
-
-TEMPLATE = "a photo of a S"
+from tdr_jax.stack import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
 
 
 def central_square(picture: np.ndarray, side: int) -> np.ndarray:
@@ -58,8 +57,8 @@ class Guide:
     several devices the pictures of a batch are spread over them.
 
     Args:
-        stack: of `tdr_jax.stack.load`; it needs an "image_to_text", and restores words where it
-            has a "textual_restoration".
+        parts: what `tdr_jax.stack.load` returns; they need an "image_to_text" among them, and
+            restore words where there is a "textual_restoration".
         dtype: the networks compute in, "float32", "bfloat16" or "float16".
         template: the sentence around the pseudo-words, which stand where its word S is.
 
@@ -67,22 +66,44 @@ class Guide:
         InputError: the stack has no mapper, or the template no S or too many words.
     """
 
-    def __init__(self, stack: Stack, *, dtype: str = "float32", template: str = TEMPLATE):
-        if IMAGE_TO_TEXT not in stack.networks:
+    def __init__(
+        self, parts: stack.Stack, *, dtype: str = "float32", template: str = placeholder.TEMPLATE
+    ):
+        if IMAGE_TO_TEXT not in parts.networks:
             raise InputError(
-                f"the stack has no {IMAGE_TO_TEXT}/, without which no words come from pictures: "
-                "put one there or give the path of one"
+                f"the model has no {IMAGE_TO_TEXT}/, without which no words come from pictures: "
+                "put one into its folder or give the path of one"
             )
-        self._painter = Painter(
-            stack.networks, stack.params, stack.scheduler, stack.tokenizer, dtype
+        tokenizer = parts.tokenizer
+        self._painter = Painter(parts.networks, parts.params, parts.scheduler, tokenizer, dtype)
+        count, length = parts.networks[IMAGE_TO_TEXT].config.num_words, self._painter.length
+        ids, self._position = placeholder.prepare(
+            tokenizer, template, num_words=count, length=length
         )
-        count, length = stack.networks[IMAGE_TO_TEXT].config.num_words, self._painter.length
-        ids, position = placeholder.prepare(
-            stack.tokenizer, template, num_words=count, length=length
-        )
-        empty = placeholder.empty(stack.tokenizer, length)
+        empty = placeholder.empty(tokenizer, length)
         self._ids, self._empty = (self._painter.check_tokens(x)[None] for x in (ids, empty))
-        self._position = position
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | PathLike = "tdr-tiny",
+        *,
+        dtype: str = "float32",
+        template: str = placeholder.TEMPLATE,
+        **parts,
+    ) -> "Guide":
+        """Loads a stack.
+
+        Args:
+            path: what `tdr_jax.stack.load` takes: a shipped name, a folder, or a hub id.
+            dtype: of parameters and computation.
+            template: as for the class.
+            **parts: from elsewhere, as in `tdr_jax.stack.load`.
+
+        Raises:
+            InputError: there is no stack, or it is damaged or lacks something.
+        """
+        return cls(stack.load(path, dtype=dtype, **parts), dtype=dtype, template=template)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -90,28 +111,34 @@ class Guide:
         return self._painter.size
 
     @property
+    def side(self) -> int:
+        """Height and width at which pictures are looked at."""
+        return self._painter.networks[IMAGE_ENCODER].config.image_size
+
+    @property
     def restores(self) -> bool:
         """Whether there is a textual restoration."""
         return RESTORATION in self._painter.networks
 
     def words(
-        self, pictures: Sequence[np.ndarray], *, restore: bool = True
+        self, pictures: Sequence[np.ndarray], *, restore: bool = True, task: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Describes pictures.
 
         Args:
             pictures: N, each as in `central_square`.
             restore: False leaves the words as they are, as does a stack without restoration.
+            task: the degradation of all the pictures, where the restoration tells tasks apart.
 
         Returns:
             the pseudo-words before and after restoration, each float32 (N, words, C).
 
         Raises:
-            InputError: a picture is none.
+            InputError: a picture is none, or the task is missing or unknown.
         """
         pixels = self._pixels(pictures)
         (spread,) = self._painter.spread(pixels)
-        found = self._words(restore and self.restores)(self._painter.params, spread)
+        found = self._words(self._mode(restore, task))(self._painter.params, spread)
         return tuple(np.asarray(words)[: len(pixels)] for words in found)
 
     def nearest(self, words: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
@@ -158,6 +185,7 @@ class Guide:
         seed: int = 42,
         names: Sequence[str | None] | None = None,
         restore: bool = True,
+        task: int | None = None,
         noise=None,
     ) -> np.ndarray:
         """Draws one picture for each that is given.
@@ -171,13 +199,15 @@ class Guide:
             names: of the pictures, where each is to start from noise of its own: that of the seed
                 and its name.
             restore: False draws from the words as they are.
+            task: as in `words`.
             noise: (N, h, w, C) to start from, instead of the seed's.
 
         Returns:
             float32 (N, H, W, 3) in [0, 1], of `size`.
 
         Raises:
-            InputError: a picture is none; the sampler, seed or number of steps cannot be had.
+            InputError: a picture is none; the sampler, seed, task or number of steps cannot be
+                had.
         """
         pixels = self._pixels(pictures)
         count = len(pixels)
@@ -187,44 +217,55 @@ class Guide:
             noise = self.noise(seed, [None] * count if names is None else names)
         if len(noise) != count:
             raise InputError(f"{count} pictures, but noise or names for {len(noise)}; give as many")
-        draw = self._draw(steps, float(scale), sampler, restore and self.restores)
+        draw = self._draw(steps, float(scale), sampler, self._mode(restore, task))
         return np.asarray(draw(self._painter.params, *self._painter.spread(pixels, noise)))[:count]
 
     def _pixels(self, pictures) -> np.ndarray:
-        side = self._painter.networks[IMAGE_ENCODER].config.image_size
         if not len(pictures):
             raise InputError("no picture is given; give at least one")
-        return np.stack([central_square(picture, side) for picture in pictures])
+        return np.stack([central_square(picture, self.side) for picture in pictures])
 
-    def _describe(self, params: dict, pixels: jax.Array, restore: bool):
+    def _mode(self, restore: bool, task: int | None) -> tuple[bool, int | None]:
+        """Whether to restore and as which task, after a look at whether that can be."""
+        if not (restore and self.restores):
+            return False, None
+        tasks = self._painter.networks[RESTORATION].config.tasks
+        if task is None and tasks:
+            raise InputError(
+                f"the {RESTORATION} tells {tasks} tasks apart; say which, from 0 to {tasks - 1}"
+            )
+        if task is not None and not 0 <= task < tasks:
+            known = f"from 0 to {tasks - 1}" if tasks else "none; leave it out"
+            raise InputError(f"task {task}: the {RESTORATION} knows {known}")
+        return True, task
+
+    def _describe(self, params: dict, pixels: jax.Array, mode: tuple[bool, int | None]):
         """(N, H, W, 3) uint8 -> words before and after restoration; to be traced."""
         networks = self._painter.networks
         shown = clip.normalise(pixels.astype(jnp.float32) / 255)
         hidden, _ = networks[IMAGE_ENCODER].apply(params[IMAGE_ENCODER], shown)
         words = networks[IMAGE_TO_TEXT].apply(params[IMAGE_TO_TEXT], hidden)
-        restored = words
-        if restore:
-            restored = networks[RESTORATION].apply(params[RESTORATION], words)
-        return words, restored
+        restore, task = mode
+        if not restore:
+            return words, words
+        return words, networks[RESTORATION].apply(params[RESTORATION], words, task)
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 (programs live as long as their guide)
-    def _words(self, restore: bool):
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (programs live as long as their guide)
+    def _words(self, mode: tuple[bool, int | None]):
         """Compiles picture to words."""
 
         def words(params, pixels):
-            return jax.tree.map(
-                lambda x: x.astype(jnp.float32), self._describe(params, pixels, restore)
-            )
+            return [x.astype(jnp.float32) for x in self._describe(params, pixels, mode)]
 
         return jax.jit(words)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _draw(self, steps: int, scale: float, sampler: str, restore: bool):
+    def _draw(self, steps: int, scale: float, sampler: str, mode: tuple[bool, int | None]):
         """Compiles picture to guidance for these settings."""
         text = self._painter.networks["text_encoder"]
 
         def draw(params, pixels, noise):
-            _, words = self._describe(params, pixels, restore)
+            _, words = self._describe(params, pixels, mode)
             embeddings = text.apply(params["text_encoder"], self._ids, method="embed")
             embeddings = mapper.inject(embeddings, words.astype(embeddings.dtype), self._position)
             context = text.apply(params["text_encoder"], embeddings, method="from_embeddings")
@@ -250,7 +291,8 @@ def _nearest(words: jax.Array, table: jax.Array, k: int):
 
 
 def _readable(tokenizer, number: int) -> str:
-    """A token as text, without the mark of a word's end; as it is where it is part of a letter."""
-    token = tokenizer.convert_ids_to_tokens(number)
-    text = tokenizer.convert_tokens_to_string([token]).strip()
-    return text if text and "\ufffd" not in text else token.removesuffix("</w>")
+    """A token as text, without the mark of a word's end; a part of a letter as it is listed."""
+    text = tokenizer.decode([number]).strip()
+    if not text or "\ufffd" in text:
+        text = tokenizer.convert_ids_to_tokens(number).removesuffix("</w>")
+    return text

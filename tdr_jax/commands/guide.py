@@ -1,0 +1,299 @@
+"""`tdr guide`: degraded pictures in, pictures of their restored words out."""
+
+import itertools
+import math
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from tdr_jax import images
+from tdr_jax.commands import jobs
+from tdr_jax.errors import InputError
+
+NEAREST = 3  # tokens shown for each pseudo-word
+
+EPILOG = """\
+examples:
+  tdr guide hazy.jpg -o guidance/
+  tdr guide rainy/ -o guidance/ --model my_stack/ --batch 8 --fast
+  tdr guide RESIDE/hazy/ -o guidance/ --shared scene
+  tdr guide noisy.png --words-only
+
+A picture is described from its central square, the rest of it is not looked at. The
+description is restored as words, and a new picture is drawn from these. It shows what the
+input may look like without its degradation, but not aligned with it.
+
+Outputs are PNGs under the inputs' names. OUT/manifest.json says what each was drawn from and
+with. A run that was stopped goes on where it was: give the same command again. Finished
+pictures are verified and kept, missing, damaged and outdated ones drawn. Only one run at a
+time may write to a folder. A damaged input is reported and the rest is drawn (exit status 1).
+"""
+
+
+def add_arguments(parser) -> None:
+    """Declare the arguments of `tdr guide`."""
+    parser.epilog = EPILOG
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="picture files and folders")
+    parser.add_argument("-o", "--output", metavar="OUT", help="a folder (made if missing)")
+    parser.add_argument(
+        "--model",
+        default="tdr-tiny",
+        metavar="NAME|DIR|ID",
+        help="a folder of diffusers with image_encoder/, image_to_text/ and "
+        "textual_restoration/ in it, or the name of a shipped one (default: %(default)s)",
+    )
+    for part, what in (
+        ("image-encoder", "vision tower of CLIP: a folder or hub id"),
+        ("image-to-text", "mapper of pictures to words: a folder, .safetensors or mapper_*.pt"),
+        ("textual-restoration", "mapper of words to restored words, likewise"),
+    ):
+        parser.add_argument(f"--{part}", metavar="PATH", help=f"another {what}")
+    parser.add_argument("--steps", type=int, metavar="N", help="of the sampler (default: 100)")
+    parser.add_argument(
+        "--fast", action="store_true", help="sample with DPM-Solver++, 20 steps by default"
+    )
+    parser.add_argument(
+        "--scale", type=float, default=5.0, metavar="S", help="of the guidance (default: 5)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=42,
+        help="of the noise that every picture starts from (default: 42)",
+    )
+    parser.add_argument(
+        "--own-noise",
+        action="store_true",
+        help="start each picture from noise of its own, by the seed and the output's name",
+    )
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="at once (default: 1)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute"
+    )
+    parser.add_argument(
+        "--no-restore", action="store_true", help="draw from the words as they are, unrestored"
+    )
+    parser.add_argument(
+        "--task",
+        type=int,
+        metavar="N",
+        help="number of the degradation, for a textual restoration that tells several apart",
+    )
+    parser.add_argument(
+        "--template",
+        default="a photo of a S",
+        metavar="TEXT",
+        help="the sentence in which the words stand for S (default: %(default)r)",
+    )
+    parser.add_argument(
+        "--shared",
+        choices=("none", "scene"),
+        default="none",
+        help="scene: one picture for each scene, the file's name before its first underscore, "
+        "described by the first of its versions (for RESIDE's many hazes; default: none)",
+    )
+    parser.add_argument(
+        "--show-words",
+        action="store_true",
+        help="print the vocabulary's nearest words to each pseudo-word, before and after",
+    )
+    parser.add_argument("--words-only", action="store_true", help="print them and draw nothing")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="draw all anew, whatever OUT was drawn with"
+    )
+
+
+def run(args) -> int:
+    """Draw a picture for every input.
+
+    Args:
+        args: of add_arguments.
+
+    Returns:
+        0, or 1 if a picture could not be read.
+
+    Raises:
+        InputError: arguments, the model or the output folder are wrong; nothing was drawn.
+    """
+    _check(args)
+    by_scene = args.shared == "scene"
+    if args.words_only:
+        todo = jobs.pictures(args.inputs, args.output, by_scene=by_scene)
+    else:
+        plan = jobs.plan_drawn(args.inputs, args.output, by_scene=by_scene)
+        todo = [(job.source, job.name) for job in plan]
+
+    from tdr_jax import runtime
+
+    runtime.choose_cpu_kernels()
+    runtime.enable_compilation_cache()
+
+    from tdr_jax import stack
+    from tdr_jax.infer.guidance import Guide
+
+    parts = stack.load(
+        args.model,
+        image_encoder=args.image_encoder,
+        image_to_text=args.image_to_text,
+        textual_restoration=args.textual_restoration,
+        dtype=args.dtype,
+    )
+    guide = Guide(parts, dtype=args.dtype, template=args.template)
+    failed: dict[Path, str] = {}
+    if args.words_only or args.show_words:
+        _show_words(args, guide, todo, failed)
+    if not args.words_only:
+        _draw(args, guide, parts.digest(), plan, failed)
+    return 1 if failed else 0
+
+
+def _check(args) -> None:
+    """Refuses numbers that cannot be, and settles the number of steps."""
+    args.steps = args.steps if args.steps is not None else 20 if args.fast else 100
+    for name, least, most in (("steps", 1, math.inf), ("batch", 1, math.inf), ("seed", 0, 2**32)):
+        if not least <= getattr(args, name) < most:
+            top = f" and below {most}" if most < math.inf else ""
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least {least}{top}")
+    if not math.isfinite(args.scale):
+        raise InputError(f"--scale {args.scale}: must be a number such as 5")
+    if not args.words_only and args.output is None:
+        raise InputError("-o OUT is missing: name a folder for the pictures, or give --words-only")
+    if args.no_restore and args.task is not None:
+        raise InputError("--task is for the restoration of words; leave it or --no-restore out")
+
+
+def _draw(args, guide, digest: str, plan: list[jobs.Job], failed: dict[Path, str]) -> None:
+    """Draws what is not there yet, batch by batch."""
+    from tdr_jax.commands import manifest as manifests
+
+    options = dict(
+        seed=args.seed,
+        steps=args.steps,
+        scale=args.scale,
+        sampler="dpm++" if args.fast else "ddim",
+        restore=guide.restores and not args.no_restore,
+        task=args.task,
+    )
+    settings = options | dict(
+        batch=args.batch,
+        dtype=args.dtype,
+        model_sha256=digest,
+        own_noise=args.own_noise,
+        shared=args.shared,
+        template=args.template,
+    )
+    folder = Path(args.output)
+    targets = [job.target for job in plan]
+    manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite)
+    kept = drawn = 0
+    for batch in _batches(plan, args.batch):
+        began = time.perf_counter()
+        hashes: dict[Path, str] = {}
+        for job in batch:
+            try:
+                hashes[job.source] = manifests.sha256(job.source)
+            except InputError as error:
+                _report(failed, job.source, error)
+        names = {job: job.target.relative_to(folder).as_posix() for job in batch}
+        missing = [
+            job
+            for job in batch
+            if job.source in hashes and not manifest.holds(names[job], job.name, hashes[job.source])
+        ]
+        kept += sum(job.source in hashes for job in batch) - len(missing)
+        if not missing:
+            continue
+        # A batch has the same pictures in the same places whatever was finished before: results
+        # could else differ in their last bits.
+        pixels = [_read(guide, job.source, failed) for job in batch]
+        good = [row for row in pixels if row is not None]
+        if not good:
+            continue
+        fill = [row if row is not None else good[0] for row in pixels]
+        labels = [names[job] for job in batch] if args.own_noise else [None] * len(batch)
+        extra = args.batch - len(batch)
+        fill, labels = fill + extra * fill[-1:], labels + extra * labels[-1:]
+        pictures = guide(fill, names=labels, **options)
+        for job, row, picture in zip(batch, pixels, pictures, strict=False):
+            if job not in missing or row is None:
+                continue
+            if not np.isfinite(picture).all():
+                overflow = f"{job.source}: its picture came out as NaN; try --dtype float32"
+                _report(failed, job.source, overflow)
+            else:
+                _make(job.target.parent)
+                images.write_rgb(job.target, picture)
+                manifest.add(names[job], job.name, hashes[job.source], args.seed)
+                drawn += 1
+                _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
+        manifest.write(final=False)
+    manifest.write()
+    known = f"; {kept} were there already" if kept else ""
+    _say(f"drew {drawn} of {len(plan)}{known}" + (f"; {len(failed)} failed" if failed else ""))
+
+
+def _show_words(args, guide, todo: list[tuple[Path, str]], failed: dict[Path, str]) -> None:
+    """Prints what the pseudo-words of each picture are nearest to."""
+    for batch in _batches(todo, args.batch):
+        rows = [(name, _read(guide, path, failed)) for path, name in batch]
+        rows = [(name, row) for name, row in rows if row is not None]
+        if not rows:
+            continue
+        filled = [row for _, row in rows] + (args.batch - len(rows)) * [rows[-1][1]]
+        restore = guide.restores and not args.no_restore
+        found = guide.words(filled, restore=restore, task=args.task)
+        for (name, _), before, after in zip(rows, *found, strict=False):
+            print(f"{name}: nearest words" + (", before -> after restoration" if restore else ""))
+            columns = [
+                _nearest(guide, words) for words in ((before, after) if restore else (before,))
+            ]
+            width = max(map(len, columns[0]))
+            for number, line in enumerate(zip(*columns, strict=True), 1):
+                print(f"{number:4d}  " + "  ->  ".join([line[0].ljust(width), *line[1:]]).rstrip())
+
+
+def _nearest(guide, words: np.ndarray) -> list[str]:
+    """One line for each pseudo-word."""
+    return [
+        ", ".join(f"{token} {cosine:.2f}" for token, cosine in tokens)
+        for tokens in guide.nearest(words, NEAREST)
+    ]
+
+
+def _read(guide, path: Path, failed: dict[Path, str]) -> np.ndarray | None:
+    """A picture as it is looked at, small; None where it cannot be read, which is said once."""
+    from tdr_jax.infer.guidance import central_square
+
+    try:
+        return central_square(images.read_rgb(path), guide.side)
+    except InputError as error:
+        _report(failed, path, error)
+    except MemoryError:
+        _report(failed, path, f"{path}: not enough memory for it")
+    return None
+
+
+def _report(failed: dict[Path, str], path: Path, error) -> None:
+    if path not in failed:
+        print(f"tdr: error: {error}", file=sys.stderr)
+    failed[path] = str(error)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+
+
+def _batches(items: list, size: int):
+    """Lists of `size` items, the last of what is left."""
+    rest = iter(items)
+    while some := list(itertools.islice(rest, size)):
+        yield some
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
