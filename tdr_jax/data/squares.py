@@ -47,10 +47,11 @@ class Squares:
         self.wanted, self.view, self.encode = wanted, view, encode
         self.tasks = tuple(data.tasks)
         weights = np.asarray(data.weights, np.float64)
-        if len(weights) != len(self.tasks) or not self.tasks or not weights.max() > 0:
+        fits = len(weights) == len(self.tasks) > 0
+        if not fits or weights.min() < 0 or not weights.max() > 0:
             raise InputError(
-                f"data.weights {tuple(data.weights)} must hold one number for each of data.tasks "
-                f"{self.tasks}, one of them above 0"
+                f"data.weights {tuple(data.weights)} must hold one number >= 0 for each of "
+                f"data.tasks {self.tasks}, one of them above 0"
             )
         if unknown := [task for task in self.tasks if task not in (CLEAN, *SYNTHESISED)]:
             raise InputError(
