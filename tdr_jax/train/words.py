@@ -75,8 +75,8 @@ class Job:
             if not self.frozen or len(sizes) > 1:
                 raise InputError(
                     f"config.data.distinct is {data.distinct}, for objective "
-                    f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what frozen "
-                    "networks make of pictures of one size"
+                    f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what "
+                    "frozen networks make of pictures of one size"
                 )
             make = features.Kept(
                 self.workdir / f"features{jax.process_index()}",
