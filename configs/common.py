@@ -69,6 +69,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.charbonnier = 0.0
     config.loss.psnr = 0.0  # NAFNet's: the negative PSNR in dB
     config.loss.fft = 0.0
+    config.loss.coarse = 0.0  # of mean colours; "reconstruct"
     config.loss.kl = 0.0  # of latents; "reconstruct"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
     config.loss.mixup = (

@@ -80,11 +80,11 @@ def vision(config):
 
 
 def vae(config):
-    """Reconstruction: L1 and a little Kullback-Leibler, on quarters of pictures."""
+    """Reconstruction: L1, mean colours and a little Kullback-Leibler, on quarters of pictures."""
     config.objective = "reconstruct"
     config.network.name = "tdr-tiny/vae"
     del config.network.overrides.scan_unroll
-    config.loss.l1, config.loss.kl = 1.0, 1e-4
+    config.loss.l1, config.loss.coarse, config.loss.kl = 1.0, 4.0, 1e-4
     config.optim.lr = 2e-3
     config.data.cover = (0.25, 0.6)
     config.data.oversample = (1.0, 2.0)

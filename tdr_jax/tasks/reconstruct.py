@@ -16,8 +16,9 @@ class Reconstruct:
 
     Args:
         network: an AutoencoderKL.
-        weights: the loss configuration, see `pixels.weighted`, and `kl`, of the divergence of a
-            latent from N(0, 1), in nats.
+        weights: the loss configuration, see `pixels.weighted`; `coarse`, of the L1 distance of the
+            mean colours under each latent, which texture would else leave no room for; and `kl`,
+            of the divergence of a latent from N(0, 1), in nats.
 
     Source: latent diffusion (arXiv 2112.10752), section 3.1, without its discriminator.
     """
@@ -35,7 +36,7 @@ class Reconstruct:
 
         Returns:
             the loss, a float32 scalar, and a dict of float32 scalars: the terms of
-            `pixels.weighted` of pictures in [0, 1], `kl`, `latent_std` and `psnr`.
+            `pixels.weighted` of pictures in [0, 1], `coarse`, `kl`, `latent_std` and `psnr`.
         """
         mean, logvar = self.network.apply(params, batch["drawn"], method="encode")
         mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
@@ -46,12 +47,20 @@ class Reconstruct:
         restored, clean = 0.5 * output + 0.5, 0.5 * batch["drawn"] + 0.5
         loss, metrics = pixels.weighted(self.weights, restored, clean)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
+        coarse = jnp.abs(self._cells(restored) - self._cells(clean)).mean()
         metrics |= {
             "kl": kl,
+            "coarse": coarse,
             "latent_std": drawn.std(),
             "psnr": pixels.psnr(restored, clean),
         }
-        return loss + self.weights.kl * kl, metrics
+        return loss + self.weights.kl * kl + self.weights.coarse * coarse, metrics
+
+    def _cells(self, pictures):
+        """Mean colours under each latent: (B, H, W, 3) -> (B, h, w, 3)."""
+        b, h, w, c = pictures.shape
+        f = self.network.config.factor
+        return pictures.reshape(b, h // f, f, w // f, f, c).mean((2, 4))
 
     def predict(self, params, batch):
         """Give the pictures back, from the means of their latents.
