@@ -8,13 +8,13 @@ and in minutes on two CPU cores, with the towers of configs/tdr_towers.py:
     python train.py --config configs/tdr_i2t.py:size=tiny,stack=runs/unet/stack,\
 vision=runs/vision/image_encoder,data=PHOTOS --workdir runs/i2t
 
-Only the mapper moves, 249,538,560 parameters at full size, and with it copies of the UNet's keys and
-values for attention to the words, 25,559,040. The loss is the denoising error of the picture itself,
-degraded or not, told in its words: no pairs are needed.
+Only the mapper moves, 249,538,560 parameters at full size, and with it copies of the UNet's keys
+and values for attention to the words, 25,559,040. The loss is the denoising error of the picture
+itself, degraded or not, told in its words: no pairs are needed.
 
 Arguments:
-    size: sd21 (Stable Diffusion 2.1 base with CLIP ViT-H/14, as published), sd15 (1.5 with ViT-L/14)
-        or tiny.
+    size: sd21 (Stable Diffusion 2.1 base with CLIP ViT-H/14, as published), sd15 (1.5 with
+        ViT-L/14) or tiny.
     stack: a folder of diffusers, or its id on the Hugging Face hub.
     vision: the folder of CLIP's vision tower, where the stack has no image_encoder/.
     data: a folder of clean photographs, which are degraded as they are read: noise of any level up
@@ -48,8 +48,8 @@ def get_config(argument: str = ""):
     config.data.weights = (1.0,) * len(config.data.tasks)
     if given["size"] == "tiny":
         config.data.weights = (2.0, 1.0, 1.0, 1.0, 1.0)
-        config.data.distinct = 3000
-        config.data.stages = ((given["steps"] or 1500, 128, given["batch"] or 32),)
+        config.data.distinct = 2000
+        config.data.stages = ((given["steps"] or 800, 128, given["batch"] or 32),)
         config.optim.lr = 1e-3
     return config
 
@@ -84,6 +84,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config = common.get_config()
     config.encoder = ""
     config.network.name = sizes[given["size"]]
+    del config.network.overrides.scan_unroll
     config.stack.path, config.stack.image_encoder = given["stack"], given["vision"]
     config.data.pairs = tuple(
         (f"{given[task]}/lq", f"{given[task]}/hq", task, 1) for task in PAIRS if given[task]

@@ -76,13 +76,14 @@ def vision(config):
     config.network.name = "tdr-tiny/image_encoder"
     config.optim.lr = 1e-3
     config.data.oversample = (1.0, 2.0)
-    config.data.stages = ((250, 128, 64),)
+    config.data.stages = ((150, 128, 64),)
 
 
 def vae(config):
     """Reconstruction: L1 and a little Kullback-Leibler, on quarters of pictures."""
     config.objective = "reconstruct"
     config.network.name = "tdr-tiny/vae"
+    del config.network.overrides.scan_unroll
     config.loss.l1, config.loss.kl = 1.0, 1e-4
     config.optim.lr = 2e-3
     config.data.cover = (0.25, 0.6)
@@ -93,10 +94,11 @@ def vae(config):
 
 
 def unet(config):
-    """Denoising of latents whose caption is known, kept from 3,000 squares."""
+    """Denoising of latents whose caption is known, kept from 2,000 squares."""
     config.objective = "denoise"
     config.network.name = "tdr-tiny/unet"
+    del config.network.overrides.scan_unroll
     config.network.text_encoder = "tdr-tiny/text_encoder"
     config.optim.lr = 1e-3
-    config.data.distinct = 3000
-    config.data.stages = ((2000, 128, 32),)
+    config.data.distinct = 2000
+    config.data.stages = ((1000, 128, 32),)

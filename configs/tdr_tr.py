@@ -51,7 +51,7 @@ def get_config(argument: str = ""):
     config.loss.words = max(given["direct"], 0.0)
     if given["size"] == "tiny":
         config.loss.words = 1.0 if given["direct"] < 0 else given["direct"]
-        config.data.distinct = 3000
-        config.data.stages = ((given["steps"] or 1000, 128, given["batch"] or 32),)
+        config.data.distinct = 2000
+        config.data.stages = ((given["steps"] or 600, 128, given["batch"] or 32),)
         config.optim.lr = 1e-3
     return config

@@ -23,7 +23,7 @@ from tdr_jax.models import clip, mapper
 from tests.support import stacks, torch_mapper
 
 ROOT = Path(__file__).resolve().parents[1]
-FAST = dict(steps=3)
+FAST = dict(steps=8)  # one program for most tests
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def theirs(folder, parts, whole, noise, steps: int):
     for picture in pictures(len(noise)):
         image = Image.fromarray(picture)
         side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
+        left, top = (int(round((length - side) / 2.0)) for length in image.size)
         image = image.crop((left, top, left + side, top + side))
         image = image.resize((56, 56), Image.Resampling.BICUBIC)
         shown.append((np.asarray(image) / 255 - clip.MEAN) / clip.STD)
@@ -94,11 +94,11 @@ def test_picture_to_guidance_equals_pytorch(tmp_path):
     parts, whole = stacks.make(tmp_path / "stack")
     guide = guidance.Guide(parts)
     noise = guide.noise(7, ["a", "b"])
-    words, restored, drawn = theirs(tmp_path / "stack", parts, whole, noise, steps=8)
+    words, restored, drawn = theirs(tmp_path / "stack", parts, whole, noise, **FAST)
     ours = guide.words(pictures(2))
     assert np.abs(ours[0] - words).max() < 1e-5
     assert np.abs(ours[1] - restored).max() < 1e-5
-    out = guide(pictures(2), steps=8, noise=noise)
+    out = guide(pictures(2), noise=noise, **FAST)
     assert out.shape == (2, 16, 16, 3) and out.dtype == np.float32 and out.std() > 0.05
     assert np.abs(out - drawn).max() < 1e-3
 
@@ -136,9 +136,9 @@ def test_without_restoration_words_are_drawn_as_they_are(made, guide):
         for field in ("networks", "params")
     }
     bare = guidance.Guide(dataclasses.replace(made[1], **without))
-    unrestored = guide(pictures(2), restore=False, **FAST)
-    assert (bare(pictures(2), **FAST) == unrestored).all()
-    assert np.abs(guide(pictures(2), **FAST) - unrestored).max() > 0.01
+    assert not bare.restores and (bare.words(pictures(2))[1] == before).all()
+    drawn = guide(pictures(1), **FAST)
+    assert np.abs(guide(pictures(1), restore=False, **FAST) - drawn).max() > 0.01
 
 
 def test_a_restoration_of_several_tasks_is_told_which(made):
@@ -189,20 +189,20 @@ import jax, numpy as np
 from tdr_jax.infer.guidance import Guide
 assert jax.device_count() == 4
 random = np.random.default_rng(0)
-pictures = [random.integers(0, 256, (40 + i, 63 - 9 * i, 3), dtype=np.uint8) for i in range(3)]
+pictures = [random.integers(0, 256, (40 + i, 63 - 9 * i, 3), dtype=np.uint8) for i in range(2)]
 guide = Guide.from_pretrained(sys.argv[1])
-np.savez(sys.argv[2], drawn=guide(pictures, steps=3), words=guide.words(pictures)[1])
+np.save(sys.argv[2], guide(pictures, steps=8))
 """
 
 
 def test_a_batch_spread_over_devices_is_the_same(made, guide, tmp_path):
     flags = "--xla_force_host_platform_device_count=4"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", SPREAD, made[0], tmp_path / "spread.npz"]
+    command = [sys.executable, "-c", SPREAD, made[0], tmp_path / "spread.npy"]
     subprocess.run(list(map(str, command)), env=environment, check=True, cwd=ROOT)
-    spread = np.load(tmp_path / "spread.npz")
-    assert np.abs(spread["drawn"] - guide(pictures(3), **FAST)).max() < 1e-4
-    assert np.abs(spread["words"] - guide.words(pictures(3))[1]).max() < 1e-5
+    spread = np.load(tmp_path / "spread.npy")
+    assert spread.shape == (2, 16, 16, 3)
+    assert np.abs(spread - guide(pictures(2), **FAST)).max() < 1e-4
 
 
 def test_a_stack_is_one_folder_that_diffusers_reads_too(made, tmp_path):
@@ -283,7 +283,7 @@ def folder(tmp_path):
 
 def run(made, folder, *more):
     command = ["guide", str(folder / "in"), "-o", str(folder / "out"), "--model", str(made[0])]
-    return cli.main([*command, "--steps", "3", "--batch", "2", *map(str, more)])
+    return cli.main([*command, "--steps", "8", "--batch", "2", *map(str, more)])
 
 
 def test_the_command_goes_on_and_redraws_what_changed(made, folder, capsys):
@@ -293,16 +293,13 @@ def test_the_command_goes_on_and_redraws_what_changed(made, folder, capsys):
     assert sorted(files) == ["p0.png", "p1.png", "p2.png"]
     assert run(made, folder) == 0
     assert "drew 0 of 3; 3 were there already" in capsys.readouterr().err
+    assert (folder / "out" / "manifest.json").read_bytes() == manifest
+    Image.fromarray(pictures(1, seed=9)[0]).save(folder / "in" / "p0.png")
     (folder / "out" / "p1.png").write_bytes(b"damaged")
-    (folder / "out" / "p2.png").unlink()
     assert run(made, folder) == 0
     assert "drew 2 of 3; 1 were there already" in capsys.readouterr().err
-    assert (folder / "out" / "manifest.json").read_bytes() == manifest
-    assert all((folder / "out" / name).read_bytes() == data for name, data in files.items())
-    Image.fromarray(pictures(1, seed=9)[0]).save(folder / "in" / "p0.png")
-    assert run(made, folder) == 0
-    assert "drew 1 of 3" in capsys.readouterr().err
-    assert (folder / "out" / "p0.png").read_bytes() != files["p0.png"]
+    again = {path.name: path.read_bytes() for path in (folder / "out").glob("*.png")}
+    assert [name for name in files if again[name] != files[name]] == ["p0.png"]
     assert run(made, folder, "--seed", "1") == 2
     assert "seed 42, now it is 1" in capsys.readouterr().err
     assert run(made, folder, "--seed", "1", "--overwrite") == 0
@@ -342,13 +339,13 @@ def test_odd_pictures_are_drawn_and_damaged_ones_said(made, folder, capsys):
     Image.new("L", (1, 1), 9).save(folder / "in" / "tiny.png")
     Image.new("RGB", (6000, 2)).save(folder / "in" / "wide.jpg")
     (folder / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
-    assert run(made, folder, "--fast", "--own-noise") == 1
+    assert run(made, folder, "--fast", "--own-noise", "--dtype", "bfloat16") == 1
     error = capsys.readouterr().err
     assert error.count("tdr: error: ") == 1 and "broken.png" in error
     assert "drew 5 of 6; 1 failed" in error
     names = sorted(path.name for path in (folder / "out").iterdir())
     assert names == ["manifest.json", "p0.png", "p1.png", "p2.png", "tiny.png", "wide.png"]
-    assert run(made, folder, "--fast", "--own-noise") == 1
+    assert run(made, folder, "--fast", "--own-noise", "--dtype", "bfloat16") == 1
     assert "drew 0 of 6; 5 were there already; 1 failed" in capsys.readouterr().err
 
 
@@ -371,14 +368,15 @@ def test_wrong_arguments_give_one_line_and_status_2(
     made, folder, change, said, monkeypatch, capsys
 ):
     monkeypatch.chdir(folder)
-    command = ["guide", "in", "-o", "out", "--model", str(made[0]), "--steps", "3"]
+    command = ["guide", "in", "-o", "out", "--model", str(made[0]), "--steps", "8"]
     assert cli.main([*command, *change]) == 2
     error = capsys.readouterr().err.strip()
     assert said in error and error.splitlines()[-1].startswith("tdr: error: ")
     assert not list(Path("in").glob("**/manifest.json")) and not list(Path("out").glob("*.png"))
 
 
-def test_three_lines_guide_a_picture(made):
-    guide = tdr_jax.Guide.from_pretrained(made[0], dtype="bfloat16")
-    out = guide(pictures(1), steps=2)
-    assert out.shape == (1, *guide.size, 3) and np.isfinite(out).all()
+def test_bfloat16_finds_nearly_the_same_words(made, guide):
+    half = tdr_jax.Guide.from_pretrained(made[0], dtype="bfloat16")
+    found, words = half.words(pictures(2))[1], guide.words(pictures(2))[1]
+    assert found.dtype == np.float32
+    assert np.abs(found - words).mean() < 0.05 * np.abs(words).mean()

@@ -188,50 +188,63 @@ def _draw(args, guide, digest: str, plan: list[jobs.Job], failed: dict[Path, str
     targets = [job.target for job in plan]
     manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite)
     kept = drawn = 0
-    for batch in _batches(plan, args.batch):
-        began = time.perf_counter()
-        hashes: dict[Path, str] = {}
-        for job in batch:
-            try:
-                hashes[job.source] = manifests.sha256(job.source)
-            except InputError as error:
-                _report(failed, job.source, error)
-        names = {job: job.target.relative_to(folder).as_posix() for job in batch}
-        missing = [
-            job
-            for job in batch
-            if job.source in hashes and not manifest.holds(names[job], job.name, hashes[job.source])
-        ]
-        kept += sum(job.source in hashes for job in batch) - len(missing)
-        if not missing:
-            continue
-        # A batch has the same pictures in the same places whatever was finished before: results
-        # could else differ in their last bits.
-        pixels = [_read(guide, job.source, failed) for job in batch]
-        good = [row for row in pixels if row is not None]
-        if not good:
-            continue
-        fill = [row if row is not None else good[0] for row in pixels]
-        labels = [names[job] for job in batch] if args.own_noise else [None] * len(batch)
-        extra = args.batch - len(batch)
-        fill, labels = fill + extra * fill[-1:], labels + extra * labels[-1:]
-        pictures = guide(fill, names=labels, **options)
-        for job, row, picture in zip(batch, pixels, pictures, strict=False):
-            if job not in missing or row is None:
-                continue
-            if not np.isfinite(picture).all():
-                overflow = f"{job.source}: its picture came out as NaN; try --dtype float32"
-                _report(failed, job.source, overflow)
-            else:
-                _make(job.target.parent)
-                images.write_rgb(job.target, picture)
-                manifest.add(names[job], job.name, hashes[job.source], args.seed)
-                drawn += 1
-                _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
-        manifest.write(final=False)
-    manifest.write()
+    try:
+        for batch in _batches(plan, args.batch):
+            held, new = _draw_batch(args, guide, options, batch, manifest, failed)
+            kept, drawn = kept + held, drawn + new
+            manifest.write(final=False)
+    finally:  # also where it was interrupted
+        manifest.write()
     known = f"; {kept} were there already" if kept else ""
     _say(f"drew {drawn} of {len(plan)}{known}" + (f"; {len(failed)} failed" if failed else ""))
+
+
+def _draw_batch(
+    args, guide, options: dict, batch: list[jobs.Job], manifest, failed: dict[Path, str]
+) -> tuple[int, int]:
+    """Draws what is missing of a batch; returns how many were there and how many were drawn."""
+    from tdr_jax.commands.manifest import sha256
+
+    began = time.perf_counter()
+    names = {job: job.target.relative_to(args.output).as_posix() for job in batch}
+    missing: dict[jobs.Job, str] = {}
+    for job in batch:
+        try:
+            source = sha256(job.source)
+        except InputError as error:
+            _report(failed, job.source, error)
+            continue
+        if not manifest.holds(names[job], job.name, source):
+            missing[job] = source
+    held = sum(job.source not in failed for job in batch if job not in missing)
+    if not missing:
+        return held, 0
+    # A batch has the same pictures in the same places whatever was finished before: results could
+    # else differ in their last bits. What cannot be read, or lacks at the end, another stands for.
+    pixels = [_read(guide, job.source, failed) for job in batch]
+    if not any(row is not None for job, row in zip(batch, pixels, strict=True) if job in missing):
+        return held, 0
+    stand_in = next(row for row in pixels if row is not None)
+    fill = [stand_in if row is None else row for row in pixels]
+    fill += (args.batch - len(batch)) * [stand_in]
+    labels = None
+    if args.own_noise:
+        labels = [*names.values(), *(args.batch - len(batch)) * [""]]
+    drawn = 0
+    pictures = guide(fill, names=labels, **options)
+    for job, row, picture in zip(batch, pixels, pictures, strict=False):
+        if job not in missing or row is None:
+            continue
+        if not np.isfinite(picture).all():
+            overflow = f"{job.source}: its picture came out as NaN; try --dtype float32"
+            _report(failed, job.source, overflow)
+            continue
+        _make(job.target.parent)
+        images.write_rgb(job.target, picture)
+        manifest.add(names[job], job.name, missing[job], args.seed)
+        drawn += 1
+        _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
+    return held, drawn
 
 
 def _show_words(args, guide, todo: list[tuple[Path, str]], failed: dict[Path, str]) -> None:

@@ -141,6 +141,19 @@ class Guide:
         found = self._words(self._mode(restore, task))(self._painter.params, spread)
         return tuple(np.asarray(words)[: len(pixels)] for words in found)
 
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Says what whole pictures look like to the vision tower.
+
+        Args:
+            pictures: N, each as in `central_square`.
+
+        Returns:
+            float32 (N, C) of unit length: the class token, projected where the tower projects.
+        """
+        pixels = self._pixels(pictures)
+        (spread,) = self._painter.spread(pixels)
+        return np.asarray(self._features(self._painter.params, spread))[: len(pixels)]
+
     def nearest(self, words: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
         """Finds the tokens that the text tower embeds most like each pseudo-word.
 
@@ -249,6 +262,22 @@ class Guide:
         if not restore:
             return words, words
         return words, networks[RESTORATION].apply(params[RESTORATION], words, task)
+
+    @functools.cached_property
+    def _features(self):
+        """Compiles picture to features."""
+        tower = self._painter.networks[IMAGE_ENCODER]
+
+        def features(params, pixels):
+            shown = clip.normalise(pixels.astype(jnp.float32) / 255)
+            if tower.config.with_projection:
+                found = tower.apply(params[IMAGE_ENCODER], shown, method="project")
+            else:
+                found = tower.apply(params[IMAGE_ENCODER], shown)[1]
+            found = found.astype(jnp.float32)
+            return found / jnp.linalg.norm(found, axis=-1, keepdims=True)
+
+        return jax.jit(features)
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (programs live as long as their guide)
     def _words(self, mode: tuple[bool, int | None]):

@@ -1,4 +1,4 @@
-"""Image to text: words for a picture, from which a frozen diffusion model draws the same picture."""
+"""Image to text: words for a picture, from which a frozen diffusion model draws it again."""
 
 import dataclasses
 from typing import Any

@@ -34,7 +34,7 @@ class TextualRestoration:
 
         Args:
             params: flat dict of the restoration's parameters.
-            batch: `seen`, degraded, and `drawn`, clean (or `hidden` and `moments`), `kind` int (B,),
+            batch: `seen`, degraded, and `drawn`, clean (or `hidden` and `moments`), `kind` and
                 `row` int (B,); with `weights.words` also `seen_clean` (or `hidden_clean`).
             rng: a key.
             frozen: parameters of the towers and of `image_to_text`, by name.

@@ -64,9 +64,9 @@ def make_step(
 
     Args:
         task: has `loss(params, batch, rng, *frozen) -> (loss, metrics)`; batch has `row` beside
-            what the data gave, the number of each example in the whole batch. `running` among the metrics, where
-            it is there, is a dict of entries of the parameters that the network counts instead of
-            learning (running means of a normalisation) with their new values.
+            what the data gave, the number of each example in the whole batch. `running` among the
+            metrics, where it is there, is a dict of entries of the parameters that the network
+            counts instead of learning (running means of a normalisation) with their new values.
         optimiser: from `optim.make`.
         schedule: step -> learning rate, reported among the metrics.
         seed: every draw of step k comes from fold_in(seed, k).

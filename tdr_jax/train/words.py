@@ -8,14 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import captions, diffusion, models, pipeline, placeholder, stack, weights
-from tdr_jax.data import squares
 from tdr_jax.data import pipeline as data_pipeline
+from tdr_jax.data import squares
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip, mapper
 from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
 from tdr_jax.train import assemble, features
 
 PANEL_ROWS = 4
+# The frozen networks of each size of the configs, and the first stage's.
+NAMES = {
+    size: tuple((part, f"{stack}/{part}") for part in pipeline.PARTS) + (("image_encoder", vision),)
+    for size, stack, vision in (
+        ("sd21", "sd21-base", "clip-vit-h-14-laion"),
+        ("sd15", "sd15", "clip-vit-l-14-openai"),
+        ("tiny", "tdr-tiny", "tdr-tiny/image_encoder"),
+    )
+}
+MAPPERS = {
+    "sd21": "image-to-text",
+    "sd15": "image-to-text-sd15",
+    "tiny": "tdr-tiny/image_to_text",
+}
 
 
 class Job:
@@ -28,16 +42,10 @@ class Job:
         self.config, self.workdir = config, workdir
         assemble.check_lengths(config)
 
-    def build(self, name: str | None = None, **overrides):
-        """The network of that name, by default the config's with its overrides."""
-        fields = overrides or dict(self.config.network.overrides)
+    def build(self):
+        """The network that the config names."""
         try:
-            config = models.config_class(name or self.config.network.name)
-            known = {k: v for k, v in fields.items() if k in config.__dataclass_fields__}
-            unused = {k for k, v in fields.items() if k not in known and k != "scan_unroll"}
-            if unused:
-                raise ValueError(f"no field {', '.join(sorted(unused))}")
-            return models.build(name or self.config.network.name, **known)
+            return models.build(self.config.network.name, **self.config.network.overrides)
         except ValueError as error:
             raise InputError(f"config.network: {error}") from None
 
@@ -67,8 +75,8 @@ class Job:
             if not self.frozen or len(sizes) > 1:
                 raise InputError(
                     f"config.data.distinct is {data.distinct}, for objective "
-                    f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what frozen "
-                    "networks make of pictures of one size"
+                    f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what "
+                    "frozen networks make of pictures of one size"
                 )
             make = features.Kept(
                 self.workdir / f"features{jax.process_index()}",
@@ -163,7 +171,7 @@ class Denoise(Job):
         self.tokenizer_folder = workdir / "captions"
         captions.write_tokenizer(self.tokenizer_folder)
         self.tokenizer = pipeline.load_tokenizer(self.tokenizer_folder)
-        unet, text = self.build(), self.build(config.network.text_encoder, dtype="float32")
+        unet, text = self.build(), models.build(config.network.text_encoder)
         if text.config.vocab_size != len(self.tokenizer):
             raise InputError(
                 f"{text.name} has {text.config.vocab_size} tokens, captions have "
@@ -310,9 +318,7 @@ class TextualRestoration(Words):
                 f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
                 "the first stage's: --config.stack.image_to_text=FOLDER"
             )
-        self.frozen = (
-            {k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},
-        )
+        self.frozen = ({k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},)
         first = self.networks[stack.IMAGE_TO_TEXT]
         self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
 

@@ -1,0 +1,111 @@
+"""Memory of one published training step of image to text or textual restoration, by the compiler.
+
+    python scripts/step_memory.py --stage i2t --devices 8
+
+Nothing is trained and no weight is read: the step is compiled for simulated CPU devices from shapes
+alone, and what the compiler says of one device is printed. An accelerator's compiler fuses more and
+needs less temporary memory. Compiling takes minutes.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from pathlib import Path
+
+GB = 1e9
+
+
+def main(args) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from configs import tdr_i2t, tdr_tr
+    from tdr_jax import captions, diffusion, models, pipeline
+    from tdr_jax.tasks import i2t, tr
+    from tdr_jax.train import optim, sharding, state, words
+
+    config = {"i2t": tdr_i2t, "tr": tdr_tr}[args.stage].get_config(f"size={args.size}")
+    (total, crop, batch), *_ = config.data.stages
+    batch, config.accumulate = args.batch or batch, args.accumulate or config.accumulate
+    dtype = config.stack.dtype
+    networks = {part: models.build(name, dtype=dtype) for part, name in words.NAMES[args.size]}
+    with tempfile.TemporaryDirectory() as folder:
+        captions.write_tokenizer(Path(folder))
+        tokenizer = pipeline.load_tokenizer(Path(folder))
+    network = models.build(config.network.name, **config.network.overrides)
+    count = network.config.num_words
+    scheduler = diffusion.Schedule().to_config()
+    frozen_parts = words.towers(
+        networks, scheduler, tokenizer, template="a photo of a S", words=count, remat=True
+    )
+    frozen = {part: of.abstract_params() for part, of in networks.items()}
+    if args.stage == "i2t":
+        task = i2t.ImageToText(frozen_parts, network)
+    else:
+        first = models.build(words.MAPPERS[args.size], dtype=dtype)
+        task = tr.TextualRestoration(frozen_parts, first, network, config.loss)
+        frozen["image_to_text"] = first.abstract_params()
+
+    mesh = sharding.make_mesh()
+    everywhere, cut = sharding.replicated(mesh), sharding.by_example(mesh)
+
+    def placed(tree, where, to=None):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, to or x.dtype, sharding=where), tree
+        )
+
+    optimiser, schedule = optim.make(config.optim, total)
+    options = dict(ema_decay=config.ema, sharding=everywhere)
+    before = jax.eval_shape(
+        lambda params: state.create(params, optimiser, ema_decay=config.ema, sharding=None),
+        network.abstract_params(),
+    )
+    step = state.make_step(
+        task, optimiser, schedule, seed=0, accumulate=config.accumulate, **options
+    )
+    view = networks["image_encoder"].config.image_size
+    examples = {
+        "seen": jax.ShapeDtypeStruct((batch, view, view, 3), jnp.float32),
+        "drawn": jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32),
+        "kind": jax.ShapeDtypeStruct((batch,), jnp.int32),
+    }
+    shapes = placed(before, everywhere), placed(examples, cut), placed(frozen, everywhere, dtype)
+    trained = sum(x.size for x in before.params.values())
+    print(
+        f"{args.stage} {args.size}: {trained:,} trained parameters, batch {batch} in "
+        f"{config.accumulate} parts, {mesh.size} device{'s' if mesh.size > 1 else ''}",
+        flush=True,
+    )
+    begun = time.perf_counter()
+    memory = step.lower(*shapes).compile().memory_analysis()
+    print(f"compiled in {time.perf_counter() - begun:.0f} s; of one device, in GB:")
+    kept = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    for name, size in (
+        ("state, batch and frozen parameters", memory.argument_size_in_bytes),
+        ("temporary", memory.temp_size_in_bytes),
+        ("all at once", kept - memory.alias_size_in_bytes + memory.temp_size_in_bytes),
+    ):
+        print(f"  {name}: {size / GB:.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stage", choices=("i2t", "tr"), default="i2t")
+    parser.add_argument("--size", choices=("sd21", "sd15", "tiny"), default="sd21")
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--batch", type=int, help="effective batch (default: the config's)")
+    parser.add_argument("--accumulate", type=int, help="parts (default: the config's)")
+    arguments = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flags = os.environ.get("XLA_FLAGS", "")
+    # The program is not to be run: machine code that is quick to make has the same buffers.
+    ours = (
+        f"--xla_force_host_platform_device_count={arguments.devices}",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    )
+    os.environ["XLA_FLAGS"] = " ".join([flags, *ours]).strip()
+    main(arguments)
