@@ -11,6 +11,7 @@ from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble, optim, state
+from tests import test_words_configs_build as words
 
 FOLDER = Path(common.__file__).parent
 ARGUMENTS = {
@@ -30,8 +31,9 @@ ARGUMENTS["backbone"] = [f"name={name},task=all,size=small" for name in backbone
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 
 
-def test_every_config_file_is_tested_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"__init__"} == set(ARGUMENTS)
+def test_every_config_file_is_tested():
+    tested = set(ARGUMENTS) | set(words.ARGUMENTS)
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"__init__"} == tested
 
 
 @pytest.mark.parametrize("name, argument", CASES)

@@ -10,7 +10,7 @@ import pytest
 from ml_collections import config_flags
 
 from configs import common, tdr_i2t, tdr_towers, tdr_tr
-from tdr_jax import models
+from tdr_jax import models, stack
 from tdr_jax.data import squares
 from tdr_jax.diffusion import Schedule
 from tdr_jax.errors import InputError
@@ -40,7 +40,7 @@ ARGUMENTS = {
 }
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 MODULES = {"tdr_towers": tdr_towers, "tdr_i2t": tdr_i2t, "tdr_tr": tdr_tr}
-STACKS = {"sd21": ("sd21-base", "clip-vit-h-14-laion"), "sd15": ("sd15", "clip-vit-l-14-openai")}
+PUBLISHED = ("sd21", "sd15")
 PARTS = {"contrast": "views", "reconstruct": "drawn", "denoise": "caption", "i2t": "same"}
 
 
@@ -64,17 +64,22 @@ def test_every_config_parses_and_builds_its_network_and_examples(name, argument)
     config = holder.value
     assert (config.seed, config.stack.path, config.loss.words) == (3, "elsewhere", 0.25)
 
+    # Only the overrides depend on the network; no other field is missing, and none is new.
     def fields(node, prefix=""):
         for key, value in node.items():
+            if key == "overrides":
+                continue
             yield prefix + key
             if hasattr(value, "items"):
                 yield from fields(value, f"{prefix}{key}.")
 
     assert set(fields(config)) == set(fields(common.get_config()))
     assert config.objective in jobs.OBJECTIVES
-    job = words.Job(config, Path("unused"))
-    for network in filter(None, (config.network.name, config.network.text_encoder)):
-        assert job.build(network).config.dtype == "bfloat16"
+    network = words.Job(config, Path("unused")).build()
+    assert network.name == config.network.name and network.config.dtype == "bfloat16"
+    if config.objective == "denoise":
+        text = models.build(config.network.text_encoder).config
+        assert text.hidden_size == network.config.cross_attention_dim
     wanted = PARTS.get(config.objective, "pair")
     squares.Squares([], config.data, 0, wanted=wanted)  # refuses what it cannot make
     optim.make(config.optim, sum(steps for steps, _, _ in config.data.stages))
@@ -103,7 +108,7 @@ def test_arguments_say_where_things_lie_and_how_long_to_train():
     assert tdr_tr.get_config("direct=0.5").loss.words == 0.5
 
 
-@pytest.mark.parametrize("size", STACKS)
+@pytest.mark.parametrize("size", PUBLISHED)
 @pytest.mark.parametrize("module", [tdr_i2t, tdr_tr])
 def test_both_stages_are_optimised_as_published(module, size):
     config = module.get_config(f"size={size}")
@@ -150,9 +155,7 @@ def tokenizer(tmp_path_factory):
 @functools.cache
 def published(size):
     """The frozen networks of a size, as the recipe computes with them, and their parameters."""
-    pipeline, vision = STACKS[size]
-    names = {part: f"{pipeline}/{part}" for part in ("unet", "vae", "text_encoder")}
-    names |= {"image_encoder": vision, "image_to_text": tdr_i2t.SIZES[size]}
+    names = dict(words.NAMES[size]) | {"image_to_text": words.MAPPERS[size]}
     networks = {part: models.build(name, dtype="bfloat16") for part, name in names.items()}
     frozen = {
         part: {
@@ -164,7 +167,7 @@ def published(size):
     return networks, frozen
 
 
-@pytest.mark.parametrize("size", STACKS)
+@pytest.mark.parametrize("size", PUBLISHED)
 @pytest.mark.parametrize("module", [tdr_i2t, tdr_tr])
 def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, tokenizer):
     config = module.get_config(f"size={size}")
@@ -246,7 +249,7 @@ def test_unknown_arguments_are_told_in_one_line(module, argument, line):
         (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of restore, contrast"),
         (tdr_tr, {"save_every": 0}, "config.save_every is 0"),
         (tdr_tr, {"stack.path": "nowhere"}, "nowhere"),
-        (tdr_towers, {"network.overrides": {"depth": 3}}, "config.network: no field depth"),
+        (tdr_towers, {"network.overrides": {"depth": 3}}, "config.network: .*depth"),
     ],
 )
 def test_fields_that_do_not_fit_are_told_in_one_line(module, fields, line, tmp_path):
@@ -261,6 +264,16 @@ def test_fields_that_do_not_fit_are_told_in_one_line(module, fields, line, tmp_p
     with pytest.raises(InputError, match=line) as refused:
         jobs.make(config, tmp_path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_networks_of_a_size_fit_each_other(size):
+    networks = {part: models.build(name) for part, name in words.NAMES[size]}
+    first = models.build(words.MAPPERS[size])
+    assert tdr_i2t.SIZES[size] == words.MAPPERS[size] == first.name
+    networks |= {"image_to_text": first, "textual_restoration": models.build(tdr_tr.SIZES[size])}
+    stack.check(stack.Stack(networks, {}, {}, None), size)
+    assert first.config.num_words == 20
 
 
 def test_every_objective_has_a_job():

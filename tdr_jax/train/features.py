@@ -39,7 +39,7 @@ class Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._about = self.folder / "about.json"
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-        self._key = f"{count} {digest.hexdigest()}"
+        self._key = f"{count} of {size} {digest.hexdigest()}"
         done = self._done()
         arrays: dict[str, np.ndarray] = {}
         for first in range(done, count, ROWS):
