@@ -85,7 +85,7 @@ def vae(config):
     config.network.name = "tdr-tiny/vae"
     del config.network.overrides.scan_unroll
     config.loss.l1, config.loss.coarse, config.loss.kl = 1.0, 4.0, 1e-4
-    config.optim.lr = 2e-3
+    config.optim.lr = 1e-3
     config.data.cover = (0.25, 0.6)
     config.data.oversample = (1.0, 2.0)
     config.ema = 0.995
