@@ -90,7 +90,7 @@ def vae(config):
     config.data.oversample = (1.0, 2.0)
     config.ema = 0.995
     config.panel_every = 200
-    config.data.stages = ((1000, 64, 8),)
+    config.data.stages = ((800, 64, 8),)
 
 
 def unet(config):

@@ -16,6 +16,7 @@ from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
 from tdr_jax.train import assemble, features
 
 PANEL_ROWS = 4
+LOGVAR = -6.0  # of latents, where an autoencoder starts
 # The frozen networks of each size of the configs, and the first stage's.
 NAMES = {
     size: tuple((part, f"{stack}/{part}") for part in pipeline.PARTS) + (("image_encoder", vision),)
@@ -141,6 +142,14 @@ class Reconstruct(Job):
         self.network = self.build()
         self.task = reconstruct.Reconstruct(self.network, config.loss)
         self._predict = jax.jit(self.task.predict)
+
+    def initial_params(self):
+        params = super().initial_params()
+        if self.config.init_from or "quant_conv.bias" not in params:
+            return params
+        # Latents start almost without noise, in which faint signals such as colour would drown.
+        bias = params["quant_conv.bias"]
+        return params | {"quant_conv.bias": bias.at[len(bias) // 2 :].set(LOGVAR)}
 
     def panel(self, state, batch):
         """Pictures and what the autoencoder makes of them, side by side."""
