@@ -57,10 +57,16 @@ class Reconstruct:
         return loss + self.weights.kl * kl + self.weights.coarse * coarse, metrics
 
     def _cells(self, pictures):
-        """Mean colours under each latent: (B, H, W, 3) -> (B, h, w, 3)."""
+        """Mean colours under each latent, as brightness and two differences: -> (B, h, w, 3)."""
         b, h, w, c = pictures.shape
         f = self.network.config.factor
-        return pictures.reshape(b, h // f, f, w // f, f, c).mean((2, 4))
+        red, green, blue = jnp.moveaxis(
+            pictures.reshape(b, h // f, f, w // f, f, c).mean((2, 4)), -1, 0
+        )
+        # In L1 of the colours themselves errors of brightness decide every sign, and no gradient
+        # is left for the differences between them.
+        bright = (red + green + blue) / 3
+        return jnp.stack([bright, red - green, blue - 0.5 * (red + green)], -1)
 
     def predict(self, params, batch):
         """Give the pictures back, from the means of their latents.
