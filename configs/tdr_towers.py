@@ -101,4 +101,4 @@ def unet(config):
     config.network.text_encoder = "tdr-tiny/text_encoder"
     config.optim.lr = 1e-3
     config.data.distinct = 2000
-    config.data.stages = ((1000, 128, 32),)
+    config.data.stages = ((800, 128, 32),)
