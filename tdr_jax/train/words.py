@@ -37,11 +37,32 @@ class Job:
     """What these jobs have in common; see `tdr_jax.train.jobs` for what a job is."""
 
     wanted: str  # of squares.Squares
+    view = 0
+    part = ""  # the folder that is exported
     frozen: tuple = ()
+    panels = False
 
     def __init__(self, config, workdir: Path):
         self.config, self.workdir = config, workdir
         assemble.check_lengths(config)
+        if config.panel_every and not self.panels:
+            raise InputError(
+                f"config.panel_every is {config.panel_every}, but objective {config.objective!r} "
+                "has no pictures to show; set it to 0"
+            )
+        if config.eval_data.path:
+            raise InputError(
+                f"config.eval_data.path is {config.eval_data.path}, but objective "
+                f"{config.objective!r} is not evaluated in training; set it to ''"
+            )
+
+    def check_sizes(self, factor: int) -> None:
+        """Refuses pictures that do not shrink to whole latents, with an InputError."""
+        for _, crop, _ in self.config.data.stages:
+            if crop % factor:
+                raise InputError(
+                    f"config.data.stages has pictures of {crop} pixels; give multiples of {factor}"
+                )
 
     def build(self):
         """The network that the config names."""
@@ -53,7 +74,7 @@ class Job:
     def initial_params(self):
         return assemble.initial_params(self.config, self.network)
 
-    def examples(self):
+    def examples(self, **options):
         """`make(n, size)`."""
         return squares.Squares(
             assemble.source(self.config.data),
@@ -61,13 +82,8 @@ class Job:
             self.config.seed,
             wanted=self.wanted,
             view=self.view,
+            **options,
         )
-
-    view = 0
-
-    def encode(self, batch: dict) -> dict:
-        """Features of a batch of examples, from the frozen networks."""
-        raise NotImplementedError(f"{type(self).__name__} has no frozen networks")
 
     def batches(self, step: int):
         make, data = self.examples(), self.config.data
@@ -82,7 +98,7 @@ class Job:
             make = features.Kept(
                 self.workdir / f"features{jax.process_index()}",
                 make,
-                jax.jit(self.encode),
+                jax.jit(self.encode),  # of the jobs that have frozen networks
                 data.distinct,
                 sizes.pop(),
                 self.config.seed,
@@ -102,12 +118,6 @@ class Job:
 
     def evaluator(self):
         return None
-
-    def panel(self, state, batch):
-        raise InputError(
-            f"config.panel_every is {self.config.panel_every}, but objective "
-            f"{self.config.objective!r} has no pictures to show; set it to 0"
-        )
 
     def export(self, state) -> Path:
         """Writes the trained network to a folder of its own in the run's."""
@@ -135,11 +145,12 @@ class Contrast(Job):
 class Reconstruct(Job):
     """An autoencoder."""
 
-    wanted, part = "drawn", "vae"
+    wanted, part, panels = "drawn", "vae", True
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
         self.network = self.build()
+        self.check_sizes(self.network.config.factor)
         self.task = reconstruct.Reconstruct(self.network, config.loss)
         self._predict = jax.jit(self.task.predict)
 
@@ -175,11 +186,16 @@ class Denoise(Job):
 
     def __init__(self, config, workdir):
         super().__init__(config, workdir)
+        if not config.stack.vae:
+            raise InputError(
+                "config.stack.vae is empty; give the folder of an autoencoder: "
+                "--config.stack.vae=FOLDER"
+            )
         self.vae, params = weights.load(config.stack.vae, dtype=config.stack.dtype)
+        self.check_sizes(self.vae.config.factor)
         self.frozen = ({"vae": params},)
-        self.tokenizer_folder = workdir / "captions"
-        captions.write_tokenizer(self.tokenizer_folder)
-        self.tokenizer = pipeline.load_tokenizer(self.tokenizer_folder)
+        captions.write_tokenizer(workdir / "captions")
+        self.tokenizer = pipeline.load_tokenizer(workdir / "captions")
         unet, text = self.build(), models.build(config.network.text_encoder)
         if text.config.vocab_size != len(self.tokenizer):
             raise InputError(
@@ -193,19 +209,14 @@ class Denoise(Job):
         self.task = denoise.Captioned(unet, text, self.vae, self.schedule, empty)
 
     def examples(self):
-        return squares.Squares(
-            assemble.source(self.config.data),
-            self.config.data,
-            self.config.seed,
-            wanted=self.wanted,
-            encode=self._ids,
-        )
+        return super().examples(encode=self._ids)
 
     def _ids(self, caption: str) -> np.ndarray:
         options = dict(padding="max_length", max_length=self.length, truncation=True)
         return np.asarray(self.tokenizer(caption, **options)["input_ids"], np.int32)
 
     def encode(self, batch):
+        """Latents in place of pictures."""
         return {"moments": _moments(self.vae, self.frozen[0], batch), "ids": batch["ids"]}
 
     def export(self, state) -> Path:
@@ -243,6 +254,7 @@ class Words(Job):
             for name, network in self.stack.networks.items()
         }
         self.view = self.networks["image_encoder"].config.image_size
+        self.check_sizes(self.networks["vae"].config.factor)
         self.network = self.build()
 
     def towers(self) -> i2t.Towers:
@@ -257,6 +269,7 @@ class Words(Job):
         )
 
     def encode(self, batch):
+        """Hidden states and latents in place of pictures."""
         frozen = self.frozen[0]
         found = {"moments": _moments(self.networks["vae"], frozen, batch), "kind": batch["kind"]}
         for name in ("seen", "seen_clean"):

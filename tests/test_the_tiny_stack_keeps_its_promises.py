@@ -1,0 +1,64 @@
+"""What docs and model card say of the shipped stack holds on photographs it was not trained on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tdr_jax import captions, weights
+from tdr_jax.evaluate import words
+from tdr_jax.images import read_rgb
+from tdr_jax.infer.guidance import Guide
+
+PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
+KINDS = ("noise50", "rain", "haze")
+
+
+@pytest.fixture(scope="module")
+def guide():
+    return Guide.from_pretrained("tdr-tiny")
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Five squares of each held-out photograph, clean and degraded."""
+    squares = []
+    for path in sorted((PHOTOS / "test").iterdir()):
+        picture = read_rgb(path)
+        side = min(picture.shape[:2])
+        for part in range(5):  # along the longer side
+            top, left = (round(part / 4 * (length - side)) for length in picture.shape[:2])
+            squares.append(picture[top : top + side, left : left + side])
+    return words.held_out(squares, KINDS, side=256)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restored_words_are_nearer_to_the_clean_pictures(guide, pictures, kind):
+    wanted, _ = guide.words(pictures["clean"], restore=False)
+    before, after = (words.words_error(said, wanted) for said in guide.words(pictures[kind]))
+    assert words.estimate(after - before).high < 0
+
+
+def test_a_picture_is_drawn_like_its_source(guide):
+    paths = sorted(PHOTOS.rglob("*.jpg"))
+    side = guide.size[0]
+    clean = words.held_out([read_rgb(path) for path in paths], (), side=256)["clean"]
+    drawn = guide(clean, steps=20, sampler="dpm++", restore=False)
+    assert drawn.shape == (len(paths), side, side, 3) and drawn.std() > 0.1
+    found = words.top1(
+        words.feature_distance(guide), drawn, words.shrunk(clean, side), among=len(paths)
+    )
+    assert found.mean() > 3 / len(paths)  # three times chance
+
+
+def test_its_words_have_names(guide, pictures):
+    said, _ = guide.words(pictures["clean"][:1], restore=False)
+    nearest = guide.nearest(said[0], k=1)
+    assert len(nearest) == 20
+    assert {name for ((name, _),) in nearest} & set(captions.vocabulary())
+    assert np.isfinite([likeness for ((_, likeness),) in nearest]).all()
+
+
+def test_the_stack_is_small():
+    files = (weights.ASSETS / "tdr-tiny").rglob("*")
+    assert sum(path.stat().st_size for path in files if path.is_file()) <= 40e6
