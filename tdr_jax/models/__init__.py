@@ -73,7 +73,7 @@ _OWN_UNET = dict(
     use_linear_projection=True,
     norm_num_groups=8,
 )
-# Two groups, since a norm over a pair of channels would take colour and contrast from flat pictures.
+# Two groups: a norm over a pair of channels would take colour and contrast from flat pictures.
 _OWN_VAE = dict(
     block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=2, sample_size=128
 )
