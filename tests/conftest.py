@@ -16,3 +16,14 @@ def caches(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     yield
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For modules whose time goes into compiling what then runs for a moment: slower machine code.
+
+    `pytestmark = pytest.mark.usefixtures("quick_to_compile")`.
+    """
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

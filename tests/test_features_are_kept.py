@@ -13,16 +13,10 @@ from tdr_jax.train import assemble, features, jobs
 from tests.support import stacks, words_runs
 from tests.support.parity import QUICK
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 DISTINCT, BATCH = 6, 4
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Most of a short run is its compilation; its machine code need not be good."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from tdr_jax.train import jobs, loop, words
 from tests.support import stacks, words_runs
 from tests.support.small import assert_bit_identical, records
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 STEPS = 3
 
@@ -28,14 +30,6 @@ def hashes(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Most of a short run is its compilation; its machine code need not be good."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
