@@ -49,7 +49,7 @@ def get_config(argument: str = ""):
     if given["size"] == "tiny":
         config.data.weights = (2.0, 1.0, 1.0, 1.0, 1.0)
         config.data.distinct = 2000
-        config.data.stages = ((given["steps"] or 600, 128, given["batch"] or 32),)
+        config.data.stages = ((given["steps"] or 500, 128, given["batch"] or 16),)
         config.optim.lr = 1e-3
     return config
 

@@ -52,6 +52,6 @@ def get_config(argument: str = ""):
     if given["size"] == "tiny":
         config.loss.words = 1.0 if given["direct"] < 0 else given["direct"]
         config.data.distinct = 2000
-        config.data.stages = ((given["steps"] or 400, 128, given["batch"] or 32),)
+        config.data.stages = ((given["steps"] or 300, 128, given["batch"] or 16),)
         config.optim.lr = 1e-3
     return config
