@@ -19,11 +19,13 @@ def main(argv):
         raise app.UsageError(f"unknown argument {argv[1]!r}; settings are --config.NAME=VALUE")
 
     from tdr_jax.errors import InputError
-    from tdr_jax.runtime import enable_compilation_cache
+    from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
     from tdr_jax.train import distributed, loop
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO
+    if CONFIG.value.objective != "restore":
+        choose_cpu_kernels()
     enable_compilation_cache()
     distributed.initialize()
     try:

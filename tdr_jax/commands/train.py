@@ -37,10 +37,12 @@ def run(args) -> int:
         InputError: the config cannot be read, or a field does not fit.
         FloatingPointError: a loss was not finite.
     """
-    from tdr_jax.runtime import enable_compilation_cache
+    from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
     from tdr_jax.train import distributed, loop
 
     config = _config(args.config, args.rest)
+    if config.objective != "restore":
+        choose_cpu_kernels()
     enable_compilation_cache()
     distributed.initialize()
     loop.run(config, args.workdir)
