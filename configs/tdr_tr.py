@@ -18,8 +18,8 @@ Arguments:
     data: a folder of clean photographs, degraded as they are read: noise of any level up to 50,
         rain, haze, blur.
     rain, haze, blur: folders of pairs, with lq/ and hq/.
-    direct: weight of the squared distance between restored and clean words; 0 as published. tiny
-        has 1, residual words and attention between them, which the paper has not.
+    direct: weight of the distance between restored and clean words; 0 as published. tiny has 10,
+        residual words and attention between them, which the paper has not.
 """
 
 from configs.tdr_i2t import words_config
@@ -50,8 +50,8 @@ def get_config(argument: str = ""):
     config.data.weights = (1.0,) * 4
     config.loss.words = max(given["direct"], 0.0)
     if given["size"] == "tiny":
-        config.loss.words = 1.0 if given["direct"] < 0 else given["direct"]
-        config.data.distinct = 2000
-        config.data.stages = ((given["steps"] or 300, 128, given["batch"] or 16),)
+        config.loss.words = 10.0 if given["direct"] < 0 else given["direct"]
+        config.data.distinct = 4000
+        config.data.stages = ((given["steps"] or 600, 128, given["batch"] or 16),)
         config.optim.lr = 1e-3
     return config

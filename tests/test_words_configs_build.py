@@ -104,7 +104,7 @@ def test_arguments_say_where_things_lie_and_how_long_to_train():
     assert (config.stack.vae, config.data.path) == ("towers/vae", "photos")
     assert config.data.stages == ((9, 128, 4),)
     directs = [tdr_tr.get_config(f"size=tiny{more}").loss.words for more in ("", ",direct=0")]
-    assert directs == [1.0, 0.0]
+    assert directs == [10.0, 0.0]
     assert tdr_tr.get_config("direct=0.5").loss.words == 0.5
 
 
