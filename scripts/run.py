@@ -38,7 +38,7 @@ def call(command: list) -> None:
 
 
 def quickstart(programs: Path) -> None:
-    """Restores the example pictures, fine-tunes the shipped weights, evaluates the result."""
+    """Restores the example pictures, fine-tunes and evaluates, draws guidance from words."""
     out = ROOT / "out"
     restore = ["examples/damaged", "-o", out / "restored", "--prompts", "examples/prompts.tsv"]
     call([programs / "tdr", "restore", *restore, "--panel"])
@@ -47,7 +47,10 @@ def quickstart(programs: Path) -> None:
     weights = out / "finetune" / "weights.safetensors"
     evaluate = ["--data", "examples/photos/test", "--tasks", "noise25,rain,haze"]
     call([programs / "tdr", "eval", "--model", weights, *evaluate, "-o", out / "evaluation"])
-    print(f"pictures: {out / 'restored'}   table: {out / 'evaluation' / 'table.md'}")
+    words = ["--fast", "--batch", "3", "--show-words"]
+    call([programs / "tdr", "guide", "examples/damaged", "-o", out / "guidance", *words])
+    print(f"pictures: {out / 'restored'}, {out / 'guidance'}")
+    print(f"table: {out / 'evaluation' / 'table.md'}")
 
 
 def test(programs: Path) -> None:
