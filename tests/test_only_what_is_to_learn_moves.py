@@ -11,6 +11,8 @@ import pytest
 import skimage.data
 
 from tdr_jax import stack, weights
+from tdr_jax.data import squares
+from tdr_jax.errors import InputError
 from tdr_jax.infer.guidance import Guide
 from tdr_jax.models import mapper, unet
 from tdr_jax.train import jobs, loop, words
@@ -171,3 +173,10 @@ def test_a_run_taken_up_again_ends_bit_for_bit_the_same(
     _, ours = weights.load(workdir / part)
     _, theirs = weights.load(folders[0] / stage / part)
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_restoration_that_is_told_tasks_must_know_all_of_them(runs, recipe, tmp_path):
+    config = recipe("tr")
+    config.network.overrides.tasks = len(squares.KINDS) - 1
+    with pytest.raises(InputError, match="tasks is 5; give 0, or 6 for clean, noise"):
+        jobs.make(config, tmp_path)

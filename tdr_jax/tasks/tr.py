@@ -42,7 +42,7 @@ class TextualRestoration:
 
         Returns:
             the loss, a float32 scalar, and the distances to the clean picture's words,
-            `words` and `words_before`, where these are known.
+            `words` and `words_before`, with `weights.words` or where its states are known.
         """
         copies = frozen["image_to_text"]
         said = self.mapper.apply(copies, self.towers.hidden(frozen, batch))
@@ -50,13 +50,11 @@ class TextualRestoration:
         task = (batch["kind"],) if self.network.config.tasks else ()
         words = self.network.apply(params, said, *task)
         loss = self.towers.errors(frozen, batch, rng, words, mapper.kv(copies)).mean()
-        clean = {
-            name.removesuffix("_clean"): batch[name]
-            for name in ("seen_clean", "hidden_clean")
-            if name in batch
-        }
-        if not clean:
+        # The vision tower looks at the clean picture only where that is asked for.
+        known = "hidden_clean" if "hidden_clean" in batch else "seen_clean"
+        if known not in batch or (known == "seen_clean" and not self.weights.words):
             return loss, {}
+        clean = {known.removesuffix("_clean"): batch[known]}
         wanted = self.mapper.apply(copies, self.towers.hidden(frozen, clean)).astype(jnp.float32)
         metrics = {
             name: _distance(wanted, given.astype(jnp.float32)).mean()

@@ -341,6 +341,12 @@ class TextualRestoration(Words):
                 "the first stage's: --config.stack.image_to_text=FOLDER"
             )
         self.frozen = ({k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},)
+        tasks = self.network.config.tasks
+        if 0 < tasks < len(squares.KINDS):
+            raise InputError(
+                f"config.network.overrides.tasks is {tasks}; give 0, or {len(squares.KINDS)} for "
+                f"{', '.join(squares.KINDS)}"
+            )
         first = self.networks[stack.IMAGE_TO_TEXT]
         self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
 
