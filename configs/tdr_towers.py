@@ -71,12 +71,12 @@ def squares(config, path: str):
 
 
 def vision(config):
-    """Contrastive: two crops of a picture, degraded or not, against those of the others."""
+    """Contrastive: two crops of a picture against others, and against itself in another state."""
     config.objective = "contrast"
     config.network.name = "tdr-tiny/image_encoder"
     config.optim.lr = 1e-3
     config.data.oversample = (1.0, 2.0)
-    config.data.stages = ((150, 128, 64),)
+    config.data.stages = ((600, 128, 64),)
 
 
 def vae(config):

@@ -84,7 +84,7 @@ def test_an_example_is_a_function_of_its_number(wanted):
     assert not np.array_equal(made[0][pixels], other(0, 16)[pixels])
     expected = {
         "drawn": {"drawn"},
-        "views": {"seen", "seen_too"},
+        "views": {"seen", "seen_too", "seen_other"},
         "caption": {"drawn", "ids"},
         "same": {"seen", "drawn"},
         "pair": {"seen", "seen_clean", "drawn"},

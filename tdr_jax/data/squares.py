@@ -30,7 +30,7 @@ class Squares:
         degraded, at least and at most.
       seed: int.
       wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
-        vision tower; "caption", the picture and what `captions.describe` says of it; "same", one
+        vision tower, and the first once more in another state; "caption", the picture and what `captions.describe` says of it; "same", one
         degraded or clean picture both to see and to draw; "pair", the degraded one to see and the
         clean one to draw.
       view: side in pixels of what the vision tower sees; 0 where nothing does.
@@ -60,6 +60,9 @@ class Squares:
             )
         if wanted == "pair" and CLEAN in self.tasks:
             raise InputError("data.tasks holds 'clean', which has nothing to restore; leave it out")
+        self.damages = tuple(task for task in self.tasks if task != CLEAN)
+        if wanted == "views" and not self.damages:
+            raise InputError("data.tasks holds 'clean' alone; views need pictures in two states")
         self.edges = np.cumsum(weights) / weights.sum()
         if data.cover and not 0 < data.cover[0] <= data.cover[-1] <= 1:
             raise InputError(f"data.cover is {data.cover}; give (lowest, highest) within (0, 1]")
@@ -77,7 +80,8 @@ class Squares:
           dict with `kind`, int32: the place in KINDS of what was done to the picture; and
             "drawn" and "caption": `drawn`, float32 (size, size, 3) in [-1, 1];
             "caption": `ids`, int32 (T,);
-            "views": `seen` and `seen_too`, float32 (view, view, 3) in [0, 1];
+            "views": `seen`, `seen_too` and `seen_other`, float32 (view, view, 3) in [0, 1]; the
+              last is what `seen` shows, clean if that is degraded and degraded if it is clean;
             "same" and "pair": `seen` and `drawn`; "pair" also `seen_clean`.
         """
         epoch, place = divmod(n, len(self.source))
@@ -100,9 +104,18 @@ class Squares:
                 degraded, kind = clean, CLEAN
         example = {"kind": np.int32(KINDS.index(kind))}
         if self.wanted == "views":
-            views = (_window(degraded, u[6:9]), _window(degraded, u[9:12]))
-            seen, other = (shrink(view, self.view) for view in views)
-            return example | {"seen": seen, "seen_too": other}
+            if kind != CLEAN:
+                other = clean
+            elif paired:
+                other = pictures[0]
+            else:
+                other = self._degrade(clean, self.damages[int(u[5] * len(self.damages))], n)
+            views = {
+                "seen": _window(degraded, u[6:9]),
+                "seen_too": _window(degraded, u[9:12]),
+                "seen_other": _window(other, u[6:9]),
+            }
+            return example | {name: shrink(view, self.view) for name, view in views.items()}
         drawn = shrink(clean if self.wanted == "pair" else degraded, size)
         example["drawn"] = drawn * np.float32(2) - np.float32(1)
         if self.wanted == "caption":

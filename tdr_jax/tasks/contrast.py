@@ -11,7 +11,10 @@ from tdr_jax.models import clip
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """Find, for each crop, the other crop of the same picture in the batch.
+    """Find, for each crop, the other crop of the same picture in the same state.
+
+    The batch's other pictures are wrong, and so are all pictures in another state, degraded where
+    they were clean or clean where they were degraded: a tower that ignores degradation cannot tell.
 
     Args:
         network: a ClipVision with projection.
@@ -28,7 +31,8 @@ class Contrast:
 
         Args:
             params: flat dict of the tower's parameters.
-            batch: `seen` and `seen_too` float32 (B, H, W, 3) in [0, 1].
+            batch: `seen`, `seen_too` and `seen_other` float32 (B, H, W, 3) in [0, 1], see
+                `tdr_jax.data.squares`.
             rng: a key; unused.
 
         Returns:
@@ -36,13 +40,16 @@ class Contrast:
             one.
         """
         del rng
-        ours, theirs = (self._project(params, batch[name]) for name in ("seen", "seen_too"))
-        logits = ours @ theirs.T / self.temperature
-        right = jnp.arange(len(logits))
-        loss = sum(
-            optax.softmax_cross_entropy_with_integer_labels(side, right).mean()
-            for side in (logits, logits.T)
-        )
+        names = ("seen", "seen_too", "seen_other")
+        ours, theirs, wrong = (self._project(params, batch[name]) for name in names)
+        right = jnp.arange(len(ours))
+
+        def against(crops, others):
+            logits = crops @ jnp.concatenate([others, wrong]).T / self.temperature
+            return optax.softmax_cross_entropy_with_integer_labels(logits, right).mean(), logits
+
+        loss, logits = against(ours, theirs)
+        loss = loss + against(theirs, ours)[0]
         return 0.5 * loss, {"top1": (logits.argmax(-1) == right).mean()}
 
     def _project(self, params, pictures):
