@@ -236,8 +236,40 @@ def test_the_clean_picture_of_a_restoration_is_clean():
     np.testing.assert_array_equal(same["drawn"], same["seen"] * np.float32(2) - 1)
 
 
+@pytest.mark.parametrize("tasks", [("clean", "noise"), ("noise",), ("clean", "noise", "noise")])
+def test_a_view_is_shown_in_another_state_too(tasks):
+    weights = (1.0,) * len(tasks)
+    fields = dict(tasks=tasks, weights=weights, sigma_range=(20.0, 20.0), cover=(1,))
+    squared = make([ramp(60, 110)], "views", view=32, **fields)
+    kinds = set()
+    for n in range(8):
+        example = squared(n, 48)
+        kinds.add(squares.KINDS[example["kind"]])
+        noisy, clean = example["seen"], example["seen_other"]
+        if squares.KINDS[example["kind"]] == "clean":
+            noisy, clean = clean, noisy
+        assert clean[..., 2].std() < 0.01 < 0.03 < noisy[..., 2].std()  # the ramp has no blue
+        np.testing.assert_allclose(window(noisy), window(clean), atol=8)  # the same crop
+    assert kinds == set(tasks)
+
+
+def test_views_of_pairs_in_another_state_are_the_other_side(tmp_path):
+    for side, picture in (("lq", ramp(60, 60) // 2), ("hq", ramp(60, 60))):
+        (tmp_path / side).mkdir()
+        write_rgb(tmp_path / side / "one.png", picture)
+    pairs = sources.Pairs(tmp_path / "lq", tmp_path / "hq", "haze")
+    fields = dict(tasks=("haze",), cover=(1,))
+    squared = squares.Squares(pairs, settings(**fields), 0, wanted="views", view=32)
+    for n in range(8):
+        example = squared(n, 48)
+        ratio = example["seen_other"].sum() / example["seen"].sum()
+        wanted = 0.5 if squares.KINDS[example["kind"]] == "clean" else 2
+        np.testing.assert_allclose(ratio, wanted, rtol=0.05)
+
+
 def test_views_are_crops_of_one_square():
-    squared = make([ramp(60, 110)], "views", view=32, cover=(1,))
+    fields = dict(tasks=("clean", "noise"), weights=(1.0, 0.0), cover=(1,))
+    squared = make([ramp(60, 110)], "views", view=32, **fields)
     for n in range(6):
         example = squared(n, 48)
         first, second = window(example["seen"]), window(example["seen_too"])
@@ -252,6 +284,7 @@ def test_views_are_crops_of_one_square():
     "wanted, fields, line",
     [
         ("same", dict(tasks=("clean", "snow"), weights=(1.0, 1.0)), "no task 'snow'.*clean, noise"),
+        ("views", dict(tasks=("clean",), weights=(1.0,)), "'clean' alone; views need pictures in"),
         ("pair", dict(), "holds 'clean', which has nothing to restore; leave it out"),
         ("same", dict(weights=(1.0, 2.0)), r"data.weights \(1.0, 2.0\) must hold one number"),
         ("same", dict(weights=(0.0,)), "one of them above 0"),
