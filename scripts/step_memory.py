@@ -9,10 +9,12 @@ needs less temporary memory. Compiling takes minutes.
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for configs
 GB = 1e9
 
 

@@ -267,6 +267,12 @@ def test_views_of_pairs_in_another_state_are_the_other_side(tmp_path):
         np.testing.assert_allclose(ratio, wanted, rtol=0.05)
 
 
+def test_a_clean_picture_is_a_pair_with_itself():
+    example = make([ramp(40, 70)], "pair", tasks=("clean",), view=32)(0, 32)
+    np.testing.assert_array_equal(example["seen"], example["seen_clean"])
+    assert squares.KINDS[example["kind"]] == "clean"
+
+
 def test_views_are_crops_of_one_square():
     fields = dict(tasks=("clean", "noise"), weights=(1.0, 0.0), cover=(1,))
     squared = make([ramp(60, 110)], "views", view=32, **fields)
@@ -285,7 +291,6 @@ def test_views_are_crops_of_one_square():
     [
         ("same", dict(tasks=("clean", "snow"), weights=(1.0, 1.0)), "no task 'snow'.*clean, noise"),
         ("views", dict(tasks=("clean",), weights=(1.0,)), "'clean' alone; views need pictures in"),
-        ("pair", dict(), "holds 'clean', which has nothing to restore; leave it out"),
         ("same", dict(weights=(1.0, 2.0)), r"data.weights \(1.0, 2.0\) must hold one number"),
         ("same", dict(weights=(0.0,)), "one of them above 0"),
         ("same", dict(tasks=("clean", "noise"), weights=(2.0, -1.0)), "data.weights"),

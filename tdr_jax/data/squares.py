@@ -32,7 +32,7 @@ class Squares:
       wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
         vision tower, and the first once more in another state; "caption", the picture and what `captions.describe` says of it; "same", one
         degraded or clean picture both to see and to draw; "pair", the degraded one to see and the
-        clean one to draw.
+        clean one to draw, which are the same where the task is "clean".
       view: side in pixels of what the vision tower sees; 0 where nothing does.
       encode: caption -> int32 token ids; for "caption".
 
@@ -58,8 +58,6 @@ class Squares:
                 f"no task {unknown[0]!r}, given in data.tasks; use some of "
                 f"{', '.join((CLEAN, *SYNTHESISED))}"
             )
-        if wanted == "pair" and CLEAN in self.tasks:
-            raise InputError("data.tasks holds 'clean', which has nothing to restore; leave it out")
         self.damages = tuple(task for task in self.tasks if task != CLEAN)
         if wanted == "views" and not self.damages:
             raise InputError("data.tasks holds 'clean' alone; views need pictures in two states")
