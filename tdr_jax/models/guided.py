@@ -18,8 +18,7 @@ from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.models import drsformer, layers, matching, nafnet, restormer, sfnet, textpromptir
 
-# By the class of the backbone: its field with the width of the first level, and what makes the
-# body of a block that joins features, of `channels` at a level.
+# By the class of the backbone: its blocks, and its field with the width of the first level.
 _TRANSFORMERS = {
     "Restormer": restormer.blocks.TransformerBlock,
     "PromptIR": restormer.blocks.TransformerBlock,
@@ -37,10 +36,10 @@ class GuidedConfig:
       backbone: one of `models.names()`, of a network that restores pictures.
       overrides: names and values of the backbone's config; `models.build` puts those of its
         arguments here that are not fields of this class.
-      nf: width of the reference encoder's first level; 0 is the backbone's, as published.
-      n_blks: residual blocks of the reference encoder, level by level; () is four each.
-      reffusion_n_blocks: blocks that join the features, level by level; () is two each, and one
-        at NAFNet's bottleneck.
+      nf: width of the reference encoder's first level; 0 becomes the backbone's, as published.
+      n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
+      reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
+        one at NAFNet's bottleneck.
       lr_block_size: side of a block that is looked for as a whole, on the deepest level.
       ref_down_block_size: of the window it is looked for in; see `matching.match`.
       dtype: of the computation, also the backbone's; so are the following.
@@ -69,13 +68,19 @@ class GuidedConfig:
                 f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
                 f"{', '.join(_WIDTHS)}"
             )
-        for field in ("n_blks", "reffusion_n_blocks"):
-            counts = getattr(self, field)
-            if counts and (len(counts) != self.levels or min(counts) < 1):
-                raise InputError(
-                    f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
-                    f"{self.levels} numbers from 1 on, or () for the published ones"
-                )
+        last = 1 if self.base.kind == "NAFNet" else 2
+        object.__setattr__(self, "nf", self.nf or self.width)
+        self._count("n_blks", (4,) * self.levels)
+        self._count("reffusion_n_blocks", (2,) * (self.levels - 1) + (last,))
+
+    def _count(self, field: str, published: tuple[int, ...]):
+        counts = getattr(self, field) or published
+        if len(counts) != self.levels or min(counts) < 1:
+            raise InputError(
+                f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
+                f"{self.levels} numbers from 1 on, or () for the published ones"
+            )
+        object.__setattr__(self, field, counts)
 
     @functools.cached_property
     def base(self) -> models.Network:
@@ -99,17 +104,6 @@ class GuidedConfig:
     def shuffle(self) -> int:
         """Side of the squares of pixels that the backbone's first features stand for."""
         return getattr(self.base.config, "input_shuffle", 1)
-
-    @property
-    def encoder_depths(self) -> tuple[int, ...]:
-        """Residual blocks of the reference encoder, level by level."""
-        return self.n_blks or (4,) * self.levels
-
-    @property
-    def fusion_depths(self) -> tuple[int, ...]:
-        """Blocks that join the features, level by level."""
-        last = 1 if self.base.kind == "NAFNet" else 2
-        return self.reffusion_n_blocks or (2,) * (self.levels - 1) + (last,)
 
     @property
     def multiple(self) -> int:
@@ -144,10 +138,10 @@ class Encoder(nnx.Module):
     Source: MASA-SR's encoder (arXiv 2106.02299), with widths that double, as TDR's.
     """
 
-    def __init__(self, config: GuidedConfig, nf: int):
+    def __init__(self, config: GuidedConfig):
         channels = 3 * config.shuffle**2
-        for level, depth in enumerate(config.encoder_depths):
-            width, stride = nf * 2**level, 2 if level else 1
+        for level, depth in enumerate(config.n_blks):
+            width, stride = config.nf * 2**level, 2 if level else 1
             conv = layers.Conv(channels, width, stride=stride, bias=True)
             make_block = functools.partial(ResidualBlock, width)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
@@ -191,8 +185,7 @@ class FrequencyFusion(nnx.Module):
 
 def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
     """What joins features at a level: blocks of the backbone's own kind, `channels` wide."""
-    base, depth = config.base.config, config.fusion_depths[level]
-    kind = config.base.kind
+    base, kind, depth = config.base.config, config.base.kind, config.reffusion_n_blocks[level]
     if kind == "SFNet":
         return FrequencyFusion(channels, dataclasses.replace(base, num_res=depth))
     if kind == "NAFNet":  # beta and gamma, which start at zero, are this block's alpha
@@ -206,12 +199,12 @@ def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
 class Fusion(nnx.Module):
     """Joins the guidance's features to the backbone's, at each level with blocks of its own."""
 
-    def __init__(self, config: GuidedConfig, nf: int):
-        self.names = [f"enc_level{level + 1}" for level in range(config.levels)]
-        if config.base.kind == "NAFNet":
-            self.names[-1] = "middle"
+    def __init__(self, config: GuidedConfig):
+        self.names = tuple(f"enc_level{level}" for level in range(1, config.levels + 1))
+        if config.base.kind == "NAFNet":  # the reference's names again
+            self.names = *(f"enc_{level}" for level in range(config.levels - 1)), "middle"
         for level, name in enumerate(self.names):
-            setattr(self, name, _fusion(config, level, (config.width + nf) * 2**level))
+            setattr(self, name, _fusion(config, level, (config.width + config.nf) * 2**level))
         self.keeps_statistics = config.base.kind == "SFNet"
 
     def __call__(self, level: int, x, guidance, *context, training: bool):
@@ -242,10 +235,9 @@ class Guided(nnx.Module):
 
     def __init__(self, config: GuidedConfig):
         self.config = config
-        nf = config.nf or config.width
         self.base = config.base.module()
-        self.masa_enc = Encoder(config, nf)
-        self.masa_blk = Fusion(config, nf)
+        self.masa_enc = Encoder(config)
+        self.masa_blk = Fusion(config)
 
     def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
         """Restores a batch of pictures.
