@@ -63,24 +63,26 @@ class GuidedConfig:
     guided: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.base.kind not in _WIDTHS:
+        kind = models.config_class(self.backbone).__name__.removesuffix("Config")
+        if kind not in _WIDTHS:  # and may lack the fields that are shared
             raise InputError(
                 f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
                 f"{', '.join(_WIDTHS)}"
             )
-        last = 1 if self.base.kind == "NAFNet" else 2
+        last = 1 if kind == "NAFNet" else 2
+        published = {
+            "n_blks": (4,) * self.levels,
+            "reffusion_n_blocks": (2,) * (self.levels - 1) + (last,),
+        }
+        for field, counts in published.items():
+            counts = getattr(self, field) or counts
+            if len(counts) != self.levels or min(counts) < 1:
+                raise InputError(
+                    f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
+                    f"{self.levels} numbers from 1 on, or () for the published ones"
+                )
+            object.__setattr__(self, field, counts)
         object.__setattr__(self, "nf", self.nf or self.width)
-        self._count("n_blks", (4,) * self.levels)
-        self._count("reffusion_n_blocks", (2,) * (self.levels - 1) + (last,))
-
-    def _count(self, field: str, published: tuple[int, ...]):
-        counts = getattr(self, field) or published
-        if len(counts) != self.levels or min(counts) < 1:
-            raise InputError(
-                f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
-                f"{self.levels} numbers from 1 on, or () for the published ones"
-            )
-        object.__setattr__(self, field, counts)
 
     @functools.cached_property
     def base(self) -> models.Network:
@@ -104,6 +106,11 @@ class GuidedConfig:
     def shuffle(self) -> int:
         """Side of the squares of pixels that the backbone's first features stand for."""
         return getattr(self.base.config, "input_shuffle", 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a position of the deepest level stands for, along each side."""
+        return self.shuffle * 2 ** (self.levels - 1)
 
     @property
     def multiple(self) -> int:
@@ -211,10 +218,8 @@ class Fusion(nnx.Module):
         """Joins the features of one level.
 
         Args:
-          level: of the encoder.
-          x: (B, H, W, C), the backbone's.
-          guidance: (B, H', W', D), at least as large; what is over is cut off.
-          *context: what the backbone's blocks read beside features.
+          level, x, *context: as of `layers.keep`.
+          guidance: (B, H', W', D), at least as large as x; what is over is cut off.
           training: whether running statistics follow the batch.
 
         Returns:
@@ -266,9 +271,6 @@ class Guided(nnx.Module):
         Returns:
           the pictures, full size first, as the backbone's own `training` gives them or one alone,
           and the new running statistics by their dotted names.
-
-        Raises:
-          InputError: as of the call.
         """
         fuse, fused = self._guide(degraded, guidance, training=True)
         if not hasattr(self.base, "training"):
@@ -285,16 +287,11 @@ class Guided(nnx.Module):
         Returns:
           float32 (B, H, W), cosines.
         """
-        batch, height, width, _ = degraded.shape
-        match, _ = self._match(degraded, guidance)
-        _, rows, columns = match.confidence.shape
-        stride = self._stride()
-        whole = (batch, rows * stride, columns * stride)
-        return jax.image.resize(match.confidence, whole, "bilinear")[:, :height, :width]
-
-    def _stride(self) -> int:
-        """Pixels a position of the deepest level."""
-        return self.config.shuffle * 2 ** (self.config.levels - 1)
+        _, height, width, _ = degraded.shape
+        cosines = self._match(degraded, guidance)[0].confidence
+        batch, rows, columns = cosines.shape
+        whole = (batch, rows * self.config.stride, columns * self.config.stride)
+        return jax.image.resize(cosines, whole, "bilinear")[:, :height, :width]
 
     def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
         """Where each place is found in the guidance, and the guidance's features."""
@@ -308,7 +305,7 @@ class Guided(nnx.Module):
         return matching.match(self._features(degraded)[-1], features[-1], **options), features
 
     def _features(self, images) -> list[jax.Array]:
-        multiple = self._stride() * self.config.lr_block_size
+        multiple = self.config.stride * self.config.lr_block_size
         images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
         return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
 
