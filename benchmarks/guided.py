@@ -37,7 +37,7 @@ def parse():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--parts", nargs="+", default=["transfer"], choices=PARTS, metavar="PART", help=list(PARTS)
+        "--parts", nargs="+", default=["transfer"], choices=PARTS, help="transfer by default"
     )
     parser.add_argument("--backbone", default="restormer", choices=BACKBONES)
     parser.add_argument("--size", type=int, default=512, help="side of the degraded picture")
@@ -45,7 +45,19 @@ def parse():
     parser.add_argument("--step", action="store_true", help="also time transfer with gradients")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    return parser.parse_args()
+    args = parser.parse_args()
+    degraded, guidance = sides(args)
+    if 2 * int(guidance // (degraded // 4) * 1.5) + 3 > guidance:
+        parser.error(
+            "the reference code cannot serve so small a guidance: give a larger --guidance"
+        )
+    return args
+
+
+def sides(args) -> tuple[int, int]:
+    """Positions a side of the deepest level, which is padded to whole blocks, of both pictures."""
+    stride = 2 ** (BACKBONES[args.backbone][1] - 1)
+    return tuple(-(-side // (8 * stride)) * 8 for side in (args.size, args.guidance))
 
 
 def race(ours, theirs, repeats: int):
@@ -152,10 +164,8 @@ def transfer(bench: Bench):
 
     args = bench.args
     width, levels = BACKBONES[args.backbone]
-    stride = 2 ** (levels - 1)
-    # What an encoder sees is padded to whole blocks of its deepest level.
-    degraded, guidance = (-(-side // (8 * stride)) * 8 for side in (args.size, args.guidance))
-    deepest = width * stride
+    degraded, guidance = sides(args)
+    deepest = width * 2 ** (levels - 1)
     query, query_torch = bench.draw(1, degraded, degraded, deepest)
     features, features_torch = zip(
         *(
