@@ -111,7 +111,7 @@ def test_every_parameter_learns_once_the_start_is_left(name):
 
 def test_saved_networks_come_back_with_every_bit(tmp_path):
     network, params, _ = small("nafnet")
-    network = network.replace(lr_block_size=4, dtype="bfloat16")
+    network = network.replace(ref_down_block_size=2.0, dtype="bfloat16")
     assert network.config.base.config.dtype == "bfloat16"
     weights.save(tmp_path / "mine", network, params)
     loaded, values = weights.load(tmp_path / "mine")
@@ -184,6 +184,8 @@ def test_what_does_not_fit_is_refused_in_one_line():
         models.build("guided", backbone="bert")
     with pytest.raises(InputError, match=r"n_blks is \(4,\); restormer has 4 levels"):
         models.build("guided", backbone="restormer", n_blks=(4,))
+    with pytest.raises(InputError, match="lr_block_size is 4; .* 7 or more"):
+        models.build("guided", lr_block_size=4)
     with pytest.raises(ValueError, match="nafnet has no field depth"):
         models.build("guided", depth=3)
     network = models.build("guided", **BACKBONES["nafnet"])

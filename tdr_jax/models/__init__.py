@@ -329,7 +329,7 @@ class Network:
 
     @functools.cached_property
     def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
-        model = nnx.eval_shape(self.module)
+        model = nnx.eval_shape(lambda: self.module())
         graphdef, state = nnx.split(model, nnx.Param)
         return graphdef, dict(nnx.to_flat_state(state))
 

@@ -16,16 +16,12 @@ from flax import nnx
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.models import drsformer, layers, matching, nafnet, restormer, sfnet, textpromptir
+from tdr_jax.models import fusion, layers, matching, sfnet
 
-# By the class of the backbone: its blocks, and its field with the width of the first level.
-_TRANSFORMERS = {
-    "Restormer": restormer.blocks.TransformerBlock,
-    "PromptIR": restormer.blocks.TransformerBlock,
-    "DRSformer": drsformer.TransformerBlock,
-    "TextPromptIR": textpromptir.TransformerBlock,
-}
-_WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(_TRANSFORMERS, "dim")
+# By the class of the backbone: its field with the width of the first level.
+_WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(
+    fusion.TRANSFORMER_BLOCKS, "dim"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +43,8 @@ class GuidedConfig:
       scan_unroll: blocks per scan iteration.
 
     Raises:
-      InputError: the backbone restores no pictures, or the counts are not one a level.
+      InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
+        are too small.
     """
 
     backbone: str = "nafnet"
@@ -68,6 +65,11 @@ class GuidedConfig:
             raise InputError(
                 f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
                 f"{', '.join(_WIDTHS)}"
+            )
+        if self.lr_block_size < 7:
+            raise InputError(
+                f"lr_block_size is {self.lr_block_size}; a block is looked for by samples up to 3 "
+                "positions from its middle, so it must be 7 or more"
             )
         last = 1 if kind == "NAFNet" else 2
         published = {
@@ -128,121 +130,14 @@ class GuidedConfig:
         return self.base.config.text_dim
 
 
-class ResidualBlock(nnx.Module):
-    """x + conv2(relu(conv1(x)))."""
-
-    def __init__(self, channels: int):
-        self.conv1 = layers.Conv(channels, channels, bias=True)
-        self.conv2 = layers.Conv(channels, channels, bias=True)
-
-    def __call__(self, x):
-        return x + self.conv2(nnx.relu(self.conv1(x)))
-
-
-class Encoder(nnx.Module):
-    """Features of a picture at every level: each half the size and twice the width of the last.
-
-    Source: MASA-SR's encoder (arXiv 2106.02299), with widths that double, as TDR's.
-    """
-
-    def __init__(self, config: GuidedConfig):
-        channels = 3 * config.shuffle**2
-        for level, depth in enumerate(config.n_blks):
-            width, stride = config.nf * 2**level, 2 if level else 1
-            conv = layers.Conv(channels, width, stride=stride, bias=True)
-            make_block = functools.partial(ResidualBlock, width)
-            options = dict(remat=config.remat, unroll=config.scan_unroll)
-            setattr(self, f"conv_L{level + 1}", conv)
-            setattr(self, f"blk_L{level + 1}", layers.Stage(make_block, depth, **options))
-            channels = width
-        self.levels = config.levels
-
-    def __call__(self, x) -> list[jax.Array]:
-        """Maps a picture (B, H, W, C) to its features, the largest first."""
-        features = []
-        for level in range(1, self.levels + 1):
-            conv, blocks = getattr(self, f"conv_L{level}"), getattr(self, f"blk_L{level}")
-            x = blocks(nnx.relu(conv(x)))
-            features.append(x)
-        return features
-
-
-class Residual(nnx.Module):
-    """x + alpha f(x) with one alpha that starts at zero, so that nothing changes at first."""
-
-    def __init__(self, make_body):
-        self.body = make_body()
-        self.alpha = layers.param((1,))
-
-    def __call__(self, x, *context):
-        return x + self.alpha[...].astype(x.dtype) * self.body(x, *context)
-
-
-class FrequencyFusion(nnx.Module):
-    """The same around a level of SFNet, whose last block keeps running statistics."""
-
-    def __init__(self, channels: int, config: sfnet.SFNetConfig):
-        self.body = sfnet.Level(channels, config)
-        self.alpha = layers.param((1,))
-
-    def __call__(self, x, training: bool) -> tuple[jax.Array, sfnet.Running]:
-        y, running = self.body(x, training)
-        return x + self.alpha[...].astype(x.dtype) * y, sfnet.prefixed("body", running)
-
-
-def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
-    """What joins features at a level: blocks of the backbone's own kind, `channels` wide."""
-    base, kind, depth = config.base.config, config.base.kind, config.reffusion_n_blocks[level]
-    if kind == "SFNet":
-        return FrequencyFusion(channels, dataclasses.replace(base, num_res=depth))
-    if kind == "NAFNet":  # beta and gamma, which start at zero, are this block's alpha
-        make_block = functools.partial(nafnet.NAFBlock, channels, base.window(level))
-    else:
-        body = functools.partial(_TRANSFORMERS[kind], channels, base.heads[level], base)
-        make_block = functools.partial(Residual, body)
-    return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
-
-
-class Fusion(nnx.Module):
-    """Joins the guidance's features to the backbone's, at each level with blocks of its own."""
-
-    def __init__(self, config: GuidedConfig):
-        self.names = tuple(f"enc_level{level}" for level in range(1, config.levels + 1))
-        if config.base.kind == "NAFNet":  # the reference's names again
-            self.names = *(f"enc_{level}" for level in range(config.levels - 1)), "middle"
-        for level, name in enumerate(self.names):
-            setattr(self, name, _fusion(config, level, (config.width + config.nf) * 2**level))
-        self.keeps_statistics = config.base.kind == "SFNet"
-
-    def __call__(self, level: int, x, guidance, *context, training: bool):
-        """Joins the features of one level.
-
-        Args:
-          level, x, *context: as of `layers.keep`.
-          guidance: (B, H', W', D), at least as large as x; what is over is cut off.
-          training: whether running statistics follow the batch.
-
-        Returns:
-          what x becomes, and the new running statistics by name.
-        """
-        _, height, width, channels = x.shape
-        joined = jnp.concatenate([x, guidance[:, :height, :width].astype(x.dtype)], -1)
-        blocks, running = getattr(self, self.names[level]), {}
-        if self.keeps_statistics:
-            joined, running = blocks(joined, training)
-        else:
-            joined = blocks(joined, *context)
-        return joined[..., :channels], sfnet.prefixed(self.names[level], running)
-
-
 class Guided(nnx.Module):
     """Restores a picture with the help of another one."""
 
     def __init__(self, config: GuidedConfig):
         self.config = config
         self.base = config.base.module()
-        self.masa_enc = Encoder(config)
-        self.masa_blk = Fusion(config)
+        self.masa_enc = fusion.Encoder(config)
+        self.masa_blk = fusion.Fusion(config)
 
     def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
         """Restores a batch of pictures.
