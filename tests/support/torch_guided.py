@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tdr_jax.convert import torch_modules
-from tests.support import torch_masa, torch_nafnet
+from tests.support import parity, torch_masa, torch_nafnet
 
 
 class ResidualBlock(nn.Module):
@@ -87,6 +87,9 @@ class GuidedRestormer(Guided, torch_modules.Restormer):
             self.add_module(f"masa_blk_enc_level{level}", fusion)
         stages = self.encoder_level1, self.encoder_level2, self.encoder_level3, self.latent
         self.hang(stages, fusions)
+
+    def forward(self, images):
+        return parity.padded(super().forward, images)
 
 
 class GuidedNAFNet(Guided, torch_nafnet.NAFNet):
