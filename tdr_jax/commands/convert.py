@@ -146,16 +146,22 @@ def _summary(network, ignored: list[str]) -> str:
     """The network, what differs from its defaults, and how large it is."""
     from tdr_jax import models
 
-    config, default = network.config, models.build(network.name).config
+    config, default = _said(network.config), _said(models.build(network.name).config)
     differ = [
-        f"{field.name}={_text(getattr(config, field.name))}"
-        for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(default, field.name)
+        f"{name}={_text(value)}"
+        for name, value in config.items()
+        if name not in default or value != default[name]
     ]
     parts = [" ".join([network.name, *differ]), f"{network.size:,} parameters"]
     if ignored:
         parts.append(f"{len(ignored)} dead tensors ignored")
     return "; ".join(parts)
+
+
+def _said(config) -> dict:
+    """The fields by name, and beside a guided network's own those of its backbone."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    return fields | dict(fields.pop("overrides", ()))
 
 
 def _text(value) -> str:

@@ -1,0 +1,254 @@
+"""Guided restoration: a network sees a second, clean picture of something like its input.
+
+TDR's third stage (arXiv 2312.17334). One encoder reads both pictures; `matching` finds each place
+of the degraded one in the guidance; the guidance's features, brought over, join those of the
+backbone where they enter each level of its encoder. The blocks that join them start as identities,
+so that a guided network begins as exactly its backbone.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tdr_jax import models
+from tdr_jax.errors import InputError
+from tdr_jax.models import fusion, layers, matching, sfnet
+
+# By the class of the backbone: its field with the width of the first level.
+_WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(
+    fusion.TRANSFORMER_BLOCKS, "dim"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidedConfig:
+    """A backbone and what guides it, under the reference's names where it has them.
+
+    Args:
+      backbone: one of `models.names()`, of a network that restores pictures.
+      overrides: names and values of the backbone's config; `models.build` puts those of its
+        arguments here that are not fields of this class.
+      nf: width of the reference encoder's first level; 0 becomes the backbone's, as published.
+      n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
+      reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
+        one at NAFNet's bottleneck.
+      lr_block_size: side of a block that is looked for as a whole, on the deepest level.
+      ref_down_block_size: of the window it is looked for in; see `matching.match`.
+      dtype: of the computation, also the backbone's; so are the following.
+      remat: recompute each block in the backward pass.
+      scan_unroll: blocks per scan iteration.
+
+    Raises:
+      InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
+        are too small.
+    """
+
+    backbone: str = "nafnet"
+    overrides: tuple[tuple[str, Any], ...] = ()
+    nf: int = 0
+    n_blks: tuple[int, ...] = ()
+    reffusion_n_blocks: tuple[int, ...] = ()
+    lr_block_size: int = 8
+    ref_down_block_size: float = 1.5
+    dtype: str = "float32"
+    remat: bool = False
+    scan_unroll: int = 1
+    guided: ClassVar[bool] = True
+
+    def __post_init__(self):
+        kind = models.config_class(self.backbone).__name__.removesuffix("Config")
+        if kind not in _WIDTHS:  # and may lack the fields that are shared
+            raise InputError(
+                f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
+                f"{', '.join(_WIDTHS)}"
+            )
+        if self.lr_block_size < 7:
+            raise InputError(
+                f"lr_block_size is {self.lr_block_size}; a block is looked for by samples up to 3 "
+                "positions from its middle, so it must be 7 or more"
+            )
+        last = 1 if kind == "NAFNet" else 2
+        published = {
+            "n_blks": (4,) * self.levels,
+            "reffusion_n_blocks": (2,) * (self.levels - 1) + (last,),
+        }
+        for field, counts in published.items():
+            counts = getattr(self, field) or counts
+            if len(counts) != self.levels or min(counts) < 1:
+                raise InputError(
+                    f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
+                    f"{self.levels} numbers from 1 on, or () for the published ones"
+                )
+            object.__setattr__(self, field, counts)
+        object.__setattr__(self, "nf", self.nf or self.width)
+
+    @functools.cached_property
+    def base(self) -> models.Network:
+        """The backbone, as a network of its own."""
+        shared = dict(dtype=self.dtype, remat=self.remat, scan_unroll=self.scan_unroll)
+        return models.build(self.backbone, **dict(self.overrides) | shared)
+
+    @property
+    def levels(self) -> int:
+        """Levels of the backbone's encoder, the bottleneck included."""
+        if self.base.kind == "NAFNet":
+            return len(self.base.config.enc_blk_nums) + 1
+        return 3 if self.base.kind == "SFNet" else 4
+
+    @property
+    def width(self) -> int:
+        """Features of the backbone's first level."""
+        return getattr(self.base.config, _WIDTHS[self.base.kind])
+
+    @property
+    def shuffle(self) -> int:
+        """Side of the squares of pixels that the backbone's first features stand for."""
+        return getattr(self.base.config, "input_shuffle", 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels a position of the deepest level stands for, along each side."""
+        return self.shuffle * 2 ** (self.levels - 1)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths that the backbone works on are multiples of this."""
+        return self.base.config.multiple
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the degraded picture and of the restored one; guidance has three."""
+        return self.base.config.channels
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the sentence vectors; there is no such attribute where there are none."""
+        return self.base.config.text_dim
+
+
+class Guided(nnx.Module):
+    """Restores a picture with the help of another one."""
+
+    def __init__(self, config: GuidedConfig):
+        self.config = config
+        self.base = config.base.module()
+        self.masa_enc = fusion.Encoder(config)
+        self.masa_blk = fusion.Fusion(config)
+
+    def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
+        """Restores a batch of pictures.
+
+        Args:
+          degraded: (B, H, W, C) in [0, 1], of any size.
+          guidance: (B, h, w, 3) in [0, 1], of any other size.
+          *sentence: (B, text_dim), for a backbone that reads one.
+
+        Returns:
+          float32 (B, H, W, C_out), not clipped.
+
+        Raises:
+          InputError: the pictures do not go together or with the network.
+        """
+        fuse, _ = self._guide(degraded, guidance, training=False)
+        return self.base(degraded, *sentence, fuse=fuse)
+
+    def training(self, degraded: jax.Array, guidance: jax.Array, *sentence):
+        """Restores a batch with the statistics of the batch.
+
+        Args:
+          degraded, guidance, *sentence: as of the call; for SFNet the sides of `degraded` are
+            multiples of `config.multiple`, and B is at least 2.
+
+        Returns:
+          the pictures, full size first, as the backbone's own `training` gives them or one alone,
+          and the new running statistics by their dotted names.
+        """
+        fuse, fused = self._guide(degraded, guidance, training=True)
+        if not hasattr(self.base, "training"):
+            return (self.base(degraded, *sentence, fuse=fuse),), {}
+        outputs, running = self.base.training(degraded, *sentence, fuse=fuse)
+        return outputs, sfnet.prefixed("base", running) | sfnet.prefixed("masa_blk", fused)
+
+    def confidence(self, degraded: jax.Array, guidance: jax.Array) -> jax.Array:
+        """Tells how alike what was found in the guidance is to each place of the picture.
+
+        Args:
+          degraded, guidance: as of the call.
+
+        Returns:
+          float32 (B, H, W), cosines.
+        """
+        _, height, width, _ = degraded.shape
+        cosines = self._match(degraded, guidance)[0].confidence
+        batch, rows, columns = cosines.shape
+        whole = (batch, rows * self.config.stride, columns * self.config.stride)
+        return jax.image.resize(cosines, whole, "bilinear")[:, :height, :width]
+
+    def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
+        """Where each place is found in the guidance, and the guidance's features."""
+        self._check(degraded, guidance)
+        if degraded.shape[-1] == 6:
+            degraded = degraded[..., :3]  # of two views the left, which is the one restored
+        if degraded.shape[-1] == 1:
+            degraded = jnp.repeat(degraded, 3, -1)
+        features = self._features(guidance)
+        options = dict(block=self.config.lr_block_size, ratio=self.config.ref_down_block_size)
+        return matching.match(self._features(degraded)[-1], features[-1], **options), features
+
+    def _features(self, images) -> list[jax.Array]:
+        multiple = self.config.stride * self.config.lr_block_size
+        images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
+        return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
+
+    def _guide(self, degraded, guidance, *, training: bool):
+        """The backbone's `fuse`, and the statistics it will have written when that has run."""
+        match, features = self._match(degraded, guidance)
+        running = {}
+
+        def fuse(level: int, x, *context):
+            warped = matching.transfer(features[level], match, block=self.config.lr_block_size)
+            x, new = self.masa_blk(level, x, warped, *context, training=training)
+            running.update(new)
+            return x
+
+        return fuse, running
+
+    def _check(self, degraded, guidance) -> None:
+        channels = self.config.channels[0]
+        if degraded.ndim != 4 or degraded.shape[-1] != channels:
+            raise InputError(
+                f"degraded is {degraded.shape}; {self.config.backbone} restores pictures "
+                f"(B, H, W, {channels})"
+            )
+        if guidance.ndim != 4 or guidance.shape[-1] != 3 or len(guidance) != len(degraded):
+            raise InputError(
+                f"guidance is {guidance.shape}; for {len(degraded)} degraded pictures it must be "
+                f"({len(degraded)}, h, w, 3)"
+            )
+
+
+def with_base(params: models.Params, base_params: models.Params) -> models.Params:
+    """Puts a trained backbone into a guided network.
+
+    Args:
+      params: of the guided network.
+      base_params: of its backbone, under that network's own names.
+
+    Returns:
+      a dict with the parameters of both.
+
+    Raises:
+      InputError: the names or shapes are not those of the guided network's backbone.
+    """
+    prefix = "base."
+    given = {prefix + name: value for name, value in base_params.items()}
+    expected = {name: value for name, value in params.items() if name.startswith(prefix)}
+    try:
+        models.check(given, expected, "the backbone of the guided network")
+    except ValueError as error:
+        raise InputError(error) from error
+    return params | given
