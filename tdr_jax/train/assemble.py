@@ -182,13 +182,12 @@ def initial_params(config, network) -> dict[str, jax.Array]:
     return params
 
 
-def around_base(config, network, params) -> dict[str, jax.Array]:
+def around_base(config, params) -> dict[str, jax.Array]:
     """Puts the weights that `config.init_base` names into a guided network's.
 
     Args:
         config: `init_base`, like `init_from`, which must be empty beside it.
-        network: guided.
-        params: its parameters.
+        params: of a guided network.
 
     Returns:
         the parameters; those given where `init_base` is "".
@@ -207,16 +206,10 @@ def around_base(config, network, params) -> dict[str, jax.Array]:
     from tdr_jax.models import guided
 
     _, base = weights.load(config.init_base)
-    own = {
-        name.removeprefix("base."): spec
-        for name, spec in network.abstract_params().items()
-        if name.startswith("base.")
-    }
     try:
-        models.check(base, own, f"the base of {network.name}, {network.config.backbone}")
-    except ValueError as error:
+        return guided.with_base(params, base)
+    except InputError as error:
         raise InputError(f"config.init_base={config.init_base}: {error}") from None
-    return guided.with_base(params, base)
 
 
 def examples(config, network, encoder, step: int, guidance=None) -> Iterator:

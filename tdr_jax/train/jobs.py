@@ -101,7 +101,7 @@ class Guided(Restoration):
             self.frozen = (params,)
 
     def initial_params(self):
-        return assemble.around_base(self.config, self.network, super().initial_params())
+        return assemble.around_base(self.config, super().initial_params())
 
     def batches(self, step: int):
         return assemble.examples(
