@@ -145,15 +145,31 @@ def selector(config):
             "config.guidance.dinov2 is empty; give the folder of a DINOv2 that chooses windows: "
             "--config.guidance.dinov2=FOLDER, or set config.guidance.window to 'full'"
         )
-    if guidance.dinov2.startswith(RANDOM):
-        built = network_of(guidance.dinov2.removeprefix(RANDOM), "config.guidance.dinov2")
-        params = built.init(config.seed)
+    return load_selector(guidance.dinov2, config.seed)
+
+
+def load_selector(path: str, seed: int):
+    """Loads a DINOv2.
+
+    Args:
+        path: a folder or hub id; or "random:" and the name of a network, for a trial without
+            weights, drawn by `seed`.
+
+    Returns:
+        the network and its parameters.
+
+    Raises:
+        InputError: it is none.
+    """
+    if path.startswith(RANDOM):
+        built = network_of(path.removeprefix(RANDOM), "config.guidance.dinov2")
+        params = built.init(seed)
     else:
         from tdr_jax import weights
 
-        built, params = weights.load(guidance.dinov2)
+        built, params = weights.load(path)
     if getattr(built, "kind", "") != "Dinov2":
-        raise InputError(f"config.guidance.dinov2={guidance.dinov2} is no DINOv2; give one")
+        raise InputError(f"config.guidance.dinov2={path} is no DINOv2; give the folder of one")
     return built, params
 
 
