@@ -132,6 +132,9 @@ def _backbone(given):
         if name != "drsformer":
             raise ValueError("set=200l is for backbone=drsformer; leave it out")
         name = "drsformer-200l"
+    if given["cycle"] == "repaired":  # each rate stays where it starts, not at that of the base
+        lr, floors = config.optim.lr, config.optim.eta_mins
+        config.optim.eta_mins = tuple(None if floor == lr else floor for floor in floors)
     config.objective = "guided"
     config.seed = 100
     config.network.name = "guided"
@@ -169,6 +172,8 @@ def _tiny(config, given):
         config.network.overrides.backbone = "textpromptir-tiny"
         config.encoder = given["encoder"] or "minilm"
     config.network.overrides.update(TINY.get(name, {}))
+    if name == "nafnet" and given["guided"]:
+        config.network.overrides.n_blks = (1, 1, 2)
     settings = config.guidance
     if not given["guidance"] and not given["kinds"]:
         settings.kinds, settings.weights = SYNTHESISED, (2.0, 2.0, 1.0)

@@ -183,7 +183,7 @@ def cosine_restarts(lr: float, periods, restart_weights, eta_mins) -> Callable:
         lr: the peak.
         periods: steps of each cycle. Its last step, t = T, still belongs to it.
         restart_weights: w of each cycle.
-        eta_mins: eta of each cycle.
+        eta_mins: eta of each cycle; None is the peak, whatever that is.
 
     Returns:
         step -> learning rate; after the last cycle its floor.
@@ -191,6 +191,7 @@ def cosine_restarts(lr: float, periods, restart_weights, eta_mins) -> Callable:
     Source: the schedule of MPRNet's, Restormer's and DRSformer's recipes.
     """
     ends = np.cumsum(periods)
+    eta_mins = [lr if eta is None else eta for eta in eta_mins]
     spans, weights, floors = (
         jnp.asarray(values, jnp.float32) for values in (periods, restart_weights, eta_mins)
     )
