@@ -173,7 +173,8 @@ def _tiny(config, given):
         config.encoder = given["encoder"] or "minilm"
     config.network.overrides.update(TINY.get(name, {}))
     if name == "nafnet" and given["guided"]:
-        config.network.overrides.n_blks = (1, 1, 2)
+        # The published four and two blocks a level would take most of the time of a step.
+        config.network.overrides.update(n_blks=(1, 1, 2), reffusion_n_blocks=(1, 1, 1))
     settings = config.guidance
     if not given["guidance"] and not given["kinds"]:
         settings.kinds, settings.weights = SYNTHESISED, (2.0, 2.0, 1.0)
