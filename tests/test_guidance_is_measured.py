@@ -68,6 +68,7 @@ def test_pictures_repeat_for_a_seed_and_wrong_guidance_belongs_to_another(photos
 def test_the_table_has_a_row_for_each_kind_of_guidance(photos, runs, monkeypatch, capsys):
     command = f"x --data {photos} --base {runs}/base --unguided {runs}/base {runs}/base"
     command += f" --guided {runs}/guided {runs}/guided --side 32 --size 48"
+    monkeypatch.setenv("XLA_FLAGS", "")  # which the script adds to
     monkeypatch.setattr(sys, "argv", [*command.split(), "--dinov2", "random:dinov2-tiny"])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     out = capsys.readouterr().out

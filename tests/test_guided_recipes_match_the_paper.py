@@ -38,8 +38,13 @@ def recipe(setup, data, more=""):
     return tdr_guided.get_config(argument)
 
 
+# One setup for each network: others differ in the data alone.
+NETWORKS = {str(recipe(*setup).network): setup for setup in PUBLISHED}
+
+
 def test_there_are_twenty():
     assert len(PUBLISHED) == len(set(PUBLISHED)) == 20
+    assert len(NETWORKS) == 9
 
 
 @SETUPS
@@ -94,8 +99,8 @@ def test_networks_have_the_published_size(setup, count):
     assert network.size == pytest.approx(count, abs=2e4)
 
 
-@SETUPS
-def test_a_step_of_every_setup_has_consistent_shapes(setup, data, tmp_path):
+@pytest.mark.parametrize("setup, data", NETWORKS.values())
+def test_a_step_of_every_network_has_consistent_shapes(setup, data, tmp_path):
     config = recipe(setup, data, "window=full,batch=2,crop=64")
     assemble.network(config)  # at full size, without computing anything
     name = config.network.overrides.backbone.removesuffix("-200l")
