@@ -15,10 +15,11 @@ def get_config(argument: str = "") -> ConfigDict:
     parse(argument)
     config = ConfigDict()
     # "restore"; or a stage of textual degradation removal: "contrast", "reconstruct", "denoise",
-    # "i2t" or "tr", see configs/tdr_towers.py, tdr_i2t.py and tdr_tr.py
+    # "i2t", "tr" or "guided", see configs/tdr_towers.py, tdr_i2t.py, tdr_tr.py and tdr_guided.py
     config.objective = "restore"
     config.seed = 0  # of the initial parameters, the batches and every draw of a step
     config.init_from = ""  # weights to start from: a shipped name, a folder or a file
+    config.init_base = ""  # weights of the network that a guided one is built around, likewise
     config.encoder = "minilm"  # text encoder: a shipped name or a sentence-transformers folder
 
     config.network = ConfigDict()
@@ -55,6 +56,16 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.workers = 0
     config.data.cache_mb = 1024
 
+    config.guidance = ConfigDict()  # the second picture; "guided"
+    config.guidance.kinds = ()  # some of "file", "view", "part" and "other" (tdr_jax/data/guidance)
+    config.guidance.weights = ()  # how often each kind is drawn
+    config.guidance.path = ""  # folder of guidance with the names of the pictures; "file"
+    config.guidance.shared = ""  # "scene": one picture for all names that agree up to the first _
+    config.guidance.size = 512  # its side in pixels
+    # "full": all of it; "crop": the window of a crop's size that DINOv2 finds most like the crop
+    config.guidance.window = "full"
+    config.guidance.dinov2 = ""  # folder or hub id; random:NAME for a trial without weights; "crop"
+
     config.stack = ConfigDict()  # the frozen networks
     config.stack.path = ""  # folder of diffusers, hub id, or a shipped name
     config.stack.vae = ""  # the autoencoder, where the folder is still to be made; "denoise"
@@ -78,6 +89,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.optim = ConfigDict()
     config.optim.lr = 2e-4
+    # ((regex on parameter names, rate), ...): other rates than lr by name, 0 to leave them still
+    config.optim.lr_of = ()
     # "constant", "cosine", "paper", "executed", "cosine_epochs" or "cosine_restarts"
     config.optim.schedule = "cosine"
     config.optim.warmup = 100  # steps; "cosine"
@@ -88,7 +101,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optim.steps_per_epoch = 26405
     config.optim.periods = ()  # steps of each cycle; "cosine_restarts", with the next two
     config.optim.restart_weights = ()
-    config.optim.eta_mins = ()  # floors of the cycles, as rates
+    config.optim.eta_mins = ()  # floors of the cycles, as rates; None to stay at the peak
     config.optim.b1 = 0.9  # this and the next three: torch's defaults of AdamW
     config.optim.b2 = 0.999
     config.optim.eps = 1e-8

@@ -28,6 +28,13 @@ ARGUMENTS = {
 }
 # Every pair of network and task, and whole steps: test_backbone_recipes_match_the_papers.py.
 ARGUMENTS["backbone"] = [f"name={name},task=all,size=small" for name in backbone.RECIPES]
+# The published setups: test_guided_recipes_match_the_paper.py.
+ARGUMENTS["tdr_guided"] = [
+    "",
+    "size=tiny,data=photos,base=weights",
+    "size=tiny,guided=0,data=photos",
+    "backbone=textpromptir,size=tiny,data=photos,guidance=folder",
+]
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 
 
@@ -82,6 +89,9 @@ def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
         assert crop % network.config.multiple == 0
         picture = jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32")
         inputs = [picture]
+        if config.objective == "guided":
+            size = config.guidance.size
+            inputs.append(jax.ShapeDtypeStruct((batch, size, size, 3), "float32"))
         if hasattr(network.config, "text_dim"):
             inputs.append(jax.ShapeDtypeStruct((batch, network.config.text_dim), "float32"))
         out = jax.eval_shape(network.apply, params, *inputs)

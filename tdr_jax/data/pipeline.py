@@ -36,7 +36,16 @@ def turn(image, how):
     return np.rot90(image[:, ::-1] if how >= 4 else image, how % 4)
 
 
-def _float(image):
+def grown(picture, size):
+    """Grows a picture (H, W, C) by reflection to at least `size` rows and columns."""
+    grow = [(0, max(0, size - side)) for side in picture.shape[:2]]
+    return np.pad(picture, (*grow, (0, 0)), mode="reflect") if np.any(grow) else picture
+
+
+def as_float(image):
+    """Maps the range of an array's unsigned type to float32 in [0, 1]; leaves float32 as it is."""
+    if image.dtype == np.float32:
+        return image
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
@@ -54,13 +63,15 @@ class Examples:
       data: the `data` part of a config, see `batches`.
       vectors: dict task -> float (n, D), or None for a network that takes no sentence.
       seed: int.
+      guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
 
     Raises:
       InputError: if the config asks for something that cannot be made.
     """
 
-    def __init__(self, source, data, vectors, seed):
+    def __init__(self, source, data, vectors, seed, guidance=None):
         self.source, self.data, self.seed = source, data, seed
+        self.guidance = guidance
         self.tasks, self.turns = tuple(data.tasks), tuple(data.turns)
         weights = np.asarray(data.weights, np.float64)
         if len(weights) != len(self.tasks) or not self.tasks or weights.min() < 0:
@@ -143,25 +154,24 @@ class Examples:
 
         Returns:
           dict with `degraded` and `clean`, float32 (size, size, channels), `vector`, float32 (D,),
-          where there are sentences, and `task`, int32: the place in TASKS of the task to do.
+          where there are sentences, and `task`, int32: the place in TASKS of the task to do; and
+          what `guidance` adds.
         """
         epoch, place = divmod(n, len(self.source))
-        item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
+        index = int(order(self.seed, epoch, len(self.source))[place])
+        item = self.source[index]
         u = example_rng(self.seed, n, CHOICES).random(8)
 
         # Crop: one window for both pictures of a pair; small pictures grow by reflection first.
         pair = "degraded" in item
         pictures = (item["degraded"], item["clean"]) if pair else (item["image"],)
+        pictures = tuple(grown(picture, size) for picture in pictures)
         height, width = pictures[0].shape[:2]
-        grow = ((0, max(0, size - height)), (0, max(0, size - width)), (0, 0))
-        if grow != ((0, 0),) * 3:
-            pictures = tuple(np.pad(picture, grow, mode="reflect") for picture in pictures)
-            height, width = pictures[0].shape[:2]
         y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
         crops = [picture[y : y + size, x : x + size] for picture in pictures]
         if self.data.channels == 1:
             crops = [grey_of(crop) for crop in crops]
-        crops = [_float(crop) for crop in crops]
+        crops = [as_float(crop) for crop in crops]
         where = {
             "how": self.turns[int(u[2] * len(self.turns))],
             "n": n,
@@ -192,6 +202,9 @@ class Examples:
         if self.vectors is not None:
             bank = self.vectors[named]
             example["vector"] = bank[int(u[7] * len(bank))]
+        if self.guidance is not None:
+            window, how = where["window"], where["how"]
+            example |= self.guidance(n, index, item["name"], pictures[-1], window, how)
         return example | {"task": np.int32(TASKS.index(named))}
 
 
@@ -212,7 +225,9 @@ def _checked_stages(stages, process_count):
     return stages
 
 
-def batches(source, data, *, vectors, seed, step=0, process_index=0, process_count=1):
+def batches(
+    source, data, *, vectors, seed, guidance=None, step=0, process_index=0, process_count=1
+):
     """Iterates over batches from batch `step` on, without end.
 
     Args:
@@ -232,6 +247,7 @@ def batches(source, data, *, vectors, seed, step=0, process_index=0, process_cou
       vectors: dict task -> float (n, D); a row is drawn evenly for every example. None for a
         network that takes no sentence.
       seed: int.
+      guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
       step: number of the first batch; iterating from here gives what a run from 0 would give.
       process_index, process_count: the host and the number of hosts; each gets its rows of the
         global batch, in order.
@@ -239,7 +255,7 @@ def batches(source, data, *, vectors, seed, step=0, process_index=0, process_cou
     Returns:
       Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, channels), six for the degraded
       ones of a dual-pixel source; `vector`: float32 (B, D), where vectors are given; `task`: int32
-      (B,), the place in TASKS of the task to do. B is the batch of
+      (B,), the place in TASKS of the task to do; and what `guidance` adds. B is the batch of
       the stage divided by process_count. Pictures are in [0, 1] unless noise_mode is "float".
 
     Raises:
@@ -247,7 +263,7 @@ def batches(source, data, *, vectors, seed, step=0, process_index=0, process_cou
         picture is unreadable.
     """
     return stream(
-        Examples(source, data, vectors, seed),
+        Examples(source, data, vectors, seed, guidance),
         data,
         step=step,
         process_index=process_index,

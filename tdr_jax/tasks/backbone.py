@@ -49,15 +49,7 @@ class Backbone:
             outputs, running = self.network.apply(params, degraded, method="training")
         else:
             outputs = (self.network.apply(params, degraded),)
-        outputs = [output.astype(jnp.float32) for output in outputs]
-        parts = [
-            pixels.weighted(
-                self.weights, output, pixels.reduced(clean, clean.shape[1] // output.shape[1])
-            )
-            for output in outputs
-        ]
-        loss = sum(part for part, _ in parts)
-        metrics = parts[0][1] | {"psnr": pixels.psnr(outputs[0], clean)}
+        loss, metrics = pixels.on_every_grid(self.weights, outputs, clean)
         return loss, metrics | ({"running": running} if running else {})
 
     def predict(self, params, batch):

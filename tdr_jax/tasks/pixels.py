@@ -29,6 +29,26 @@ def weighted(weights, restored, clean):
     return total, terms
 
 
+def on_every_grid(weights, outputs, clean):
+    """Sum the loss of a network's pictures, each against the clean one shrunk to its grid.
+
+    Args:
+        weights: see `weighted`.
+        outputs: pictures (B, H / f, W / f, C) for several f, that of full size first.
+        clean: float32 (B, H, W, C) in [0, 1].
+
+    Returns:
+        the sum, a float32 scalar, and a dict of float32 scalars of the full-size picture: the
+        terms of `weighted`, and `psnr`.
+    """
+    outputs = [output.astype(jnp.float32) for output in outputs]
+    parts = [
+        weighted(weights, output, reduced(clean, clean.shape[1] // output.shape[1]))
+        for output in outputs
+    ]
+    return sum(part for part, _ in parts), parts[0][1] | {"psnr": psnr(outputs[0], clean)}
+
+
 def psnr(restored, clean):
     """Mean over the batch of the clipped pictures' PSNR in dB, a float32 scalar."""
     # 1e-10 keeps a perfectly restored picture finite, at 100 dB.

@@ -10,12 +10,14 @@ from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.infer import takes
 from tdr_jax.tasks.backbone import Backbone
+from tdr_jax.tasks.guided import Guided
 from tdr_jax.tasks.prompted import Prompted
 from tdr_jax.train import writers
 from tdr_jax.train.state import State
 
 PANEL_ROWS = 4
 PACKAGE = "package:"  # before the name of a package in config.data.path
+RANDOM = "random:"  # before the name of a network in config.guidance.dinov2
 
 
 def network(config):
@@ -31,10 +33,7 @@ def network(config):
         InputError: if a field does not fit.
     """
     check_lengths(config)
-    try:
-        built = models.build(config.network.name, **config.network.overrides)
-    except ValueError as error:
-        raise InputError(f"config.network: {error}") from None
+    built = network_of(config.network.name, "config.network", **config.network.overrides)
     for _, crop, _ in config.data.stages:
         if crop % built.config.multiple:
             raise InputError(
@@ -42,6 +41,14 @@ def network(config):
                 f"{built.config.multiple}"
             )
     return built
+
+
+def network_of(name: str, field: str, **overrides):
+    """Builds a network, or says with an InputError which field of the config names none."""
+    try:
+        return models.build(name, **overrides)
+    except ValueError as error:
+        raise InputError(f"{field}: {error}") from None
 
 
 def check_lengths(config) -> None:
@@ -57,10 +64,11 @@ def check_lengths(config) -> None:
 
 
 def task(config, network):
-    """The objective: a network that takes a sentence gets one, another one the pictures alone.
+    """The objective: a network that takes a sentence or guidance gets it, another one the pictures.
 
     Args:
-        config: `loss`, and `data.stages`, `data.channels` and `data.pairs`, which must fit.
+        config: `objective`, `loss`, and `data.stages`, `data.channels` and `data.pairs`, which
+            must fit.
         network: what is trained.
 
     Returns:
@@ -69,13 +77,21 @@ def task(config, network):
     Raises:
         InputError: if the loss or the data do not fit the network.
     """
+    guided = getattr(network.config, "guided", False)
+    if guided != (config.objective == "guided"):
+        raise InputError(
+            f"config.objective is {config.objective!r}, but {network.name} takes "
+            f"{'guidance' if guided else 'no guidance'}; set it to "
+            f"{'guided' if guided else 'restore'!r}"
+        )
+    if (guided or takes.sentence(network)) and config.loss.mixup:
+        raise InputError(
+            f"config.loss.mixup is {config.loss.mixup}, but {network.name} takes "
+            f"{'guidance' if guided else 'a sentence'}, which two blended pictures do not share; "
+            "set it to 0"
+        )
     if takes.sentence(network):
-        if config.loss.mixup:
-            raise InputError(
-                f"config.loss.mixup is {config.loss.mixup}, but {network.name} takes a sentence, "
-                "which two blended pictures do not share; set it to 0"
-            )
-        return Prompted(network, config.loss)
+        return (Guided if guided else Prompted)(network, config.loss)
     views = {
         1 if isinstance(degraded, str) else len(degraded) for degraded, *_ in config.data.pairs
     }
@@ -87,12 +103,74 @@ def task(config, network):
             f"has {', '.join(map(str, sorted(given)))} and {config.data.channels}; set "
             "network.overrides.inp_channels, data.channels or data.pairs"
         )
-    if network.has("training") and min(batch for _, _, batch in config.data.stages) < 2:
+    if has_statistics(network) and min(batch for _, _, batch in config.data.stages) < 2:
         raise InputError(
             f"config.data.stages has a batch of 1; {network.name} normalises by the statistics of "
             "its batch and needs at least 2 pictures"
         )
-    return Backbone(network, config.loss)
+    return (Guided if guided else Backbone)(network, config.loss)
+
+
+def has_statistics(network) -> bool:
+    """Whether the network normalises by the statistics of its batch in training."""
+    return any(name.endswith(models.RUNNING) for name in network.abstract_params())
+
+
+def selector(config):
+    """The network that chooses a window of the guidance.
+
+    Args:
+        config: `guidance.window`, "full" or "crop", and `guidance.dinov2`, where its weights are;
+            `guidance.size` and `data.stages`.
+
+    Returns:
+        the network and its parameters; None and None for "full".
+
+    Raises:
+        InputError: there is no such window or network, or crops are larger than the guidance.
+    """
+    guidance = config.guidance
+    if guidance.window not in ("full", "crop"):
+        raise InputError(f"config.guidance.window is {guidance.window!r}; give 'full' or 'crop'")
+    if guidance.window == "full":
+        return None, None
+    largest = max(crop for _, crop, _ in config.data.stages)
+    if guidance.size < largest:
+        raise InputError(
+            f"config.guidance.size is {guidance.size}, but config.data.stages has crops of "
+            f"{largest} pixels; a window of that size must fit"
+        )
+    if not guidance.dinov2:
+        raise InputError(
+            "config.guidance.dinov2 is empty; give the folder of a DINOv2 that chooses windows: "
+            "--config.guidance.dinov2=FOLDER, or set config.guidance.window to 'full'"
+        )
+    return load_selector(guidance.dinov2, config.seed)
+
+
+def load_selector(path: str, seed: int):
+    """Loads a DINOv2.
+
+    Args:
+        path: a folder or hub id; or "random:" and the name of a network, for a trial without
+            weights, drawn by `seed`.
+
+    Returns:
+        the network and its parameters.
+
+    Raises:
+        InputError: it is none.
+    """
+    if path.startswith(RANDOM):
+        built = network_of(path.removeprefix(RANDOM), "config.guidance.dinov2")
+        params = built.init(seed)
+    else:
+        from tdr_jax import weights
+
+        built, params = weights.load(path)
+    if getattr(built, "kind", "") != "Dinov2":
+        raise InputError(f"config.guidance.dinov2={path} is no DINOv2; give the folder of one")
+    return built, params
 
 
 def initial_params(config, network) -> dict[str, jax.Array]:
@@ -120,7 +198,37 @@ def initial_params(config, network) -> dict[str, jax.Array]:
     return params
 
 
-def examples(config, network, encoder, step: int) -> Iterator:
+def around_base(config, params) -> dict[str, jax.Array]:
+    """Puts the weights that `config.init_base` names into a guided network's.
+
+    Args:
+        config: `init_base`, like `init_from`, which must be empty beside it.
+        params: of a guided network.
+
+    Returns:
+        the parameters; those given where `init_base` is "".
+
+    Raises:
+        InputError: the weights belong to another network than the one that is guided.
+    """
+    if not config.init_base:
+        return params
+    if config.init_from:
+        raise InputError(
+            f"config.init_from={config.init_from} and config.init_base={config.init_base} both "
+            "say where the network starts; set one of them to ''"
+        )
+    from tdr_jax import weights
+    from tdr_jax.models import guided
+
+    _, base = weights.load(config.init_base)
+    try:
+        return guided.with_base(params, base)
+    except InputError as error:
+        raise InputError(f"config.init_base={config.init_base}: {error}") from None
+
+
+def examples(config, network, encoder, step: int, guidance=None) -> Iterator:
     """The batches of a run from `step` on, of this process.
 
     Args:
@@ -128,6 +236,7 @@ def examples(config, network, encoder, step: int) -> Iterator:
         network: its `config.text_dim`, where it has one, must be the encoder's width.
         encoder: a `tdr_jax.text.TextEncoder`, or None for a network that takes no sentence.
         step: the number of finished steps.
+        guidance: the `guidance` part of the config, or None for examples without.
 
     Returns:
         iterator of dicts of NumPy arrays, see `tdr_jax.data.pipeline.batches`.
@@ -137,12 +246,17 @@ def examples(config, network, encoder, step: int) -> Iterator:
     """
     from tdr_jax import text
     from tdr_jax.data import pipeline
+    from tdr_jax.data.guidance import Guidance
 
+    pictures = source(config.data)
+    if guidance is not None:
+        guidance = Guidance(pictures, guidance, config.seed, config.data.cache_mb)
     return pipeline.batches(
-        source(config.data),
+        pictures,
         config.data,
         vectors=encoder and text.bank_vectors(encoder, config.data.tasks),
         seed=config.seed,
+        guidance=guidance,
         step=step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -275,19 +389,24 @@ def describe(network, mesh, start: int, total: int, workdir) -> str:
 def panel(predict: Callable, state: State, batch) -> np.ndarray:
     """A picture of the first examples of a batch: degraded, restored and clean side by side.
 
+    Where there is guidance it comes first, shrunk or grown to their size.
+
     Args:
         predict: the task's, compiled.
         state: its best parameters restore.
         batch: global arrays; the examples shown are those of this process's first device.
 
     Returns:
-        float32 (rows * H, 3 * W, 3) in [0, 1].
+        float32 (rows * H, 3 * W, 3) in [0, 1]; 4 * W with guidance.
     """
     restored = predict(state.best_params, batch)
     columns = [
         _colour(np.asarray(array.addressable_shards[0].data)[:PANEL_ROWS])
         for array in (batch["degraded"], restored, batch["clean"])
     ]
+    if "guidance" in batch:
+        guidance = np.asarray(batch["guidance"].addressable_shards[0].data)[:PANEL_ROWS]
+        columns.insert(0, jax.image.resize(guidance, columns[0].shape, "linear"))
     rows = np.concatenate(columns, axis=2)
     return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)
 

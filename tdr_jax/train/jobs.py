@@ -5,6 +5,7 @@ of what the task's loss takes after the key), and the methods `initial_params`, 
 `evaluator`, `panel` and `export`.
 """
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import jax
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble
 
-OBJECTIVES = ("restore", "contrast", "reconstruct", "denoise", "i2t", "tr")
+OBJECTIVES = ("restore", "guided", "contrast", "reconstruct", "denoise", "i2t", "tr")
 
 
 def make(config, workdir):
@@ -37,6 +38,8 @@ def make(config, workdir):
             )
     if config.objective == "restore":
         return Restoration(config, workdir)
+    if config.objective == "guided":
+        return Guided(config, workdir)
     if config.objective not in OBJECTIVES:
         raise InputError(
             f"config.objective is {config.objective!r}; give one of {', '.join(OBJECTIVES)}"
@@ -55,7 +58,7 @@ class Restoration:
         self.config, self.workdir = config, workdir
         self.network = assemble.network(config)
         self.task = assemble.task(config, self.network)
-        if config.accumulate > 1 and self.network.has("training"):
+        if config.accumulate > 1 and assemble.has_statistics(self.network):
             raise InputError(
                 f"config.accumulate is {config.accumulate}, but {self.network.name} normalises by "
                 "the statistics of its whole batch; set it to 1"
@@ -80,3 +83,30 @@ class Restoration:
     @functools.cached_property
     def _encoder(self):
         return assemble.text_encoder(self.config, self.network)
+
+
+class Guided(Restoration):
+    """A network that restores pictures with guidance beside them."""
+
+    def __init__(self, config, workdir: Path):
+        super().__init__(config, workdir)
+        if config.eval_data.path:
+            raise InputError(
+                f"config.eval_data.path is {config.eval_data.path}, but objective 'guided' is not "
+                "evaluated in training; set it to '' and use tdr eval --guidance afterwards"
+            )
+        selector, params = assemble.selector(config)
+        if selector is not None:
+            self.task = dataclasses.replace(self.task, selector=selector)
+            self.frozen = (params,)
+
+    def initial_params(self):
+        return assemble.around_base(self.config, super().initial_params())
+
+    def batches(self, step: int):
+        return assemble.examples(
+            self.config, self.network, self._encoder, step, guidance=self.config.guidance
+        )
+
+    def evaluator(self):
+        return None

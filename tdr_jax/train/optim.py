@@ -17,30 +17,61 @@ def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callab
         config: `config.optim`: `lr`, `b1`, `b2`, `eps`, `weight_decay`, `no_decay` (a regular
             expression; parameters whose dotted name it finds are not decayed, "" decays all as
             torch does), `clip` (largest global norm of the gradient, 0 for no clipping),
-            `schedule` and the fields that schedule reads.
+            `schedule` and the fields that schedule reads, and `lr_of`, ((regular expression, rate),
+            ...): parameters whose name one finds, the first that does, follow the schedule of that
+            rate in place of `lr`; a rate of 0 leaves them as they are.
         total_steps: length of the run, the end of the "cosine" schedule.
 
     Returns:
-        the optimiser, and the schedule: step -> learning rate.
+        the optimiser, and the schedule of `lr`: step -> learning rate.
+
+    Raises:
+        InputError: see `make_schedule`; or `lr_of` has a negative rate.
     """
     schedule = make_schedule(config, total_steps)
 
     def decayed(params):
         return {name: not re.search(config.no_decay, name) for name in params}
 
-    adamw = optax.adamw(
-        schedule,
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decayed if config.no_decay else None,
-    )
+    def adamw(schedule):
+        return optax.adamw(
+            schedule,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decayed if config.no_decay else None,
+        )
+
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, adamw), schedule
+    if not config.lr_of:
+        return optax.chain(clip, adamw(schedule)), schedule
+
+    if min(lr for _, lr in config.lr_of) < 0:
+        raise InputError(f"config.optim.lr_of is {config.lr_of}; give rates of at least 0")
+    patterns = [pattern for pattern, _ in config.lr_of]
+    rates = [lr for _, lr in config.lr_of] + [config.lr]
+
+    def groups(params):
+        """The place of each parameter's rate among `rates`, by name; the last one is the rest's."""
+        return {
+            name: next((i for i, p in enumerate(patterns) if re.search(p, name)), len(patterns))
+            for name in params
+        }
+
+    def still(params):
+        return {name: not rates[group] for name, group in groups(params).items()}
+
+    each = {
+        group: adamw(make_schedule(config, total_steps, lr)) if lr else optax.set_to_zero()
+        for group, lr in enumerate(rates)
+    }
+    # What stays has no part in the norm that the gradient is cut to.
+    frozen = optax.masked(optax.set_to_zero(), still)
+    return optax.chain(frozen, clip, optax.partition(each, groups)), schedule
 
 
-def make_schedule(config, total_steps: int) -> Callable:
+def make_schedule(config, total_steps: int, lr: float | None = None) -> Callable:
     """Build the schedule that `config.schedule` names.
 
     Args:
@@ -49,6 +80,7 @@ def make_schedule(config, total_steps: int) -> Callable:
             `max_epochs`, `steps_per_epoch`), "cosine_epochs" (those three and `end`),
             "cosine_restarts" (`periods`, `restart_weights`, `eta_mins`).
         total_steps: length of the run.
+        lr: the rate in place of `config.lr`, or None.
 
     Returns:
         a function of the step (int, or int32 array) that gives the learning rate.
@@ -56,20 +88,21 @@ def make_schedule(config, total_steps: int) -> Callable:
     Raises:
         InputError: for a schedule of another name, or restarts that do not belong together.
     """
+    lr = config.lr if lr is None else lr
     if config.schedule == "constant":
-        return lambda step: jnp.full(jnp.shape(step), config.lr, jnp.float32)
+        return lambda step: jnp.full(jnp.shape(step), lr, jnp.float32)
     if config.schedule == "cosine":
-        return warmup_cosine(config.lr, config.warmup, total_steps, end=config.end)
+        return warmup_cosine(lr, config.warmup, total_steps, end=config.end)
     if config.schedule in ("paper", "executed"):
         return epoch_cosine(
-            config.lr,
+            lr,
             config.warmup_epochs,
             config.max_epochs,
             config.steps_per_epoch,
             lag=1 if config.schedule == "executed" else 0,
         )
     if config.schedule == "cosine_epochs":
-        by_epoch = warmup_cosine(config.lr, config.warmup_epochs, config.max_epochs, end=config.end)
+        by_epoch = warmup_cosine(lr, config.warmup_epochs, config.max_epochs, end=config.end)
         return lambda step: by_epoch(jnp.asarray(step) // config.steps_per_epoch)
     if config.schedule == "cosine_restarts":
         lengths = {len(config[field]) for field in ("periods", "restart_weights", "eta_mins")}
@@ -79,7 +112,7 @@ def make_schedule(config, total_steps: int) -> Callable:
                 f"cycle, periods of at least 1; given {tuple(config.periods)}, "
                 f"{tuple(config.restart_weights)} and {tuple(config.eta_mins)}"
             )
-        return cosine_restarts(config.lr, config.periods, config.restart_weights, config.eta_mins)
+        return cosine_restarts(lr, config.periods, config.restart_weights, config.eta_mins)
     raise InputError(
         f"config.optim.schedule is {config.schedule!r}; give one of 'constant', 'cosine', "
         "'paper', 'executed', 'cosine_epochs', 'cosine_restarts'"
@@ -150,7 +183,7 @@ def cosine_restarts(lr: float, periods, restart_weights, eta_mins) -> Callable:
         lr: the peak.
         periods: steps of each cycle. Its last step, t = T, still belongs to it.
         restart_weights: w of each cycle.
-        eta_mins: eta of each cycle.
+        eta_mins: eta of each cycle; None is the peak, whatever that is.
 
     Returns:
         step -> learning rate; after the last cycle its floor.
@@ -158,6 +191,7 @@ def cosine_restarts(lr: float, periods, restart_weights, eta_mins) -> Callable:
     Source: the schedule of MPRNet's, Restormer's and DRSformer's recipes.
     """
     ends = np.cumsum(periods)
+    eta_mins = [lr if eta is None else eta for eta in eta_mins]
     spans, weights, floors = (
         jnp.asarray(values, jnp.float32) for values in (periods, restart_weights, eta_mins)
     )
