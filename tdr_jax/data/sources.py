@@ -3,7 +3,7 @@
 A source has `len(source)` and `source[i]`, a dict with `name` and either `image`, a clean picture
 that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8 (H, W, 3); those of
 `DualPixel` may be uint16 and its degraded ones have six channels. The key `task`, where there is
-one, says what the example is for.
+one, says what the example is for. `source.names` lists every name at least once.
 """
 
 import importlib
@@ -83,6 +83,10 @@ class Folder:
         self.root, self.paths, self.task = Path(path), _listed(path), task
         self._decoded = _Decoded(cache_mb)
 
+    @property
+    def names(self):
+        return [path.relative_to(self.root).as_posix() for path in self.paths]
+
     def __len__(self):
         return len(self.paths)
 
@@ -112,6 +116,10 @@ class Pictures:
                 raise InputError(
                     f"picture {i} is {picture.dtype} {picture.shape}; give uint8 (H, W, 3)"
                 )
+
+    @property
+    def names(self):
+        return [str(i) for i in range(len(self.pictures))]
 
     def __len__(self):
         return len(self.pictures)
@@ -194,6 +202,10 @@ class Pairs:
         self.paths = match_pairs(degraded_dir, clean_dir)
         self._decoded = _Decoded(cache_mb)
 
+    @property
+    def names(self):
+        return [path.relative_to(self.root).as_posix() for path, _ in self.paths]
+
     def __len__(self):
         return len(self.paths)
 
@@ -233,6 +245,10 @@ class DualPixel:
         self.right = right
         self._decoded = _Decoded(cache_mb, deep=True)
 
+    @property
+    def names(self):
+        return [path.relative_to(self.root).as_posix() for path, _ in self.paths]
+
     def __len__(self):
         return len(self.paths)
 
@@ -267,6 +283,10 @@ class Concat:
     def __init__(self, *parts):
         self.sources = [source for source, _ in parts]
         self.ends = np.cumsum([len(source) * repeats for source, repeats in parts])
+
+    @property
+    def names(self):
+        return [name for source in self.sources for name in source.names]
 
     def __len__(self):
         return int(self.ends[-1])
