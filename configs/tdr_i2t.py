@@ -48,8 +48,8 @@ def get_config(argument: str = ""):
     config.data.weights = (1.0,) * len(config.data.tasks)
     if given["size"] == "tiny":
         config.data.weights = (2.0, 1.0, 1.0, 1.0, 1.0)
-        config.data.distinct = 2000
-        config.data.stages = ((given["steps"] or 500, 128, given["batch"] or 16),)
+        config.data.distinct = 4000
+        config.data.stages = ((given["steps"] or 1000, 128, given["batch"] or 16),)
         config.optim.lr = 1e-3
     return config
 

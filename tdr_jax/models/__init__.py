@@ -186,6 +186,8 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sfnet": ("sfnet", "SFNet", {}),
     "drsformer": ("drsformer", "DRSformer", {}),
     "drsformer-200l": ("drsformer", "DRSformer", dict(mefc=False)),  # Rain200L and SPA-Data
+    # Around any of the above: build("guided", backbone="restormer", and its backbone's own fields).
+    "guided": ("guided", "Guided", {}),
     "bert": ("bert", "Bert", {}),
     # Towers and diffusion networks; without a size in the name, the defaults of their configs.
     "clip-text": ("clip", "ClipText", {}),
@@ -321,9 +323,13 @@ class Network:
         config = dataclasses.replace(self.config, **fields)
         return Network(self.name, config, self._module)
 
+    def module(self) -> nnx.Module:
+        """Makes the module itself, for another network that holds it."""
+        return self._module(self.config)
+
     @functools.cached_property
     def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
-        model = nnx.eval_shape(lambda: self._module(self.config))
+        model = nnx.eval_shape(self.module)
         graphdef, state = nnx.split(model, nnx.Param)
         return graphdef, dict(nnx.to_flat_state(state))
 
@@ -419,11 +425,16 @@ def build(name: str, **overrides) -> Network:
     file, class_name, defaults = _REGISTRY[name]
     module = importlib.import_module(f"tdr_jax.models.{file}")
     fields = [field.name for field in dataclasses.fields(config)]
-    unknown = sorted(set(overrides) - set(fields))
-    if unknown:
+    values = {key: _tuples(value) for key, value in (defaults | overrides).items()}
+    unknown = sorted(set(values) - set(fields))
+    if "overrides" in fields:  # of a network around another one, whose fields these must be
+        inner = dict(values.pop("overrides", ())) | {key: values.pop(key) for key in unknown}
+        values["overrides"] = tuple(sorted(inner.items()))
+    elif unknown:
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has: {', '.join(fields)}")
-    values = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in (defaults | overrides).items()
-    }
     return Network(name, config(**values), getattr(module, class_name))
+
+
+def _tuples(value):
+    """Lists as tuples, to the innermost: what comes from JSON must be hashable."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

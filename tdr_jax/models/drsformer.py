@@ -7,6 +7,7 @@ out: the network published for Rain200L and SPA-Data.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -312,25 +313,27 @@ class DRSformer(nnx.Module):
         self.refinement = Compensator(2 * dim, config) if config.mefc else None
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
         """Restores a batch of pictures.
 
         Args:
           images: (B, H, W, inp_channels) in [0, 1], of any size.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not; the first
+            level's experts have run by then.
 
         Returns:
           float32 (B, H, W, out_channels), not clipped.
         """
-        config = self.config
+        config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape
         padded = layers.pad_to_multiple(images, config.multiple)
         level1 = self.patch_embed(padded.astype(config.dtype))
         if self.encoder_level0 is not None:
             level1 = self.encoder_level0(level1)
-        level1 = self.encoder_level1(level1)
-        level2 = self.encoder_level2(self.down1_2(level1))
-        level3 = self.encoder_level3(self.down2_3(level2))
-        x = self.latent(self.down3_4(level3))
+        level1 = self.encoder_level1(fuse(0, level1))
+        level2 = self.encoder_level2(fuse(1, self.down1_2(level1)))
+        level3 = self.encoder_level3(fuse(2, self.down2_3(level2)))
+        x = self.latent(fuse(3, self.down3_4(level3)))
 
         x = jnp.concatenate([self.up4_3(x), level3], -1)
         x = self.decoder_level3(self.reduce_chan_level3(x))

@@ -298,6 +298,20 @@ def pad_to_multiple(images: jax.Array, multiple: int, mode: str = "reflect") -> 
     return jnp.pad(images, margins, mode=mode) if any(map(any, margins)) else images
 
 
+def keep(level: int, x: jax.Array, *context: jax.Array) -> jax.Array:
+    """Leaves features as they are: what `fuse` of the restoration networks is by default.
+
+    Args:
+      level: of the encoder, 0 at full resolution; the last is the bottleneck's.
+      x: (B, H, W, C) as they enter that level.
+      *context: what the network's blocks read beside features.
+
+    Returns:
+      x; another `fuse` returns features of its shape and dtype.
+    """
+    return x
+
+
 class Downsample(nnx.Module):
     """Halves the resolution and doubles the channels: conv 3x3 to C/2, then pixel unshuffle."""
 

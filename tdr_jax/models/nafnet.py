@@ -8,6 +8,7 @@ the training.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -144,25 +145,27 @@ class NAFNet(nnx.Module):
         self.decoders = nnx.List(map(stage, reversed(levels), config.dec_blk_nums))
         self.ending = layers.Conv(width, config.img_channel, bias=True)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
         """Restores a batch of pictures.
 
         Args:
           images: (B, H, W, img_channel) in [0, 1], any size: zeros fill the lower and right edge up
             to multiples of `config.multiple`, as in the reference, and are cut off at the end.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
           float32 (B, H, W, img_channel), not clipped.
         """
+        fuse = fuse or layers.keep
         _, height, width, _ = images.shape
         padded = layers.pad_to_multiple(images, self.config.multiple, "constant")
         x = self.intro(padded.astype(self.config.dtype))
         skips = []
-        for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = encoder(x)
+        for level, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):
+            x = encoder(fuse(level, x))
             skips.append(x)
             x = down(x)
-        x = self.middle_blks(x)
+        x = self.middle_blks(fuse(len(skips), x))
         for up, decoder, skip in zip(self.ups, self.decoders, reversed(skips), strict=True):
             x = decoder(layers.pixel_shuffle(up(x), 2) + skip)
         residual = self.ending(x).astype(jnp.float32)

@@ -7,6 +7,7 @@ dead ones are listed in `convert.tables`.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -148,24 +149,25 @@ class PromptIR(nnx.Module):
         self.refinement = stage(2 * dim, heads[0], config.num_refinement_blocks)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
         """Restores a batch of pictures.
 
         Args:
           images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
             to multiples of `config.multiple`.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
           float32 (B, H, W, out_channels), not clipped.
         """
-        config = self.config
+        config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape
         x = layers.pad_to_multiple(images, config.multiple).astype(config.dtype)
 
-        level1 = self.encoder_level1(self.patch_embed(x))
-        level2 = self.encoder_level2(self.down1_2(level1))
-        level3 = self.encoder_level3(self.down2_3(level2))
-        x = self.latent(self.down3_4(level3))
+        level1 = self.encoder_level1(fuse(0, self.patch_embed(x)))
+        level2 = self.encoder_level2(fuse(1, self.down1_2(level1)))
+        level3 = self.encoder_level3(fuse(2, self.down2_3(level2)))
+        x = self.latent(fuse(3, self.down3_4(level3)))
 
         x = self._read_prompt(x, self.prompt3, self.noise_level3, self.reduce_noise_level3)
         x = jnp.concatenate([self.up4_3(x), level3], -1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -73,25 +74,26 @@ class Restormer(nnx.Module):
             self.skip_conv = layers.Linear(dim, 2 * dim, bias=config.bias)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
         """Restores a batch of pictures.
 
         Args:
           images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
             to multiples of `config.multiple`, as the reference's test scripts do.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
           float32 (B, H, W, out_channels), not clipped.
         """
-        config = self.config
+        config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape
         x = layers.pad_to_multiple(images, config.multiple).astype(config.dtype)
 
-        embedded = self.patch_embed(x)
+        embedded = fuse(0, self.patch_embed(x))
         level1 = self.encoder_level1(embedded)
-        level2 = self.encoder_level2(self.down1_2(level1))
-        level3 = self.encoder_level3(self.down2_3(level2))
-        x = self.latent(self.down3_4(level3))
+        level2 = self.encoder_level2(fuse(1, self.down1_2(level1)))
+        level3 = self.encoder_level3(fuse(2, self.down2_3(level2)))
+        x = self.latent(fuse(3, self.down3_4(level3)))
 
         x = jnp.concatenate([self.up4_3(x), level3], -1)
         x = self.decoder_level3(self.reduce_chan_level3(x))

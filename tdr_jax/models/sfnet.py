@@ -7,6 +7,7 @@ the last block of each level also splits them by filters that it predicts from t
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -422,24 +423,29 @@ class SFNet(nnx.Module):
         self.FAM1, self.SCM1 = Merge(4 * width), Shallow(4 * width)
         self.FAM2, self.SCM2 = Merge(2 * width), Shallow(2 * width)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
         """Restores a batch of pictures with the running statistics.
 
         Args:
           images: (B, H, W, 3) in [0, 1], of any size: padded by reflection inside.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not; smaller
+            copies of the input join the features after it.
 
         Returns:
           float32 (B, H, W, 3), not clipped.
         """
         padded = layers.pad_to_multiple(images, self.config.multiple)
-        outputs, _ = self._scales(padded, training=False)
+        outputs, _ = self._scales(padded, fuse, training=False)
         return outputs[0][:, : images.shape[1], : images.shape[2]]
 
-    def training(self, images: jax.Array) -> tuple[tuple[jax.Array, ...], Running]:
+    def training(
+        self, images: jax.Array, *, fuse: Callable | None = None
+    ) -> tuple[tuple[jax.Array, ...], Running]:
         """Restores a batch at three scales with the statistics of the batch.
 
         Args:
           images: (B, H, W, 3) in [0, 1]; H and W multiples of `config.multiple`, B at least 2.
+          fuse: as of the call.
 
         Returns:
           The pictures, float32 (B, H, W, 3), (B, H/2, W/2, 3) and (B, H/4, W/4, 3), and the new
@@ -455,10 +461,10 @@ class SFNet(nnx.Module):
                 f"images are {height}x{width}; training needs heights and widths that are "
                 f"multiples of {multiple}: choose the crop size so"
             )
-        return self._scales(images, training=True)
+        return self._scales(images, fuse, training=True)
 
-    def _scales(self, images, *, training: bool):
-        running = {}
+    def _scales(self, images, fuse, *, training: bool):
+        fuse, running = fuse or layers.keep, {}
 
         def level(name: str, index: int, x):
             y, new = getattr(self, name)[index](x, training)
@@ -467,10 +473,10 @@ class SFNet(nnx.Module):
 
         full = images.astype(self.config.dtype)
         half, quarter = full[:, ::2, ::2], full[:, ::4, ::4]  # nearest neighbours, as torch's
-        level1 = level("Encoder", 0, self.feat_extract[0](full))
-        x = self.FAM2(self.feat_extract[1](level1), self.SCM2(half))
+        level1 = level("Encoder", 0, fuse(0, self.feat_extract[0](full)))
+        x = self.FAM2(fuse(1, self.feat_extract[1](level1)), self.SCM2(half))
         level2 = level("Encoder", 1, x)
-        x = self.FAM1(self.feat_extract[2](level2), self.SCM1(quarter))
+        x = self.FAM1(fuse(2, self.feat_extract[2](level2)), self.SCM1(quarter))
         x = level("Decoder", 0, level("Encoder", 2, x))
         residuals = [self.ConvsOut[0](x)]
         x = self.Convs[0](jnp.concatenate([self.feat_extract[3](x), level2], -1))

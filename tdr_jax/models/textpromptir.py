@@ -8,6 +8,7 @@ part in the forward pass exist here; the reference's dead ones are listed in `co
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -133,28 +134,32 @@ class TextPromptIR(nnx.Module):
         self.refinement = stage(2 * dim, heads[0], config.num_refinement_blocks)
         self.output = layers.Conv(2 * dim, config.out_channels * shuffled, bias=config.bias)
 
-    def __call__(self, images: jax.Array, sentence_vectors: jax.Array) -> jax.Array:
+    def __call__(
+        self, images: jax.Array, sentence_vectors: jax.Array, *, fuse: Callable | None = None
+    ) -> jax.Array:
         """Restores a batch of pictures.
 
         Args:
           images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
             to multiples of `config.multiple`.
           sentence_vectors: (B, text_dim), one sentence a picture.
+          fuse: changes what enters a level of the encoder, as `layers.keep` does not; it is also
+            given what the blocks read of the sentence.
 
         Returns:
           float32 (B, H, W, out_channels), not clipped.
         """
-        config = self.config
+        config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape
         text = nnx.leaky_relu(self.linear1(sentence_vectors.astype(jnp.float32)), 0.2)
         text = nnx.leaky_relu(self.linear2(text), 0.2)
 
         x = layers.pad_to_multiple(images, config.multiple).astype(config.dtype)
         x = layers.pixel_unshuffle(x, config.input_shuffle)
-        level1 = self.encoder_level1(self.patch_embed(x), text)
-        level2 = self.encoder_level2(self.down1_2(level1), text)
-        level3 = self.encoder_level3(self.down2_3(level2), text)
-        x = self.latent(self.down3_4(level3), text)
+        level1 = self.encoder_level1(fuse(0, self.patch_embed(x), text), text)
+        level2 = self.encoder_level2(fuse(1, self.down1_2(level1), text), text)
+        level3 = self.encoder_level3(fuse(2, self.down2_3(level2), text), text)
+        x = self.latent(fuse(3, self.down3_4(level3), text), text)
 
         x = jnp.concatenate([self.up4_3(x), level3], -1)
         x = self.decoder_level3(self.reduce_chan_level3(x), text)

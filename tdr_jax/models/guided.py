@@ -1,0 +1,370 @@
+"""Guided restoration: a network sees a second, clean picture of something like its input.
+
+TDR's third stage (arXiv 2312.17334). One encoder reads both pictures; `matching` finds each place
+of the degraded one in the guidance; the guidance's features, brought over, join those of the
+backbone where they enter each level of its encoder. The blocks that join them start as identities,
+so that a guided network begins as exactly its backbone.
+"""
+
+import dataclasses
+import functools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tdr_jax import models
+from tdr_jax.errors import InputError
+from tdr_jax.models import drsformer, layers, matching, nafnet, restormer, sfnet, textpromptir
+
+# By the class of the backbone: its field with the width of the first level, and what makes the
+# body of a block that joins features, of `channels` at a level.
+_TRANSFORMERS = {
+    "Restormer": restormer.blocks.TransformerBlock,
+    "PromptIR": restormer.blocks.TransformerBlock,
+    "DRSformer": drsformer.TransformerBlock,
+    "TextPromptIR": textpromptir.TransformerBlock,
+}
+_WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(_TRANSFORMERS, "dim")
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidedConfig:
+    """A backbone and what guides it, under the reference's names where it has them.
+
+    Args:
+      backbone: one of `models.names()`, of a network that restores pictures.
+      overrides: names and values of the backbone's config; `models.build` puts those of its
+        arguments here that are not fields of this class.
+      nf: width of the reference encoder's first level; 0 is the backbone's, as published.
+      n_blks: residual blocks of the reference encoder, level by level; () is four each.
+      reffusion_n_blocks: blocks that join the features, level by level; () is two each, and one
+        at NAFNet's bottleneck.
+      lr_block_size: side of a block that is looked for as a whole, on the deepest level.
+      ref_down_block_size: of the window it is looked for in; see `matching.match`.
+      dtype: of the computation, also the backbone's; so are the following.
+      remat: recompute each block in the backward pass.
+      scan_unroll: blocks per scan iteration.
+
+    Raises:
+      InputError: the backbone restores no pictures, or the counts are not one a level.
+    """
+
+    backbone: str = "nafnet"
+    overrides: tuple[tuple[str, Any], ...] = ()
+    nf: int = 0
+    n_blks: tuple[int, ...] = ()
+    reffusion_n_blocks: tuple[int, ...] = ()
+    lr_block_size: int = 8
+    ref_down_block_size: float = 1.5
+    dtype: str = "float32"
+    remat: bool = False
+    scan_unroll: int = 1
+    guided: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.base.kind not in _WIDTHS:
+            raise InputError(
+                f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
+                f"{', '.join(_WIDTHS)}"
+            )
+        for field in ("n_blks", "reffusion_n_blocks"):
+            counts = getattr(self, field)
+            if counts and (len(counts) != self.levels or min(counts) < 1):
+                raise InputError(
+                    f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
+                    f"{self.levels} numbers from 1 on, or () for the published ones"
+                )
+
+    @functools.cached_property
+    def base(self) -> models.Network:
+        """The backbone, as a network of its own."""
+        shared = dict(dtype=self.dtype, remat=self.remat, scan_unroll=self.scan_unroll)
+        return models.build(self.backbone, **dict(self.overrides) | shared)
+
+    @property
+    def levels(self) -> int:
+        """Levels of the backbone's encoder, the bottleneck included."""
+        if self.base.kind == "NAFNet":
+            return len(self.base.config.enc_blk_nums) + 1
+        return 3 if self.base.kind == "SFNet" else 4
+
+    @property
+    def width(self) -> int:
+        """Features of the backbone's first level."""
+        return getattr(self.base.config, _WIDTHS[self.base.kind])
+
+    @property
+    def shuffle(self) -> int:
+        """Side of the squares of pixels that the backbone's first features stand for."""
+        return getattr(self.base.config, "input_shuffle", 1)
+
+    @property
+    def encoder_depths(self) -> tuple[int, ...]:
+        """Residual blocks of the reference encoder, level by level."""
+        return self.n_blks or (4,) * self.levels
+
+    @property
+    def fusion_depths(self) -> tuple[int, ...]:
+        """Blocks that join the features, level by level."""
+        last = 1 if self.base.kind == "NAFNet" else 2
+        return self.reffusion_n_blocks or (2,) * (self.levels - 1) + (last,)
+
+    @property
+    def multiple(self) -> int:
+        """Heights and widths that the backbone works on are multiples of this."""
+        return self.base.config.multiple
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of the degraded picture and of the restored one; guidance has three."""
+        return self.base.config.channels
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the sentence vectors; there is no such attribute where there are none."""
+        return self.base.config.text_dim
+
+
+class ResidualBlock(nnx.Module):
+    """x + conv2(relu(conv1(x)))."""
+
+    def __init__(self, channels: int):
+        self.conv1 = layers.Conv(channels, channels, bias=True)
+        self.conv2 = layers.Conv(channels, channels, bias=True)
+
+    def __call__(self, x):
+        return x + self.conv2(nnx.relu(self.conv1(x)))
+
+
+class Encoder(nnx.Module):
+    """Features of a picture at every level: each half the size and twice the width of the last.
+
+    Source: MASA-SR's encoder (arXiv 2106.02299), with widths that double, as TDR's.
+    """
+
+    def __init__(self, config: GuidedConfig, nf: int):
+        channels = 3 * config.shuffle**2
+        for level, depth in enumerate(config.encoder_depths):
+            width, stride = nf * 2**level, 2 if level else 1
+            conv = layers.Conv(channels, width, stride=stride, bias=True)
+            make_block = functools.partial(ResidualBlock, width)
+            options = dict(remat=config.remat, unroll=config.scan_unroll)
+            setattr(self, f"conv_L{level + 1}", conv)
+            setattr(self, f"blk_L{level + 1}", layers.Stage(make_block, depth, **options))
+            channels = width
+        self.levels = config.levels
+
+    def __call__(self, x) -> list[jax.Array]:
+        """Maps a picture (B, H, W, C) to its features, the largest first."""
+        features = []
+        for level in range(1, self.levels + 1):
+            conv, blocks = getattr(self, f"conv_L{level}"), getattr(self, f"blk_L{level}")
+            x = blocks(nnx.relu(conv(x)))
+            features.append(x)
+        return features
+
+
+class Residual(nnx.Module):
+    """x + alpha f(x) with one alpha that starts at zero, so that nothing changes at first."""
+
+    def __init__(self, make_body):
+        self.body = make_body()
+        self.alpha = layers.param((1,))
+
+    def __call__(self, x, *context):
+        return x + self.alpha[...].astype(x.dtype) * self.body(x, *context)
+
+
+class FrequencyFusion(nnx.Module):
+    """The same around a level of SFNet, whose last block keeps running statistics."""
+
+    def __init__(self, channels: int, config: sfnet.SFNetConfig):
+        self.body = sfnet.Level(channels, config)
+        self.alpha = layers.param((1,))
+
+    def __call__(self, x, training: bool) -> tuple[jax.Array, sfnet.Running]:
+        y, running = self.body(x, training)
+        return x + self.alpha[...].astype(x.dtype) * y, sfnet.prefixed("body", running)
+
+
+def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
+    """What joins features at a level: blocks of the backbone's own kind, `channels` wide."""
+    base, depth = config.base.config, config.fusion_depths[level]
+    kind = config.base.kind
+    if kind == "SFNet":
+        return FrequencyFusion(channels, dataclasses.replace(base, num_res=depth))
+    if kind == "NAFNet":  # beta and gamma, which start at zero, are this block's alpha
+        make_block = functools.partial(nafnet.NAFBlock, channels, base.window(level))
+    else:
+        body = functools.partial(_TRANSFORMERS[kind], channels, base.heads[level], base)
+        make_block = functools.partial(Residual, body)
+    return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+
+
+class Fusion(nnx.Module):
+    """Joins the guidance's features to the backbone's, at each level with blocks of its own."""
+
+    def __init__(self, config: GuidedConfig, nf: int):
+        self.names = [f"enc_level{level + 1}" for level in range(config.levels)]
+        if config.base.kind == "NAFNet":
+            self.names[-1] = "middle"
+        for level, name in enumerate(self.names):
+            setattr(self, name, _fusion(config, level, (config.width + nf) * 2**level))
+        self.keeps_statistics = config.base.kind == "SFNet"
+
+    def __call__(self, level: int, x, guidance, *context, training: bool):
+        """Joins the features of one level.
+
+        Args:
+          level: of the encoder.
+          x: (B, H, W, C), the backbone's.
+          guidance: (B, H', W', D), at least as large; what is over is cut off.
+          *context: what the backbone's blocks read beside features.
+          training: whether running statistics follow the batch.
+
+        Returns:
+          what x becomes, and the new running statistics by name.
+        """
+        _, height, width, channels = x.shape
+        joined = jnp.concatenate([x, guidance[:, :height, :width].astype(x.dtype)], -1)
+        blocks, running = getattr(self, self.names[level]), {}
+        if self.keeps_statistics:
+            joined, running = blocks(joined, training)
+        else:
+            joined = blocks(joined, *context)
+        return joined[..., :channels], sfnet.prefixed(self.names[level], running)
+
+
+class Guided(nnx.Module):
+    """Restores a picture with the help of another one."""
+
+    def __init__(self, config: GuidedConfig):
+        self.config = config
+        nf = config.nf or config.width
+        self.base = config.base.module()
+        self.masa_enc = Encoder(config, nf)
+        self.masa_blk = Fusion(config, nf)
+
+    def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
+        """Restores a batch of pictures.
+
+        Args:
+          degraded: (B, H, W, C) in [0, 1], of any size.
+          guidance: (B, h, w, 3) in [0, 1], of any other size.
+          *sentence: (B, text_dim), for a backbone that reads one.
+
+        Returns:
+          float32 (B, H, W, C_out), not clipped.
+
+        Raises:
+          InputError: the pictures do not go together or with the network.
+        """
+        fuse, _ = self._guide(degraded, guidance, training=False)
+        return self.base(degraded, *sentence, fuse=fuse)
+
+    def training(self, degraded: jax.Array, guidance: jax.Array, *sentence):
+        """Restores a batch with the statistics of the batch.
+
+        Args:
+          degraded, guidance, *sentence: as of the call; for SFNet the sides of `degraded` are
+            multiples of `config.multiple`, and B is at least 2.
+
+        Returns:
+          the pictures, full size first, as the backbone's own `training` gives them or one alone,
+          and the new running statistics by their dotted names.
+
+        Raises:
+          InputError: as of the call.
+        """
+        fuse, fused = self._guide(degraded, guidance, training=True)
+        if not hasattr(self.base, "training"):
+            return (self.base(degraded, *sentence, fuse=fuse),), {}
+        outputs, running = self.base.training(degraded, *sentence, fuse=fuse)
+        return outputs, sfnet.prefixed("base", running) | sfnet.prefixed("masa_blk", fused)
+
+    def confidence(self, degraded: jax.Array, guidance: jax.Array) -> jax.Array:
+        """Tells how alike what was found in the guidance is to each place of the picture.
+
+        Args:
+          degraded, guidance: as of the call.
+
+        Returns:
+          float32 (B, H, W), cosines.
+        """
+        batch, height, width, _ = degraded.shape
+        match, _ = self._match(degraded, guidance)
+        _, rows, columns = match.confidence.shape
+        stride = self._stride()
+        whole = (batch, rows * stride, columns * stride)
+        return jax.image.resize(match.confidence, whole, "bilinear")[:, :height, :width]
+
+    def _stride(self) -> int:
+        """Pixels a position of the deepest level."""
+        return self.config.shuffle * 2 ** (self.config.levels - 1)
+
+    def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
+        """Where each place is found in the guidance, and the guidance's features."""
+        self._check(degraded, guidance)
+        if degraded.shape[-1] == 6:
+            degraded = degraded[..., :3]  # of two views the left, which is the one restored
+        if degraded.shape[-1] == 1:
+            degraded = jnp.repeat(degraded, 3, -1)
+        features = self._features(guidance)
+        options = dict(block=self.config.lr_block_size, ratio=self.config.ref_down_block_size)
+        return matching.match(self._features(degraded)[-1], features[-1], **options), features
+
+    def _features(self, images) -> list[jax.Array]:
+        multiple = self._stride() * self.config.lr_block_size
+        images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
+        return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
+
+    def _guide(self, degraded, guidance, *, training: bool):
+        """The backbone's `fuse`, and the statistics it will have written when that has run."""
+        match, features = self._match(degraded, guidance)
+        running = {}
+
+        def fuse(level: int, x, *context):
+            warped = matching.transfer(features[level], match, block=self.config.lr_block_size)
+            x, new = self.masa_blk(level, x, warped, *context, training=training)
+            running.update(new)
+            return x
+
+        return fuse, running
+
+    def _check(self, degraded, guidance) -> None:
+        channels = self.config.channels[0]
+        if degraded.ndim != 4 or degraded.shape[-1] != channels:
+            raise InputError(
+                f"degraded is {degraded.shape}; {self.config.backbone} restores pictures "
+                f"(B, H, W, {channels})"
+            )
+        if guidance.ndim != 4 or guidance.shape[-1] != 3 or len(guidance) != len(degraded):
+            raise InputError(
+                f"guidance is {guidance.shape}; for {len(degraded)} degraded pictures it must be "
+                f"({len(degraded)}, h, w, 3)"
+            )
+
+
+def with_base(params: models.Params, base_params: models.Params) -> models.Params:
+    """Puts a trained backbone into a guided network.
+
+    Args:
+      params: of the guided network.
+      base_params: of its backbone, under that network's own names.
+
+    Returns:
+      a dict with the parameters of both.
+
+    Raises:
+      InputError: the names or shapes are not those of the guided network's backbone.
+    """
+    prefix = "base."
+    given = {prefix + name: value for name, value in base_params.items()}
+    expected = {name: value for name, value in params.items() if name.startswith(prefix)}
+    try:
+        models.check(given, expected, "the backbone of the guided network")
+    except ValueError as error:
+        raise InputError(error) from error
+    return params | given
