@@ -2,6 +2,7 @@
 
 import json
 import types
+import weakref
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from skimage import data
 
 from tdr_jax import cli, images, models, weights
+from tdr_jax.commands import guide
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import Panels, Restoration, Setting, evaluate, protocols
 from tdr_jax.infer import Restorer
@@ -315,13 +317,24 @@ def stack(tmp_path_factory):
     return folder
 
 
-def test_auto_draws_what_the_guide_command_draws_and_restores_with_it(tdr, stack, folder):
+def test_auto_draws_what_the_guide_command_draws_and_restores_with_it(
+    tdr, stack, folder, monkeypatch
+):
+    load, guides = guide._load, []
+
+    def noted(args):
+        loaded = load(args)
+        guides.append(weakref.ref(loaded[0]))
+        return loaded
+
+    monkeypatch.setattr(guide, "_load", noted)
     (folder / "in" / "bad.png").write_bytes(b"no picture at all\n" * 20)
     drawn, out = folder / "drawn", folder / "out"
     words = (folder / "in", "-o", out, "--guidance", "auto", "--guidance-model", stack, "--fast")
     before = files(folder)
     status, lines = tdr(*words)
     assert status == 1 and lines[-1] == "restored 3 of 4; 1 failed"
+    assert [alive() for alive in guides] == [None]  # its memory is free again
     said = f"drawing guidance from the words of 4 degraded pictures: {stack}, 20 steps of DPM"
     assert any(line.startswith(said) and "seed 42, not kept" in line for line in lines)
     assert sum("in/bad.png: " in line for line in lines) == 1
@@ -330,8 +343,8 @@ def test_auto_draws_what_the_guide_command_draws_and_restores_with_it(tdr, stack
     assert files(folder) == sorted([*before, *(f"out/{name}" for name in results)])
 
     assert tdr(*words, "--keep-guidance", drawn)[0] == 1
-    guide = ["guide", folder / "in", "-o", folder / "theirs", "--model", stack, "--fast"]
-    assert cli.main(list(map(str, guide))) == 1
+    command = ["guide", folder / "in", "-o", folder / "theirs", "--model", stack, "--fast"]
+    assert cli.main(list(map(str, command))) == 1
     assert files(drawn) == files(folder / "theirs") != []
     for name in files(drawn):
         assert (drawn / name).read_bytes() == (folder / "theirs" / name).read_bytes()

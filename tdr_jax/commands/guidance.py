@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -111,13 +112,15 @@ def draw(args, todo: list[jobs.Job], folder: str) -> dict[Path, str]:
         file=sys.stderr,
         flush=True,
     )
-    return guide.draw_for(
+    failed = guide.draw_for(
         [jobs.Job(job.source, job.guidance, None, job.name) for job in todo],
         folder,
         remedy="choose another --keep-guidance",
         chatty=args.keep_guidance is not None,
         **settings,
     )
+    gc.collect()  # the guide's programs refer to it; the restoration may need its memory
+    return failed
 
 
 @functools.lru_cache(maxsize=1)  # one picture may guide all

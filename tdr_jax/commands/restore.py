@@ -126,6 +126,7 @@ def run(args) -> int:
 
 
 def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: str | None) -> int:
+    """Restore what was planned, with guidance that is drawn in the folder if there is one."""
     from tdr_jax import runtime
 
     if folder is not None:
@@ -253,13 +254,13 @@ def _panel(pictures: list[np.ndarray], captions: list[str]) -> np.ndarray:
     height, width = (max(round(side * scale), 1) for side in (height, width))
     shown = []
     for pixels in pictures:
-        if pixels.ndim == 2:
-            pixels = report.heat(pixels)
-        elif pixels.dtype != np.uint8:
+        if pixels.dtype != np.uint8:
             pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
         picture = Image.fromarray(pixels)
         if picture.size != (width, height):
             picture = ImageOps.contain(picture, (width, height))
+        if picture.mode == "L":
+            picture = Image.fromarray(report.heat(np.asarray(picture) / 255))
         # Room for a caption over tiny pictures.
         size = (max(width, 160), height)
         sheet = Image.new("RGB", size, "white")
