@@ -201,8 +201,8 @@ def test_one_picture_guides_all_and_a_folder_each(tdr, restorer, folder):
     assert files(folder / "one") == files(folder / "each") == names
     pairs = {"cat.png": "cat.jpg", "deeper/cat.png": "deeper/cat.png"}
     for out, guides in {"one": dict.fromkeys(pairs, "deeper/cat.png"), "each": pairs}.items():
-        for name, helper in guides.items():
-            guidance = images.read_rgb(folder / "good" / helper)
+        for name, match in guides.items():
+            guidance = images.read_rgb(folder / "good" / match)
             restored = restorer(images.read_rgb(folder / "in" / name), guidance=guidance)
             found = images.read_rgb(folder / out / name)
             assert np.abs(found.astype(int) - restored).max() <= 1
