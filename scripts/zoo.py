@@ -24,6 +24,8 @@ def main():
         network = models.build(name, scan_unroll=FULL)
         params = network.abstract_params()
         inputs = [jax.ShapeDtypeStruct((1, SIDE, SIDE, network.config.channels[0]), "float32")]
+        if hasattr(network.config, "guided"):
+            inputs.append(jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), "float32"))
         if hasattr(network.config, "text_dim"):
             inputs.append(jax.ShapeDtypeStruct((1, network.config.text_dim), "float32"))
         operations = jax.jit(network.apply).lower(params, *inputs).cost_analysis()["flops"]

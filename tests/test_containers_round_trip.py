@@ -253,7 +253,7 @@ def test_checkpoints_without_a_state_dict_say_what_they_hold(tmp_path):
 
 def test_tensors_of_no_known_network_get_the_nearest_and_what_is_missing():
     other = {"conv.weight": torch.zeros(3), "conv.bias": torch.zeros(3)}
-    with pytest.raises(InputError, match="no network known here; these are: textpromptir, prompt"):
+    with pytest.raises(InputError, match="no network known here; these are: guided, textpromptir"):
         recognise.recognise(other)
     other["patch_embed.proj.weight"] = torch.zeros(8, 3, 3, 3)
     other["down1_2.body.0.weight"] = torch.zeros(4, 8, 3, 3)
@@ -267,7 +267,7 @@ def test_a_missing_tensor_that_would_tell_sizes_is_named(key):
     state = convert.to_torch(name, checkpoints.build(key)[1], **overrides)
     first = {"nafnet": "intro.weight", "sfnet": "feat_extract.0.main.0.weight"}
     first |= dict.fromkeys(("image-to-text", "textual-restoration"), "mapping_0.0.weight")
-    gone = first.get(name, "patch_embed.proj.weight")
+    gone = first.get(overrides.get("backbone", name), "patch_embed.proj.weight")
     del state[gone]
     with pytest.raises(InputError, match=f"look like {name}'s, but {gone} is missing"):
         recognise.recognise(state)

@@ -138,6 +138,8 @@ def test_every_named_network_can_be_built_and_traced(name):
         side = sides.get(network.kind) or 4 * config.multiple
         channels = config.channels[0] if hasattr(config, "channels") else 3
         inputs = [jax.ShapeDtypeStruct((2, side, side, channels), "float32")]
+        if hasattr(config, "guided"):
+            inputs.append(jax.ShapeDtypeStruct((2, 48, 40, 3), "float32"))
         if hasattr(config, "text_dim"):
             inputs.append(jax.ShapeDtypeStruct((2, config.text_dim), "float32"))
     out = jax.eval_shape(network.apply, params, *inputs)

@@ -148,13 +148,14 @@ def entries(network: models.Network) -> list[tables.Entry]:
 
 
 def _table_and_entries(network: models.Network) -> tuple[tables.Table, list[tables.Entry]]:
-    kind = network.kind
-    if kind not in tables.TABLES:
+    table = tables.of(network)
+    if table is None:
+        guided = network.kind == "Guided"
+        name = f"guided {network.config.backbone}" if guided else network.name
         raise InputError(
-            f"{network.name} cannot be exchanged with PyTorch; these can: "
-            f"{', '.join(tables.TABLES)}"
+            f"{name} cannot be exchanged with PyTorch; these can: "
+            f"{', '.join(tables.GUIDED if guided else tables.TABLES)}"
         )
-    table = tables.TABLES[kind]
     shapes = {name: spec.shape for name, spec in network.abstract_params().items()}
     return table, tables.entries(table, shapes)
 

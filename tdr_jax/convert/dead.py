@@ -26,6 +26,8 @@ def shapes(network: models.Network) -> dict[str, tuple[int, ...]]:
     Raises:
       InputError: the reference fixes sizes that this network does not have.
     """
+    if network.kind == "Guided":  # nothing but the backbone has any
+        network = network.config.base
     make = {"PromptIR": _promptir, "TextPromptIR": _textpromptir, "SFNet": _sfnet}
     return dict(make[network.kind](network.config)) if network.kind in make else {}
 

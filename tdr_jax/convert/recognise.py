@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from tdr_jax import models
+from tdr_jax.convert import tables
 from tdr_jax.errors import InputError
 
 # Keys that TDR's mapper copied from a UNet; their names are all that is left of its modules'.
@@ -28,6 +29,17 @@ class Shapes:
     def __init__(self, tensors: dict, name: str):
         self._shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
         self.name = name
+
+    def without(self, prefix: str) -> "Shapes":
+        """Those whose names begin otherwise."""
+        rest = Shapes({}, self.name)
+        kept = ((key, shape) for key, shape in self._shapes.items() if not key.startswith(prefix))
+        rest._shapes = dict(kept)
+        return rest
+
+    def sign(self) -> "Sign | None":
+        """The first of SIGNS that the names bear."""
+        return next((s for s in SIGNS if any(re.search(s.pattern, k) for k in self._shapes)), None)
 
     def __contains__(self, key: str) -> bool:
         return key in self._shapes
@@ -198,6 +210,26 @@ def _textual_restoration(shapes: Shapes) -> dict:
     return dict(**_words(shapes), tasks=shapes(embedding, 0) if embedding in shapes else 0)
 
 
+def _guided(shapes: Shapes) -> dict:
+    base = shapes.without("masa_")
+    sign = base.sign()
+    if sign is None or models.build(sign.name).kind not in tables.GUIDED:
+        found = "no backbone known here" if sign is None else sign.name
+        raise InputError(f"the tensors are a guided network's, but around {found}")
+    places = [f"masa_blk_enc_level{level}" for level in (1, 2, 3, 4)]
+    if sign.name == "nafnet":
+        places = [f"masa_blk_enc.{level}" for level in range(base.count("downs"))]
+        places.append("masa_blk_middle.0")
+    fields = sign.fields(base)
+    default = models.build(sign.name).config
+    return {key: value for key, value in fields.items() if getattr(default, key) != value} | dict(
+        backbone=sign.name,
+        nf=shapes("masa_enc.conv_L1.weight", 0),
+        n_blks=tuple(shapes.count(f"masa_enc.blk_L{n}") for n, _ in enumerate(places, 1)),
+        reffusion_n_blocks=tuple(map(shapes.count, places)),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Sign:
     """How to tell a network: a pattern of names that none below it has, and how to read it."""
@@ -207,8 +239,10 @@ class Sign:
     fields: Callable[[Shapes], dict]
 
 
-# In this order: the first three have blocks under Restormer's names, the last two mappers.
+# In this order: a guided network holds one of the others, the next three have blocks under
+# Restormer's names, the last two are mappers.
 SIGNS = (
+    Sign("guided", r"^masa_(enc|blk)", _guided),
     Sign("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
     Sign("promptir", r"^(prompt|noise_level|reduce_noise_level)\d\.", _promptir),
     Sign("drsformer", r"\.attn\.attn[1-4]$", _drsformer),
@@ -235,8 +269,8 @@ def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
       InputError: the tensors are of no known network, of another than `name`, or a tensor that
         would tell is missing.
     """
-    signs = (s for s in SIGNS if any(re.search(s.pattern, key) for key in state_dict))
-    sign = next(signs, None)
+    shapes = Shapes(state_dict, "")
+    sign = shapes.sign()
     wanted = None if name is None else _build(name)
     if sign is None:
         raise InputError(_nearest(state_dict, wanted))
@@ -246,7 +280,10 @@ def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
         )
     network = wanted or models.build(sign.name)
     default = network.config
-    fields = sign.fields(Shapes(state_dict, sign.name))
+    shapes.name = sign.name
+    fields = sign.fields(shapes)
+    if sign.name == "guided":  # whose defaults hang on the backbone
+        return network.name, fields
     return network.name, {k: v for k, v in fields.items() if getattr(default, k) != v}
 
 

@@ -286,6 +286,55 @@ IMAGE_TO_TEXT = Table(
 )
 TEXTUAL_RESTORATION = Table(rows=_WORDS)
 
+# What guides the others, of any of these backbones: the encoder that both pictures go through.
+_REFERENCE_ENCODER = (
+    Row(r"(masa_enc\.conv_L\d)\.kernel", r"\1.weight", CONV),
+    Row(r"(masa_enc\.conv_L\d\.bias)", r"\1"),
+    Row(r"(masa_enc\.blk_L\d)\.blocks\.(conv[12])\.kernel", r"\1.{i}.\2.weight", CONV),
+    Row(r"(masa_enc\.blk_L\d)\.blocks\.(conv[12]\.bias)", r"\1.{i}.\2"),
+)
+
+
+def _guided(base: Table, block: str, places: dict[str, str], *alpha: Row) -> Table:
+    """The backbone's rows, and those of its blocks again for the blocks that join the features.
+
+    Args:
+      base: the backbone's, whose names come behind `base.` here and bare in the reference.
+      block: how the patterns of its blocks begin; their one group is `\\1` there.
+      places: the same for the blocks that join features.
+      *alpha: what these blocks have besides.
+    """
+    fusion = (
+        Row(row.ours.replace(block, ours), row.theirs.replace(r"\1.", theirs), row.layout)
+        for ours, theirs in places.items()
+        for row in base.rows
+        if row.ours.startswith(block)
+    )
+    wrapped = (Row(rf"base\.(?:{row.ours})", row.theirs, row.layout) for row in base.rows)
+    return Table((*wrapped, *_REFERENCE_ENCODER, *fusion, *alpha), base.dead)
+
+
+def _guided_transformer(base: Table) -> Table:
+    ours, theirs = r"masa_blk\.(enc_level\d)\.blocks\.", r"masa_blk_\1."
+    alpha = Row(ours + "alpha", theirs + "{i}.alpha")
+    return _guided(base, r"(\w+)\.blocks\.", {ours + r"body\.": theirs}, alpha)
+
+
+# By the class of the backbone. The reference's guided SFNet cannot run, so it has no checkpoints.
+GUIDED = {
+    "Restormer": _guided_transformer(RESTORMER),
+    "PromptIR": _guided_transformer(PROMPTIR),
+    "DRSformer": _guided_transformer(DRSFORMER),
+    "NAFNet": _guided(
+        NAFNET,
+        _NAF_BLOCK,
+        {
+            r"masa_blk\.enc_(\d)\.blocks\.": r"masa_blk_enc.\1.",
+            r"masa_blk\.(middle)\.blocks\.": r"masa_blk_\1.0.",
+        },
+    ),
+}
+
 # By the class of the network, whatever name and size it was built under.
 TABLES = {
     "Restormer": RESTORMER,
@@ -302,6 +351,13 @@ TABLES = {
     "UNet": HUGGING_FACE,
     "AutoencoderKL": HUGGING_FACE,
 }
+
+
+def of(network) -> Table | None:
+    """Returns the network's table, or None where PyTorch has no such network."""
+    if network.kind == "Guided":
+        return GUIDED.get(network.config.base.kind)
+    return TABLES.get(network.kind)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,7 @@ from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.models import drsformer, layers, matching, nafnet, restormer, sfnet, textpromptir
 
-# By the class of the backbone: its field with the width of the first level, and what makes the
-# body of a block that joins features, of `channels` at a level.
+# By the class of the backbone: its blocks, and its field with the width of the first level.
 _TRANSFORMERS = {
     "Restormer": restormer.blocks.TransformerBlock,
     "PromptIR": restormer.blocks.TransformerBlock,
@@ -37,10 +36,10 @@ class GuidedConfig:
       backbone: one of `models.names()`, of a network that restores pictures.
       overrides: names and values of the backbone's config; `models.build` puts those of its
         arguments here that are not fields of this class.
-      nf: width of the reference encoder's first level; 0 is the backbone's, as published.
-      n_blks: residual blocks of the reference encoder, level by level; () is four each.
-      reffusion_n_blocks: blocks that join the features, level by level; () is two each, and one
-        at NAFNet's bottleneck.
+      nf: width of the reference encoder's first level; 0 becomes the backbone's, as published.
+      n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
+      reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
+        one at NAFNet's bottleneck.
       lr_block_size: side of a block that is looked for as a whole, on the deepest level.
       ref_down_block_size: of the window it is looked for in; see `matching.match`.
       dtype: of the computation, also the backbone's; so are the following.
@@ -64,18 +63,26 @@ class GuidedConfig:
     guided: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.base.kind not in _WIDTHS:
+        kind = models.config_class(self.backbone).__name__.removesuffix("Config")
+        if kind not in _WIDTHS:  # and may lack the fields that are shared
             raise InputError(
                 f"backbone {self.backbone} cannot be guided; networks of these kinds can: "
                 f"{', '.join(_WIDTHS)}"
             )
-        for field in ("n_blks", "reffusion_n_blocks"):
-            counts = getattr(self, field)
-            if counts and (len(counts) != self.levels or min(counts) < 1):
+        last = 1 if kind == "NAFNet" else 2
+        published = {
+            "n_blks": (4,) * self.levels,
+            "reffusion_n_blocks": (2,) * (self.levels - 1) + (last,),
+        }
+        for field, counts in published.items():
+            counts = getattr(self, field) or counts
+            if len(counts) != self.levels or min(counts) < 1:
                 raise InputError(
                     f"{field} is {counts}; {self.backbone} has {self.levels} levels, so give "
                     f"{self.levels} numbers from 1 on, or () for the published ones"
                 )
+            object.__setattr__(self, field, counts)
+        object.__setattr__(self, "nf", self.nf or self.width)
 
     @functools.cached_property
     def base(self) -> models.Network:
@@ -101,15 +108,9 @@ class GuidedConfig:
         return getattr(self.base.config, "input_shuffle", 1)
 
     @property
-    def encoder_depths(self) -> tuple[int, ...]:
-        """Residual blocks of the reference encoder, level by level."""
-        return self.n_blks or (4,) * self.levels
-
-    @property
-    def fusion_depths(self) -> tuple[int, ...]:
-        """Blocks that join the features, level by level."""
-        last = 1 if self.base.kind == "NAFNet" else 2
-        return self.reffusion_n_blocks or (2,) * (self.levels - 1) + (last,)
+    def stride(self) -> int:
+        """Pixels a position of the deepest level stands for, along each side."""
+        return self.shuffle * 2 ** (self.levels - 1)
 
     @property
     def multiple(self) -> int:
@@ -144,10 +145,10 @@ class Encoder(nnx.Module):
     Source: MASA-SR's encoder (arXiv 2106.02299), with widths that double, as TDR's.
     """
 
-    def __init__(self, config: GuidedConfig, nf: int):
+    def __init__(self, config: GuidedConfig):
         channels = 3 * config.shuffle**2
-        for level, depth in enumerate(config.encoder_depths):
-            width, stride = nf * 2**level, 2 if level else 1
+        for level, depth in enumerate(config.n_blks):
+            width, stride = config.nf * 2**level, 2 if level else 1
             conv = layers.Conv(channels, width, stride=stride, bias=True)
             make_block = functools.partial(ResidualBlock, width)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
@@ -191,8 +192,7 @@ class FrequencyFusion(nnx.Module):
 
 def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
     """What joins features at a level: blocks of the backbone's own kind, `channels` wide."""
-    base, depth = config.base.config, config.fusion_depths[level]
-    kind = config.base.kind
+    base, kind, depth = config.base.config, config.base.kind, config.reffusion_n_blocks[level]
     if kind == "SFNet":
         return FrequencyFusion(channels, dataclasses.replace(base, num_res=depth))
     if kind == "NAFNet":  # beta and gamma, which start at zero, are this block's alpha
@@ -206,22 +206,20 @@ def _fusion(config: GuidedConfig, level: int, channels: int) -> nnx.Module:
 class Fusion(nnx.Module):
     """Joins the guidance's features to the backbone's, at each level with blocks of its own."""
 
-    def __init__(self, config: GuidedConfig, nf: int):
-        self.names = [f"enc_level{level + 1}" for level in range(config.levels)]
-        if config.base.kind == "NAFNet":
-            self.names[-1] = "middle"
+    def __init__(self, config: GuidedConfig):
+        self.names = tuple(f"enc_level{level}" for level in range(1, config.levels + 1))
+        if config.base.kind == "NAFNet":  # the reference's names again
+            self.names = *(f"enc_{level}" for level in range(config.levels - 1)), "middle"
         for level, name in enumerate(self.names):
-            setattr(self, name, _fusion(config, level, (config.width + nf) * 2**level))
+            setattr(self, name, _fusion(config, level, (config.width + config.nf) * 2**level))
         self.keeps_statistics = config.base.kind == "SFNet"
 
     def __call__(self, level: int, x, guidance, *context, training: bool):
         """Joins the features of one level.
 
         Args:
-          level: of the encoder.
-          x: (B, H, W, C), the backbone's.
-          guidance: (B, H', W', D), at least as large; what is over is cut off.
-          *context: what the backbone's blocks read beside features.
+          level, x, *context: as of `layers.keep`.
+          guidance: (B, H', W', D), at least as large as x; what is over is cut off.
           training: whether running statistics follow the batch.
 
         Returns:
@@ -242,10 +240,9 @@ class Guided(nnx.Module):
 
     def __init__(self, config: GuidedConfig):
         self.config = config
-        nf = config.nf or config.width
         self.base = config.base.module()
-        self.masa_enc = Encoder(config, nf)
-        self.masa_blk = Fusion(config, nf)
+        self.masa_enc = Encoder(config)
+        self.masa_blk = Fusion(config)
 
     def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
         """Restores a batch of pictures.
@@ -274,9 +271,6 @@ class Guided(nnx.Module):
         Returns:
           the pictures, full size first, as the backbone's own `training` gives them or one alone,
           and the new running statistics by their dotted names.
-
-        Raises:
-          InputError: as of the call.
         """
         fuse, fused = self._guide(degraded, guidance, training=True)
         if not hasattr(self.base, "training"):
@@ -293,16 +287,11 @@ class Guided(nnx.Module):
         Returns:
           float32 (B, H, W), cosines.
         """
-        batch, height, width, _ = degraded.shape
-        match, _ = self._match(degraded, guidance)
-        _, rows, columns = match.confidence.shape
-        stride = self._stride()
-        whole = (batch, rows * stride, columns * stride)
-        return jax.image.resize(match.confidence, whole, "bilinear")[:, :height, :width]
-
-    def _stride(self) -> int:
-        """Pixels a position of the deepest level."""
-        return self.config.shuffle * 2 ** (self.config.levels - 1)
+        _, height, width, _ = degraded.shape
+        cosines = self._match(degraded, guidance)[0].confidence
+        batch, rows, columns = cosines.shape
+        whole = (batch, rows * self.config.stride, columns * self.config.stride)
+        return jax.image.resize(cosines, whole, "bilinear")[:, :height, :width]
 
     def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
         """Where each place is found in the guidance, and the guidance's features."""
@@ -316,7 +305,7 @@ class Guided(nnx.Module):
         return matching.match(self._features(degraded)[-1], features[-1], **options), features
 
     def _features(self, images) -> list[jax.Array]:
-        multiple = self._stride() * self.config.lr_block_size
+        multiple = self.config.stride * self.config.lr_block_size
         images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
         return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
 

@@ -288,54 +288,83 @@ def _transfer_forward(features, rows, columns, confidence, block, scale):
 def _transfer_backward(block, scale, residuals, dy):
     features, rows, columns, confidence = residuals
     weights, pull = jax.vjp(lambda x: _enlarge(x, block, scale), confidence)
-    # The average is computed again: it is as large as everything that was brought over.
-    average = _average(features, rows, columns, block, scale)
-    (dconfidence,) = pull((dy * average).sum(-1))
-    shares = _overlaps(rows.shape[1:], block)[1]
-    dy = dy * (weights * _spread(shares[None], scale))[..., None]
-    add = _add_patches if jax.default_backend() == "cpu" else _add_cells
-    dfeatures = add(dy, rows, columns, features.shape, block, scale)
-    return dfeatures.astype(features.dtype), None, None, dconfidence
+    backward = _backward_by_patches if jax.default_backend() == "cpu" else _backward_by_taps
+    dfeatures, dweights = backward(features, rows, columns, weights, dy, block, scale)
+    return dfeatures.astype(features.dtype), None, None, *pull(dweights)
 
 
 _transfer.defvjp(_transfer_forward, _transfer_backward)
 
 
-def _add_cells(dy, rows, columns, shape, block, scale):
-    """Adds (B, s H, s W, D) to where it was gathered: nine times all cells at once."""
+def _backward_by_taps(features, rows, columns, weights, dy, block, scale):
+    """Gradients of the features and of the enlarged confidence, one tap for all cells at a time."""
     b, h, w = rows.shape
-    width, d = shape[2] // scale, shape[3]
-    cells = dy.reshape(b, h, scale, w, scale * d).swapaxes(2, 3).reshape(b, h * w, -1)
-    kept, _ = _overlaps((h, w), block)
+    kept, shares = _overlaps((h, w), block)
+
+    def cells(x):
+        """(B, s H, s W, ...) -> (B, H W, s s, ...)."""
+        height, width = x.shape[1] // scale, x.shape[2] // scale
+        x = x.reshape(b, height, scale, width, scale, -1).swapaxes(2, 3)
+        return x.reshape(b, height * width, scale**2, -1)
+
+    def pixels(x, height, width):
+        x = x.reshape(b, height, width, scale, scale, -1).swapaxes(2, 3)
+        return x.reshape(b, height * scale, width * scale, -1)
+
+    height, width = features.shape[1] // scale, features.shape[2] // scale
+    features, dy = cells(features), cells(dy.astype(jnp.float32))
+    weighted = dy * cells(weights)
     places = [
-        jnp.roll((rows - i) * width + columns - j, (-i, -j), (1, 2)).reshape(b, -1) for i, j in TAPS
+        jnp.roll(rows * width + columns, (-i, -j), (1, 2)).reshape(b, -1) - i * width - j
+        for i, j in TAPS
     ]
 
     def step(sums, tap):
-        places, keep = tap
+        places, share = tap
+        dfeatures, dweights = sums
+        share = share[:, None, None]
         add = jax.vmap(lambda x, at, y: x.at[at].add(y, mode="promise_in_bounds"))
-        return add(sums, places, cells * keep[:, None]), None
+        seen = jax.vmap(lambda x, at: x.at[at].get(mode="promise_in_bounds"))(features, places)
+        dweights += (seen * dy).sum(-1, keepdims=True) * share
+        return (add(dfeatures, places, weighted * share), dweights), None
 
-    sums = jnp.zeros((b, shape[1] * shape[2] // scale**2, cells.shape[-1]), cells.dtype)
-    sums, _ = lax.scan(step, sums, (jnp.stack(places), jnp.asarray(kept).reshape(9, -1)))
-    sums = sums.reshape(b, -1, width, scale, scale * d)
-    return sums.swapaxes(2, 3).reshape(shape)
+    sums = jnp.zeros(features.shape, jnp.float32), jnp.zeros((*dy.shape[:3], 1), jnp.float32)
+    taps = jnp.stack(places), jnp.asarray((kept * shares).reshape(len(TAPS), -1))
+    dfeatures, dweights = lax.scan(step, sums, taps)[0]
+    return pixels(dfeatures, height, width), pixels(dweights, h, w)[..., 0]
 
 
-def _add_patches(dy, rows, columns, shape, block, scale):
-    """The same patch by patch, from cache to cache: on CPU three times as fast."""
+def _backward_by_patches(features, rows, columns, weights, dy, block, scale):
+    """The same one patch at a time, all taps at once: on CPU in a third of the time.
+
+    A patch and what it adds to stay in the cache, and nothing is put into another order.
+    """
     b, h, w = rows.shape
-    padded = jnp.pad(dy, ((0, 0), (scale, scale), (scale, scale), (0, 0)))
     kept, _ = _overlaps((block, block), block)
     kept = jnp.asarray(kept.reshape(3, 3, block, block).transpose(2, 3, 0, 1))
+    shares = _spread(_overlaps((h, w), block)[1][None], scale)
+    margins = (0, 0), (scale, scale), (scale, scale), (0, 0)
+    dy, weights, shares = (jnp.pad(x, margins) for x in (dy, weights[..., None], shares[..., None]))
     rows, columns = rows.reshape(-1), columns.reshape(-1)
-    patch = 1, 3 * scale, 3 * scale, dy.shape[-1]
+
+    def window(x, at):
+        return lax.dynamic_slice(x, (*at, 0), (1, 3 * scale, 3 * scale, x.shape[3]))
 
     def step(n, sums):
+        dfeatures, dweights = sums
         picture, row, column = n // (h * w), n // w % h, n % w
-        values = lax.dynamic_slice(padded, (picture, row * scale, column * scale, 0), patch)
-        values *= _spread(kept[row % block, column % block][None], scale)[..., None]
-        start = picture, (rows[n] - 1) * scale, (columns[n] - 1) * scale, 0
-        return lax.dynamic_update_slice(sums, lax.dynamic_slice(sums, start, patch) + values, start)
+        here = picture, row * scale, column * scale
+        there = picture, (rows[n] - 1) * scale, (columns[n] - 1) * scale
+        share = _spread(kept[row % block, column % block][None], scale)[..., None]
+        share = share * window(shares, (0, *here[1:]))
+        given = window(dy, here).astype(jnp.float32) * share
+        dots = (window(features, there) * given).sum(-1, keepdims=True)
+        given *= window(weights, here)
+        return (
+            lax.dynamic_update_slice(dfeatures, window(dfeatures, there) + given, (*there, 0)),
+            lax.dynamic_update_slice(dweights, window(dweights, here) + dots, (*here, 0)),
+        )
 
-    return lax.fori_loop(0, b * h * w, step, jnp.zeros(shape, dy.dtype))
+    sums = jnp.zeros(features.shape, jnp.float32), jnp.zeros(weights.shape, jnp.float32)
+    dfeatures, dweights = lax.fori_loop(0, b * h * w, step, sums)
+    return dfeatures, dweights[:, scale:-scale, scale:-scale, 0]

@@ -8,6 +8,8 @@ _TRANSFORMER = dict(dim=8, num_blocks=(1, 2, 1, 1), heads=(1, 1, 2, 2))
 _REFINED = dict(**_TRANSFORMER, num_refinement_blocks=1)
 _PROMPTS = dict(prompt_dim=(4, 6, 8), prompt_len=3, prompt_size=(4, 3, 2))
 
+_ONE, _FUSED = (1, 1, 1, 1), (2, 1, 1, 1)
+
 # name, overrides: together they change every hyper-parameter that shapes tell.
 SMALL = {
     "textpromptir": ("textpromptir", dict(**_REFINED, text_dim=6, text_hidden=(5, 4))),
@@ -32,6 +34,35 @@ SMALL = {
     "sfnet": ("sfnet", dict(num_res=3, base_channel=16)),
     "drsformer": ("drsformer", _TRANSFORMER),
     "drsformer, without experts": ("drsformer", dict(**_TRANSFORMER, mefc=False)),
+    "guided restormer": (
+        "guided",
+        dict(
+            **_REFINED, backbone="restormer", nf=8, n_blks=(1, 1, 2, 1), reffusion_n_blocks=_FUSED
+        ),
+    ),
+    "guided promptir": (
+        "guided",
+        dict(
+            _REFINED | _PROMPTS, backbone="promptir", nf=8, n_blks=_ONE, reffusion_n_blocks=_FUSED
+        ),
+    ),
+    "guided drsformer": (
+        "guided",
+        dict(**_TRANSFORMER, backbone="drsformer", nf=8, n_blks=_ONE, reffusion_n_blocks=_FUSED),
+    ),
+    "guided nafnet": (
+        "guided",
+        dict(
+            backbone="nafnet",
+            width=4,
+            enc_blk_nums=(1, 0, 2),
+            middle_blk_num=2,
+            dec_blk_nums=(1, 1, 0),
+            nf=4,
+            n_blks=(2, 1, 1, 1),
+            reffusion_n_blocks=_FUSED,
+        ),
+    ),
     "image-to-text": (
         "image-to-text",
         dict(

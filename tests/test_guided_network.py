@@ -1,0 +1,208 @@
+"""A guided network starts as its backbone, reads its guidance, and equals the reference's."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from tdr_jax import convert, models, weights
+from tdr_jax.errors import InputError
+from tdr_jax.models import guided
+from tests.support import parity
+from tests.support.torch_guided import GuidedNAFNet, GuidedRestormer
+
+LEVELS = dict(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2))
+FOUR = dict(n_blks=(1, 1, 1, 1), reffusion_n_blocks=(1, 1, 1, 1))
+THREE = dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
+PROMPTS = dict(prompt_dim=(4, 6, 8), prompt_len=3, prompt_size=(4, 3, 2))
+BACKBONES = {
+    "nafnet": dict(width=8, enc_blk_nums=(1, 1), dec_blk_nums=(1, 1), **THREE),
+    "restormer": dict(**LEVELS, num_refinement_blocks=1, **FOUR),
+    "promptir": dict(**LEVELS, num_refinement_blocks=1, **PROMPTS, **FOUR),
+    "drsformer": dict(**LEVELS, mefc=False, **FOUR),
+    "sfnet": dict(base_channel=16, num_res=2, **THREE),
+    "textpromptir": dict(
+        **LEVELS,
+        num_refinement_blocks=1,
+        text_dim=6,
+        text_hidden=(5, 4),
+        input_shuffle=2,
+        **FOUR,
+    ),
+}
+STARTS = ("alpha", "beta", "gamma")  # what is zero at the start
+
+
+def small(name):
+    """A guided network and parameters with a trained backbone, whatever that learnt."""
+    network = models.build("guided", backbone=name, **BACKBONES[name])
+    generator = np.random.default_rng(0)
+    trained = {
+        key: value + 0.05 * generator.uniform(size=value.shape).astype(np.float32)
+        for key, value in network.config.base.init(1).items()
+    }
+    return network, guided.with_base(network.init(0), trained), trained
+
+
+def moved(params):
+    """Off the start, where every fusion is an identity."""
+    return {
+        key: value + 0.3 if key.startswith("masa_blk") and key.endswith(STARTS) else value
+        for key, value in params.items()
+    }
+
+
+def pictures(network, batch=1, size=(21, 18), guidance=(33, 50)):
+    """A degraded picture, guidance of another size, and what else the network reads."""
+    generator = np.random.default_rng(1)
+    inputs = [
+        generator.uniform(size=(batch, *size, network.config.channels[0])),
+        generator.uniform(size=(batch, *guidance, 3)),
+    ]
+    if hasattr(network.config, "text_dim"):
+        inputs.append(generator.standard_normal((batch, network.config.text_dim)))
+    return [value.astype(np.float32) for value in inputs]
+
+
+def compiled(function):
+    return jax.jit(function, compiler_options=parity.QUICK)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
+    network, params, trained = small(name)
+    degraded, guidance, *sentence = pictures(network)
+    apply = compiled(network.apply)
+    plain = compiled(network.config.base.apply)(trained, degraded, *sentence)
+    np.testing.assert_array_equal(apply(params, degraded, guidance, *sentence), plain)
+    params = moved(params)
+    one, other = (apply(params, degraded, g, *sentence) for g in (guidance, guidance[:, ::-1]))
+    assert np.isfinite(one).all() and one.shape == plain.shape
+    assert np.abs(one - plain).max() > 1e-3 and np.abs(one - other).max() > 1e-5
+
+
+@pytest.mark.parametrize(
+    "name", ["nafnet", "sfnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("restormer",))]
+)
+def test_every_parameter_learns_once_the_start_is_left(name):
+    network, params, _ = small(name)
+    size = network.config.multiple * 2
+    inputs = pictures(network, batch=2, size=(size, size))
+
+    def loss(params):
+        outputs, running = network.apply(params, *inputs, method="training")
+        return sum(jnp.square(output).sum() for output in outputs), (outputs, running)
+
+    step = compiled(jax.grad(loss, has_aux=True))
+    gradients, (outputs, running) = step(moved(params))
+    learnt = {key for key in params if not key.endswith(models.RUNNING)}
+    assert not [key for key in learnt if not np.any(gradients[key])]
+    assert all(np.isfinite(value).all() for value in gradients.values())
+    assert outputs[0].shape == inputs[0].shape
+    assert running.keys() == params.keys() - learnt
+    assert bool(running) == (name == "sfnet")
+    if running:
+        assert {key.partition(".")[0] for key in running} == {"base", "masa_blk"}
+
+
+def test_saved_networks_come_back_with_every_bit(tmp_path):
+    network, params, _ = small("nafnet")
+    network = network.replace(lr_block_size=4, dtype="bfloat16")
+    assert network.config.base.config.dtype == "bfloat16"
+    weights.save(tmp_path / "mine", network, params)
+    loaded, values = weights.load(tmp_path / "mine")
+    assert loaded.config == network.config and hash(loaded.config) == hash(network.config)
+    assert values.keys() == params.keys()
+    assert all(np.array_equal(values[key], params[key]) for key in params)
+    inputs = pictures(network, size=(30, 40))
+    out = compiled(loaded.apply)(moved(values), *inputs)
+    assert out.dtype == jnp.float32 and np.isfinite(out).all()  # of a computation in bfloat16
+    sure = compiled(functools.partial(loaded.apply, method="confidence"))(values, *inputs)
+    assert sure.shape == (1, 30, 40) and sure.dtype == jnp.float32
+    assert np.abs(sure).max() <= 1.01
+
+
+@pytest.mark.parametrize(
+    "name, form, count",
+    [
+        ("nafnet", {}, 223_791_683),
+        ("restormer", {}, 60_096_138),
+        # The reference's class also holds 209,664 dead parameters of PromptIR: 69.56 million.
+        ("promptir", {}, 69_346_461),
+        ("drsformer", {}, 72_693_798),
+        ("sfnet", {}, 18_191_244),
+        ("textpromptir", {}, 82_314_974),
+        ("restormer", dict(inp_channels=6, dual_pixel_task=True), 60_102_042),
+        ("restormer", dict(inp_channels=1, out_channels=1, LayerNorm_type="BiasFree"), None),
+    ],
+)
+def test_published_networks_have_their_size_and_read_their_crops(name, form, count):
+    network = models.build("guided", backbone=name, dtype="bfloat16", **form)
+    assert count is None or network.size == count
+    config = network.config
+    inputs = [jax.ShapeDtypeStruct((2, 384, 384, n), "float32") for n in (config.channels[0], 3)]
+    if hasattr(config, "text_dim"):
+        inputs.append(jax.ShapeDtypeStruct((2, config.text_dim), "float32"))
+    out = jax.eval_shape(network.apply, network.abstract_params(), *inputs)
+    assert out.shape == (2, 384, 384, config.channels[1]) and out.dtype == jnp.float32
+
+
+# By the name of the backbone.
+TWINS = {"restormer": GuidedRestormer, "nafnet": GuidedNAFNet}
+# Of the degraded picture and of the guidance; whole blocks or not, as large as each other or not.
+SIZES = {
+    "restormer": [((128, 128), (128, 128)), ((117, 180), (139, 102))],
+    "nafnet": [((64, 64), (64, 64)), ((57, 90), (75, 61))],
+}
+
+
+@pytest.mark.parametrize("name, sizes", [(n, s) for n in TWINS for s in SIZES[n]])
+def test_networks_equal_their_torch_twins(name, sizes):
+    torch.manual_seed(0)
+    form = BACKBONES[name]
+    module = parity.shaken(TWINS[name](**form))
+    images, guidance = (torch.rand(1, 3, *size) for size in sizes)
+    with torch.no_grad():
+        y = parity.padded(module.guided_by(images, guidance), images)
+    network = models.build("guided", backbone=name, **form)
+    state = module.state_dict()
+    params = convert.from_torch("guided", state, backbone=name, **form)
+    inputs = parity.nhwc(images), parity.nhwc(guidance)
+    out = compiled(network.apply)(params, *inputs)
+    assert parity.relative(out - inputs[0], (y - images).permute(0, 2, 3, 1)) < 1e-5
+    back = convert.to_torch("guided", params, backbone=name, **form)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_what_does_not_fit_is_refused_in_one_line():
+    with pytest.raises(InputError, match="backbone bert cannot be guided; .*NAFNet"):
+        models.build("guided", backbone="bert")
+    with pytest.raises(InputError, match=r"n_blks is \(4,\); restormer has 4 levels"):
+        models.build("guided", backbone="restormer", n_blks=(4,))
+    with pytest.raises(ValueError, match="nafnet has no field depth"):
+        models.build("guided", depth=3)
+    network = models.build("guided", **BACKBONES["nafnet"])
+    params, picture = network.abstract_params(), np.zeros((2, 16, 16, 3), np.float32)
+    for given, said in (
+        ((picture, picture[:1]), "for 2 degraded pictures it must be"),
+        ((picture, picture[..., :1]), r"guidance is \(2, 16, 16, 1\)"),
+        ((picture[..., :1], picture), "degraded is .* nafnet restores pictures"),
+    ):
+        with pytest.raises(InputError, match=said):
+            jax.eval_shape(network.apply, params, *given)
+    with pytest.raises(InputError, match="missing base.intro.bias"):
+        guided.with_base(params, {})
+    with pytest.raises(InputError, match="guided sfnet cannot be exchanged with PyTorch; .*NAFNet"):
+        convert.torch_names(models.build("guided", backbone="sfnet", **BACKBONES["sfnet"]))
+
+
+def test_sizes_of_dead_tensors_are_those_of_the_backbone():
+    network = models.build("guided", backbone="promptir")
+    shapes = convert.dead.shapes(network)
+    dead = sum(math.prod(shape) for shape in shapes.values())
+    assert (network.size + dead) // 10_000 == 6955  # the reference's class: 69.56 million
