@@ -11,6 +11,7 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 WEIGHTS = flags.DEFINE_string("weights", None, "Name, folder or file; default: the run's own.")
 DATA = flags.DEFINE_string("data", None, "Folder of pictures; default: the config's.")
+GUIDANCE = flags.DEFINE_string("guidance", None, "Folder of guidance, for a guided network.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the tables; default: WORKDIR/eval.")
 flags.mark_flags_as_required(["config", "workdir"])
 
@@ -29,6 +30,7 @@ def main(argv):
             weights=WEIGHTS.value,
             data=DATA.value,
             output=OUTPUT.value,
+            guidance=GUIDANCE.value,
         )
     except InputError as error:
         print(f"eval.py: error: {error}", file=sys.stderr)

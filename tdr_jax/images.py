@@ -5,9 +5,10 @@ import os
 import secrets
 import threading
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -183,6 +184,49 @@ def list_pictures(path: str | os.PathLike) -> list[Path]:
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
         ]
     return sorted(found, key=lambda found_path: found_path.relative_to(root).as_posix())
+
+
+def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list[Path]:
+    """Find the picture of a folder that goes with each name.
+
+    It has that name; or that name but for the extension; or its part before the first underscore,
+    in which data sets of haze keep what they did to a scene (0001_0.8_0.2 and 0001).
+
+    Args:
+        folder: searched with the folders in it.
+        names: relative paths with forward slashes.
+        what: such as "guidance", for the error.
+
+    Returns:
+        a path for each name.
+
+    Raises:
+        InputError: there is no such folder, some names have no partner, which lists them, or two
+            pictures differ in their extension only.
+    """
+    root = Path(folder)
+    found: dict[str, list[Path]] = {}
+    for path in list_pictures(root):
+        name = path.relative_to(root)
+        found.setdefault(name.with_suffix("").as_posix(), []).append(path)
+    matches, missing = [], []
+    for name in names:
+        path = PurePosixPath(name)
+        keys = (path.with_suffix(""), path.with_name(path.stem.split("_")[0] or path.stem))
+        match = next((found[str(key)] for key in keys if str(key) in found), [])
+        exact = [path for path in match if path == root / name]
+        if len(match) > 1 and not exact:
+            raise InputError(f"{match[0]} and {match[1]} both fit {name}; keep one of them")
+        matches += exact or match
+        if not match:
+            missing.append(name)
+    if missing:
+        listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        raise InputError(
+            f"{root}: no {what} for {listed}; give each a picture of its name, any extension, or "
+            "of what stands before its first underscore"
+        )
+    return matches
 
 
 def check_writable(path: str | os.PathLike) -> None:

@@ -139,7 +139,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(tdr, folder, tmp_path, capsys):
         "cannot write '.gif'": (cat, "-o", tmp_path / "out.gif"),
         "strength": (cat, "-o", out, "--strength", "2"),
         "at least 4096": (cat, "-o", out, "--max-pixels", "5"),
-        "unknown argument '--fast'": (cat, "-o", out, "--fast"),
+        "unknown argument '--quick'": (cat, "-o", out, "--quick"),
         "required: -o": (cat,),
         "invalid float": (cat, "-o", out, "--strength", "much"),
     }

@@ -133,6 +133,16 @@ def test_the_estimate_of_memory_is_near_the_compilers():
     assert 0.7 * needed < memory.bytes_per_pixel(network) < 2 * needed
 
 
+def test_the_estimate_of_memory_counts_guidance():
+    network = models.build("guided", backbone="nafnet", **SMALLEST["nafnet"], n_blks=(1, 1, 1))
+    pictures = [jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)] * 2
+    program = jax.jit(network.apply).lower(network.abstract_params(), *pictures).compile()
+    needed = program.memory_analysis().temp_size_in_bytes / 256**2
+    estimate = memory.bytes_per_pixel(network)
+    assert 0.7 * needed < estimate < 2 * needed, (needed, estimate)
+    assert estimate > memory.bytes_per_pixel(models.build("nafnet", **SMALLEST["nafnet"]))
+
+
 def test_heavier_networks_get_smaller_tiles(monkeypatch):
     sizes = {}
     for name, config in {"small": SMALLEST["restormer"], "published": {}}.items():

@@ -1,5 +1,6 @@
 """`tdr guide`: degraded pictures in, pictures of their restored words out."""
 
+import argparse
 import itertools
 import math
 import sys
@@ -130,6 +131,46 @@ def run(args) -> int:
     runtime.choose_cpu_kernels()
     runtime.enable_compilation_cache()
 
+    guide, digest = _load(args)
+    failed: dict[Path, str] = {}
+    if args.words_only or args.show_words:
+        _show_words(args, guide, todo, failed)
+    if not args.words_only:
+        _draw(args, guide, digest, plan, failed)
+    return 1 if failed else 0
+
+
+def draw_for(
+    plan: list[jobs.Job], folder: str, *, remedy: str, chatty: bool = True, **settings
+) -> dict[Path, str]:
+    """Draw a picture for every job of another command, as `tdr guide` with these settings does.
+
+    Args:
+        plan: the pictures, and their targets in the folder.
+        folder: as OUT of `tdr guide`, with a manifest, by which a stopped run goes on.
+        remedy: what to do where the folder was drawn otherwise, for the error.
+        chatty: whether each picture gets a line.
+        **settings: arguments of `tdr guide` by name: model, fast, seed.
+
+    Returns:
+        what was wrong with each picture that could not be drawn, which was said already.
+
+    Raises:
+        InputError: the model or the folder is wrong; nothing was drawn.
+    """
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    args = parser.parse_args(["all of the plan", "-o", folder])
+    vars(args).update(settings)
+    _check(args)
+    guide, digest = _load(args)
+    failed: dict[Path, str] = {}
+    _draw(args, guide, digest, plan, failed, remedy=remedy, chatty=chatty)
+    return failed
+
+
+def _load(args):
+    """Returns the guide and the digest of its weights."""
     from tdr_jax import stack
     from tdr_jax.infer.guidance import Guide
 
@@ -140,13 +181,7 @@ def run(args) -> int:
         textual_restoration=args.textual_restoration,
         dtype=args.dtype,
     )
-    guide = Guide(parts, dtype=args.dtype, template=args.template)
-    failed: dict[Path, str] = {}
-    if args.words_only or args.show_words:
-        _show_words(args, guide, todo, failed)
-    if not args.words_only:
-        _draw(args, guide, parts.digest(), plan, failed)
-    return 1 if failed else 0
+    return Guide(parts, dtype=args.dtype, template=args.template), parts.digest()
 
 
 def _check(args) -> None:
@@ -164,7 +199,9 @@ def _check(args) -> None:
         raise InputError("--task is for the restoration of words; leave it or --no-restore out")
 
 
-def _draw(args, guide, digest: str, plan: list[jobs.Job], failed: dict[Path, str]) -> None:
+def _draw(
+    args, guide, digest: str, plan: list[jobs.Job], failed, *, chatty: bool = True, **remedy: str
+) -> None:
     """Draws what is not there yet, batch by batch."""
     from tdr_jax.commands import manifest as manifests
 
@@ -186,11 +223,11 @@ def _draw(args, guide, digest: str, plan: list[jobs.Job], failed: dict[Path, str
     )
     folder = Path(args.output)
     targets = [job.target for job in plan]
-    manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite)
+    manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite, **remedy)
     kept = drawn = 0
     try:
         for batch in _batches(plan, args.batch):
-            held, new = _draw_batch(args, guide, options, batch, manifest, failed)
+            held, new = _draw_batch(args, guide, options, batch, manifest, failed, chatty)
             kept, drawn = kept + held, drawn + new
             manifest.write(final=False)
     finally:  # also where it was interrupted
@@ -200,7 +237,7 @@ def _draw(args, guide, digest: str, plan: list[jobs.Job], failed: dict[Path, str
 
 
 def _draw_batch(
-    args, guide, options: dict, batch: list[jobs.Job], manifest, failed: dict[Path, str]
+    args, guide, options: dict, batch: list[jobs.Job], manifest, failed: dict[Path, str], chatty
 ) -> tuple[int, int]:
     """Draws what is missing of a batch; returns how many were there and how many were drawn."""
     from tdr_jax.commands.manifest import sha256
@@ -243,7 +280,8 @@ def _draw_batch(
         images.write_rgb(job.target, picture)
         manifest.add(names[job], job.name, missing[job], args.seed)
         drawn += 1
-        _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
+        if chatty:
+            _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
     return held, drawn
 
 

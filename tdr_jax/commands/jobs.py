@@ -1,4 +1,4 @@
-"""Which file becomes which: inputs, outputs, views and prompts, settled before any work begins."""
+"""Which file becomes which: inputs, outputs, views, guidance, prompts, settled before any work."""
 
 import os
 from collections.abc import Iterable
@@ -18,28 +18,42 @@ class Job:
     panel: Path | None
     name: str  # relative to the folder that was given, with forward slashes
     right: Path | None = None  # the right view that goes with it
+    guidance: Path | None = None  # the picture that guides it, which may have to be drawn yet
 
 
-def plan(inputs: Iterable[str], out: str, panel: bool, right: str | None = None) -> list[Job]:
+def plan(
+    inputs: Iterable[str],
+    out: str,
+    panel: str | None = None,
+    right: str | None = None,
+    guidance: str | None = None,
+    drawn: str | None = None,
+) -> list[Job]:
     """Pair every input picture with an output name that is its own.
 
     Args:
         inputs: files and folders (searched with the folders in them).
         out: a file for a single input file, else a folder, in which the order of the input's
             folders is kept.
-        panel: whether a NAME_panel.png goes beside each output.
+        panel: a folder for a NAME_panel.png of each picture; "" puts it beside the output, None
+            makes none.
         right: the right view of a single input file, or the folder that holds those of all inputs
             under the same names; None where pictures have one view.
+        guidance: a picture that guides all inputs, or a folder in which `images.partners` finds
+            that of each; None for neither.
+        drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
 
     Returns:
         the jobs, in the order of the inputs; no two write the same file, none writes an input.
 
     Raises:
-        InputError: an input or right view is missing, a folder holds no picture, an output would
-            overwrite an input, or `out` does not fit.
+        InputError: an input, right view or guidance is missing, a folder holds no picture, an
+            output would overwrite an input, or `out` or another folder is a file.
     """
     inputs = list(inputs)
-    sources = _sources(inputs, Path(out))
+    for folder in filter(None, (panel, drawn)):
+        _check_folder(folder)
+    sources = _sources(inputs, *filter(None, (out, panel, guidance, drawn)))
     taken: set[str] = set()
     single = len(inputs) == 1 and os.path.isfile(inputs[0]) and not _means_folder(out)
     if single:
@@ -52,15 +66,24 @@ def plan(inputs: Iterable[str], out: str, panel: bool, right: str | None = None)
             raise InputError(f"{out}: names one picture; several pictures need a folder")
         targets = [_claim(_output(Path(out), name), taken) for _, name in sources]
     panels: list[Path | None] = [None] * len(targets)
-    if panel:  # after all pictures, so that these keep their own names
-        panels = [_claim(t.with_name(f"{t.stem}_panel.png"), taken) for t in targets]
+    if panel is not None:  # after all pictures, so that these keep their own names
+        root = Path(out).parent if single else Path(out)
+        places = [Path(panel) / t.relative_to(root) if panel else t for t in targets]
+        panels = [_claim(p.with_name(f"{p.stem}_panel.png"), taken) for p in places]
     rights = [_right_view(right, name, len(sources)) for _, name in sources]
+    guides: list[Path | None] = [None] * len(targets)
+    made = []
+    if drawn is not None:
+        guides = made = [_claim(Path(drawn) / _drawn_name(name), taken) for _, name in sources]
+    elif guidance is not None:
+        guides = _guidance(guidance, [name for _, name in sources])
     read = [*(source for source, _ in sources), *filter(None, rights)]
-    _refuse_overwriting(read, [*targets, *filter(None, panels)])
+    read += [] if made else filter(None, guides)
+    _refuse_overwriting(read, [*targets, *filter(None, panels), *made])
     return [
-        Job(source, target, beside, name, view)
-        for (source, name), target, beside, view in zip(
-            sources, targets, panels, rights, strict=True
+        Job(source, target, beside, name, view, guide)
+        for (source, name), target, beside, view, guide in zip(
+            sources, targets, panels, rights, guides, strict=True
         )
     ]
 
@@ -83,7 +106,7 @@ def pictures(
         InputError: an input is missing, or a folder holds no picture.
     """
     # Nothing can lie below the null device, where there is no output.
-    found = _sources(list(inputs), Path(os.devnull if out is None else out))
+    found = _sources(list(inputs), os.devnull if out is None else out)
     if not by_scene:
         return found
     scenes: dict[str, tuple[Path, str]] = {}
@@ -108,14 +131,13 @@ def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> li
     """
     inputs = list(inputs)
     folder = Path(out)
-    if folder.suffix.lower() in images.WRITABLE or (folder.exists() and not folder.is_dir()):
-        raise InputError(f"{out}: names a file; give a folder, which is made if missing")
+    _check_folder(out)
     if os.path.realpath(out) in {os.path.realpath(given) for given in inputs}:
         raise InputError(f"{out}: is the input; choose another -o, inputs are never overwritten")
     sources = pictures(inputs, out, by_scene=by_scene)
     taken: set[str] = set()
     targets = [_claim(folder / _drawn_name(name, by_scene), taken) for _, name in sources]
-    _refuse_overwriting([path for path, _ in _sources(inputs, folder)], targets)
+    _refuse_overwriting([path for path, _ in _sources(inputs, out)], targets)
     return [
         Job(path, target, None, name) for (path, name), target in zip(sources, targets, strict=True)
     ]
@@ -165,20 +187,22 @@ def prompt_of(job: Job, prompts: dict[str, str], default: str | None) -> str:
     return prompt
 
 
-def _sources(inputs: list[str], out: Path) -> list[tuple[Path, str]]:
-    """Return (path, name) of every picture once, without those in the output folder."""
+def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
+    """Return (path, name) of every picture once.
+
+    What an earlier run left in one of the others, a folder inside an input, is none.
+    """
     found: dict[str, tuple[Path, str]] = {}
-    inside = os.path.realpath(out)
+    others = tuple(os.path.realpath(other) for other in others)
     for given in inputs:
         if os.path.isdir(given):
             root = Path(given)
             names = [path.relative_to(root).as_posix() for path in images.list_pictures(root)]
-            same = os.path.realpath(root) == inside
+            inside = [other for other in others if _is_below(other, os.path.realpath(root))]
             pairs = [
                 (root / name, name)
                 for name in names
-                # What an earlier run left in a folder inside this one is no input.
-                if same or not _is_below(os.path.realpath(root / name), inside)
+                if not any(_is_below(os.path.realpath(root / name), other) for other in inside)
             ]
             if not pairs:
                 raise InputError(f"{given}: holds no picture ({' '.join(sorted(images.SUFFIXES))})")
@@ -191,7 +215,7 @@ def _sources(inputs: list[str], out: Path) -> list[tuple[Path, str]]:
     return list(found.values())
 
 
-def _drawn_name(name: str, by_scene: bool) -> str:
+def _drawn_name(name: str, by_scene: bool = False) -> str:
     """Return the name of the PNG that is drawn after a picture, or after its scene."""
     path = Path(name)
     scene = path.stem.split("_")[0] if by_scene else ""
@@ -211,6 +235,21 @@ def _right_view(right: str | None, name: str, count: int) -> Path | None:
     if not view.is_file():
         raise InputError(f"{view}: no such file; it is the right view of {name}")
     return view
+
+
+def _guidance(guidance: str, names: list[str]) -> list[Path]:
+    """Return the picture that guides the restoration of each name."""
+    if os.path.isdir(guidance):
+        return images.partners(guidance, names, "guidance")
+    if not os.path.isfile(guidance):
+        raise InputError(f"{guidance}: no such file or folder; it is the guidance")
+    return [Path(guidance)] * len(names)
+
+
+def _check_folder(path: str) -> None:
+    folder = Path(path)
+    if folder.suffix.lower() in images.WRITABLE or (folder.exists() and not folder.is_dir()):
+        raise InputError(f"{path}: names a file; give a folder, which is made if missing")
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -68,7 +68,12 @@ class Manifest:
 
 
 def take_up(
-    folder: Path, settings: dict[str, Any], targets: Iterable[Path], *, overwrite: bool
+    folder: Path,
+    settings: dict[str, Any],
+    targets: Iterable[Path],
+    *,
+    overwrite: bool,
+    remedy: str = "choose another -o, or give --overwrite to draw all anew",
 ) -> Manifest:
     """Opens the manifest of a folder, or begins one, and clears what a killed run left half-made.
 
@@ -77,6 +82,7 @@ def take_up(
         settings: of this run.
         targets: the pictures that it is to write.
         overwrite: begin anew whatever the folder holds.
+        remedy: what to do where the folder does not fit, for the error.
 
     Returns:
         the manifest, written; pictures of other runs with the same settings are kept in it.
@@ -86,7 +92,6 @@ def take_up(
             for under these names, or cannot be written; or its manifest is damaged.
     """
     manifest = Manifest(folder, settings)
-    remedy = "choose another -o, or give --overwrite to draw all anew"
     if overwrite:
         pass
     elif (folder / NAME).exists():

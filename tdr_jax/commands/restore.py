@@ -5,16 +5,17 @@ import dataclasses
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 
 from tdr_jax import images
-from tdr_jax.commands import jobs
+from tdr_jax.commands import guidance, jobs
 from tdr_jax.errors import InputError
 from tdr_jax.infer import restorer as infer
 from tdr_jax.infer import takes
 
-PANEL_SIDE = 1600  # a panel's halves are shown at most this wide and high
+PANEL_WIDTH = 3200  # of all pictures of a panel; none is higher than it is wide at most
 
 EPILOG = """\
 examples:
@@ -23,8 +24,11 @@ examples:
   tdr restore photos/ -o restored/ --prompts prompts.tsv
   tdr restore blurred/ -o sharp/ --model restormer_deblurring.pth
   tdr restore left/ -o sharp/ --model dual_pixel.safetensors --right right/
+  tdr restore noisy.jpg -o clean.jpg --guidance another_shot.jpg --panel
+  tdr restore noisy/ -o clean/ --guidance auto --fast --keep-guidance guidance/ --panel panels/
 
-A network that takes a sentence needs --prompt or --prompts, the others refuse them.
+A network that takes a sentence needs --prompt or --prompts, the others refuse them. So it is
+with --guidance: it helps as far as it shows what the restored picture should look like.
 The output's suffix chooses its format. Grey, transparency, 16 bits (PNG, TIFF), the colour
 profile and EXIF are kept where that format can; the picture is turned upright. A damaged
 file is reported and the rest is restored (exit status 1). An input is never overwritten;
@@ -53,10 +57,9 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--model",
-        default="textpromptir-compact",
         metavar="NAME|PATH",
         help="shipped weights, a folder, a .safetensors file or a PyTorch checkpoint "
-        "(default: %(default)s)",
+        f"(default: {infer.MODEL}; with --guidance {infer.GUIDED_MODEL}, which is for noise)",
     )
     parser.add_argument(
         "--encoder",
@@ -72,7 +75,12 @@ def add_arguments(parser) -> None:
         "or a folder of them under the names of the left ones",
     )
     parser.add_argument(
-        "--panel", action="store_true", help="write NAME_panel.png too: before and after"
+        "--panel",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="write NAME_panel.png too, beside the output or in DIR: before and after; with "
+        "guidance: input, guidance, confidence of the match and output",
     )
     parser.add_argument(
         "--strength",
@@ -89,6 +97,7 @@ def add_arguments(parser) -> None:
         help="larger pictures are restored in overlapping tiles of at most N pixels "
         "(default: what the network can do with 3 GiB, at most about 2 million)",
     )
+    guidance.add_arguments(parser)
 
 
 def run(args) -> int:
@@ -98,7 +107,7 @@ def run(args) -> int:
         args: of add_arguments.
 
     Returns:
-        0, or 1 if a picture could not be read, restored or written.
+        0, or 1 if a picture could not be read, guided, restored or written.
 
     Raises:
         InputError: arguments, weights or the output folder are wrong; nothing was restored.
@@ -106,20 +115,37 @@ def run(args) -> int:
     infer.check_strength(args.strength)
     if args.max_pixels is not None:
         infer.check_max_pixels(args.max_pixels)
+    guidance.check(args)
     prompts = jobs.read_prompts(args.prompts) if args.prompts else {}
-    todo = jobs.plan(args.inputs, args.output, args.panel, args.right)
+    with guidance.drawing_folder(args) as folder:
+        given = args.guidance if folder is None else None
+        todo = jobs.plan(args.inputs, args.output, args.panel, args.right, given, folder)
+        if given is not None and not Path(given).is_dir():
+            guidance.read(todo[0].guidance)  # it guides all: if it is damaged, nothing is done
+        return _restore_all(args, todo, prompts, folder)
 
-    from tdr_jax.runtime import enable_compilation_cache
 
-    enable_compilation_cache()
-    restorer = infer.Restorer.from_pretrained(args.model, args.encoder)
+def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: str | None) -> int:
+    """Restore what was planned, with guidance that is drawn in the folder if there is one."""
+    from tdr_jax import runtime
+
+    if folder is not None:
+        runtime.choose_cpu_kernels()  # so that the same is drawn as by `tdr guide`
+    runtime.enable_compilation_cache()
+    usual = infer.MODEL if args.guidance is None else infer.GUIDED_MODEL
+    restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder)
+    guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
+    undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     _say("a picture size met for the first time also compiles, which takes some seconds")
     failed = 0
     for number, (job, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
+        if job.source in undrawn:  # which was said
+            failed += 1
+            continue
         label = f"[{number}/{len(todo)}] {job.source}"
         try:
-            _restore(restorer, job, sentence, args.strength, args.max_pixels, label)
+            _restore(restorer, job, sentence, args, label)
         except InputError as error:
             failed += 1
             print(f"tdr: error: {error}", file=sys.stderr)
@@ -151,32 +177,44 @@ def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) ->
     return sentences
 
 
-def _restore(restorer, job: jobs.Job, prompt, strength, max_pixels, label: str) -> None:
+def _restore(restorer, job: jobs.Job, prompt: str | None, args, label: str) -> None:
     began = time.perf_counter()
     picture = images.read_picture(job.source)
-    right = images.read_picture(job.right).pixels if job.right else None
-    with _tile_bar(label) as progress:
-        try:
-            pixels = restorer(
-                picture.pixels,
-                prompt,
-                right=right,
-                strength=strength,
-                max_pixels=max_pixels,
-                progress=progress,
-            )
-        except InputError as error:
-            raise InputError(f"{job.source}: {error}") from error
-    restored = dataclasses.replace(picture, pixels=pixels)
+    options = {"max_pixels": args.max_pixels}
+    if job.right:
+        options["right"] = images.read_picture(job.right).pixels
+    if job.guidance:
+        options["guidance"] = guidance.read(job.guidance)
+    shown = [picture.pixels]
+    captions = ["before", prompt or "after"]
     try:
-        job.target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{job.target.parent}: cannot be made ({error.strerror})") from error
-    images.write_picture(job.target, restored)
+        with _tile_bar(label) as progress:
+            pixels = restorer(
+                picture.pixels, prompt, strength=args.strength, progress=progress, **options
+            )
+        if job.panel and job.guidance:
+            with _tile_bar(f"{label}: confidence") as progress:
+                confidence = restorer.confidence(picture.pixels, progress=progress, **options)
+            shown += [options["guidance"], confidence]
+            drawn = ", drawn" if args.guidance == guidance.AUTO else ""
+            sure = f"confidence {confidence.mean():.2f}"
+            captions = ["input", f"guidance{drawn}", sure, prompt or "output"]
+    except InputError as error:
+        raise InputError(f"{job.source}: {error}") from error
+    _make(job.target.parent)
+    images.write_picture(job.target, dataclasses.replace(picture, pixels=pixels))
     if job.panel:
-        images.write_rgb(job.panel, _panel(picture.pixels, pixels, prompt))
+        _make(job.panel.parent)
+        images.write_rgb(job.panel, _panel([*shown, pixels], captions))
     height, width, _ = pixels.shape
     _say(f"{label} -> {job.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -197,21 +235,38 @@ def _tile_bar(label: str):
         yield progress
 
 
-def _panel(before: np.ndarray, after: np.ndarray, prompt: str | None) -> np.ndarray:
-    """Set two pictures side by side under their captions: uint8 (h, w, 3)."""
+def _panel(pictures: list[np.ndarray], captions: list[str]) -> np.ndarray:
+    """Set pictures side by side under their captions, each as large as the first is shown.
+
+    Args:
+        pictures: uint8 or float in [0, 1] (H, W, 3), or a map of values in [0, 1], (H, W).
+        captions: shortened to a line.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
     from PIL import Image, ImageOps
 
     from tdr_jax.evaluate import report
 
-    halves = []
-    for pixels in (before, after):
-        half = Image.fromarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-        half.thumbnail((PANEL_SIDE, PANEL_SIDE))  # keeps the proportions, never enlarges
+    height, width = pictures[0].shape[:2]
+    scale = min(PANEL_WIDTH / len(pictures) / max(height, width), 1)
+    height, width = (max(round(side * scale), 1) for side in (height, width))
+    shown = []
+    for pixels in pictures:
+        if pixels.dtype != np.uint8:
+            pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+        picture = Image.fromarray(pixels)
+        if picture.size != (width, height):
+            picture = ImageOps.contain(picture, (width, height))
+        if picture.mode == "L":
+            picture = Image.fromarray(report.heat(np.asarray(picture) / 255))
         # Room for a caption over tiny pictures.
-        size = (max(half.width, 160), half.height)
-        halves.append(np.asarray(ImageOps.pad(half, size, color="white", centering=(0, 0))))
-    caption = textwrap.shorten(prompt or "after", 36, placeholder="...")
-    return report.panel(halves, ["before", caption])
+        size = (max(width, 160), height)
+        sheet = Image.new("RGB", size, "white")
+        sheet.paste(picture)
+        shown.append(np.asarray(sheet))
+    return report.panel(shown, [textwrap.shorten(c, 36, placeholder="...") for c in captions])
 
 
 def _say(line: str) -> None:

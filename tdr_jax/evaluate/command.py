@@ -13,6 +13,7 @@ examples:
   tdr eval --degraded hazy/ --clean clear/ --task haze -o results/
   tdr eval --model restormer_denoising.pth --data CBSD68/ --tasks noise25 --noise float
   tdr eval --model dual.pth --degraded left/ --right right/ --clean sharp/ --task blur
+  tdr eval --model guided-compact --data photos/ --tasks noise50 --guidance guidance/
 
 Pictures are cropped to multiples of 16 and restored whole; scores are RGB, on floats. The
 numbers depend on --seed and on the names of the files, on nothing else.
@@ -67,6 +68,12 @@ def add_arguments(parser) -> None:
         "--wrong-prompt", metavar="TASK", help="add rows with the words of this task instead"
     )
     parser.add_argument(
+        "--guidance",
+        metavar="DIR",
+        help="for guided networks: a picture for each degraded one, of the same name but for the "
+        "extension, or of what stands before its first underscore",
+    )
+    parser.add_argument(
         "--panels", metavar="DIR", help="write pictures: input, restored and clean side by side"
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="folder for table.md and table.json")
@@ -97,13 +104,14 @@ def run(args) -> int:
         prompt=args.prompt,
         wrong_prompt=args.wrong_prompt,
         noise=args.noise,
+        guidance=args.guidance,
         panels=args.panels,
         limit=args.limit,
     )
     return 0
 
 
-def run_config(config, workdir, *, weights=None, data=None, output=None):
+def run_config(config, workdir, *, weights=None, data=None, output=None, guidance=None):
     """Measure the run of a config by the whole protocol, whatever was cut short during training.
 
     Args:
@@ -112,6 +120,7 @@ def run_config(config, workdir, *, weights=None, data=None, output=None):
         weights: shipped name, folder or file.
         data: folder of pictures in place of `config.eval_data.path`.
         output: folder for the tables; None for `workdir/eval`.
+        guidance: folder of guidance, for a guided network.
 
     Returns:
         the rows, see `evaluate`.
@@ -126,7 +135,8 @@ def run_config(config, workdir, *, weights=None, data=None, output=None):
     weights = weights or workdir / "weights.safetensors"
     output = output or workdir / "eval"
     settings = tuple(config.eval_data.settings)
-    return _measure(weights, config.encoder, data, settings, output, seed=config.seed)
+    options = dict(seed=config.seed, guidance=guidance)
+    return _measure(weights, config.encoder, data, settings, output, **options)
 
 
 def _what(args):
@@ -170,7 +180,8 @@ def _measure(model, encoder, source, settings, output, **options):
     text_encoder = None
     if takes.sentence(network):
         text_encoder = TextEncoder.from_pretrained(encoder)
-    evaluators.check(network, text_encoder, rows, options.get("prompt"))
+    guidance = options.get("guidance")
+    evaluators.check(network, text_encoder, rows, options.get("prompt"), guidance)
     rows = evaluators.evaluate(
         network, params, text_encoder, source, settings, progress=_progress, **options
     )
@@ -182,7 +193,7 @@ def _measure(model, encoder, source, settings, output, **options):
             "weights": str(model),
             "encoder": str(encoder) if text_encoder else None,
             "protocol": f"{colour}, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
-            **{name: options.get(name) for name in ("seed", "prompt", "limit")},
+            **{name: options.get(name) for name in ("seed", "prompt", "limit", "guidance")},
         }
         for path in report.write(rows, output, about):
             print(f"wrote {path}", file=sys.stderr)

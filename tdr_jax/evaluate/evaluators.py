@@ -15,6 +15,7 @@ from tdr_jax.evaluate import protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images import write_rgb
 from tdr_jax.infer import takes
+from tdr_jax.infer.pictures import open_guidance
 from tdr_jax.text import bank_vectors, sentences
 
 
@@ -33,16 +34,17 @@ def restorer(network) -> Callable:
     """The jitted restoration of one picture, compiled once for each picture shape.
 
     Args:
-        network: a `tdr_jax.models.Network` that takes pictures, and sentence vectors or not.
+        network: a `tdr_jax.models.Network` that takes pictures, with guidance or not, and sentence
+            vectors or not.
 
     Returns:
-        `restore(params, picture (H, W, C), vector (D,)) -> float32 (H, W, C)`, clipped to [0, 1];
-        without the vector for a network that takes no sentence.
+        `restore(params, picture (H, W, C), guidance (h, w, 3), vector (D,)) -> float32 (H, W, C)`,
+        clipped to [0, 1]; without the guidance and the vector for a network that takes none.
     """
 
     @jax.jit
-    def restore(params, picture, *vector):
-        restored = network.apply(params, picture[None], *(v[None] for v in vector))[0]
+    def restore(params, picture, *others):
+        restored = network.apply(params, picture[None], *(x[None] for x in others))[0]
         return jnp.clip(restored.astype(jnp.float32), 0, 1)
 
     return restore
@@ -57,6 +59,7 @@ def results(
     *,
     seed: int = 0,
     prompt: str | None = None,
+    guidance=None,
     start: int = 0,
     limit: int | None = None,
     size: int | None = None,
@@ -70,12 +73,16 @@ def results(
         setting: the degradation and the task whose words are used.
         seed: of the degradations and of the choice of sentences.
         prompt: one sentence for every picture; None draws one from the bank for each.
+        guidance: for a guided network, see `evaluate`.
 
     Raises:
         InputError: pictures that cannot be used, a network that does not fit the protocol or the
-            encoder, words for a network that takes none, or an output that is not a number.
+            encoder, words or guidance for a network that takes none, guidance that is missing, or
+            an output that is not a number.
     """
-    check(network, encoder, [setting], prompt)
+    check(network, encoder, [setting], prompt, guidance)
+    stop = None if limit is None else start + limit
+    guide = protocols.open_guidance(guidance, protocols.open_source(source), stop)
     restore = restorer(network)
     bank, vectors = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
@@ -89,7 +96,11 @@ def results(
     ):
         _, rng = protocols.example_streams(seed, setting, example.index)
         chosen = int(rng.integers(len(bank)))
-        restored = np.asarray(restore(params, example.degraded, *vectors[chosen]))
+        others = vectors[chosen]
+        if guide is not None:
+            pixels = example.clean.shape[0] * example.clean.shape[1]
+            others = (open_guidance(guide(example), pixels), *others)
+        restored = np.asarray(restore(params, example.degraded, *others))
         if np.isnan(restored).any():
             raise InputError(
                 f"the network's output for {example.name} ({setting.name}) is not a number; "
@@ -109,6 +120,7 @@ def evaluate(
     prompt: str | None = None,
     wrong_prompt: str | None = None,
     noise: str = "uint8",
+    guidance=None,
     panels: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
@@ -127,6 +139,9 @@ def evaluate(
         prompt: one sentence for every picture; None draws one from the bank for each.
         wrong_prompt: a task; adds a row for every other degradation with the words of this task.
         noise: "uint8", or "float" for the noise of the denoising papers.
+        guidance: for a guided network, a folder with a picture for each degraded one, found by its
+            name; or a function that makes it of an `Example`. Both may be of any size; what is
+            larger than the picture is shrunk as by `Restorer`.
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
@@ -144,7 +159,8 @@ def evaluate(
     total = len(source) if limit is None else min(len(source), limit)
     rows = []
     settings = protocols.settings_of(settings, wrong_prompt, noise)
-    check(network, encoder, settings, prompt)
+    check(network, encoder, settings, prompt, guidance)
+    guidance = protocols.open_guidance(guidance, source, limit)
     for setting in settings:
         scores = []
         for result in results(
@@ -155,6 +171,7 @@ def evaluate(
             setting,
             seed=seed,
             prompt=prompt,
+            guidance=guidance,
             limit=limit,
             size=size,
         ):
@@ -180,18 +197,26 @@ def panel(result: Result) -> np.ndarray:
     )
 
 
-def check(network, encoder, settings=(), prompt: str | None = None) -> None:
-    """Refuse a network that the protocol, the encoder or the words do not fit.
+def check(network, encoder, settings=(), prompt: str | None = None, guidance=None) -> None:
+    """Refuse a network that the protocol, the encoder, the words or the guidance do not fit.
 
     Args:
-        network, encoder, prompt: see `evaluate`.
+        network, encoder, prompt, guidance: see `evaluate`.
         settings: list of `Setting`.
 
     Raises:
-        InputError: sides that are multiples of 16 are not enough, vectors of another width, or
-            words of any kind for a network that takes no sentence.
+        InputError: sides that are multiples of 16 are not enough, vectors of another width, words
+            of any kind for a network that takes no sentence, or guidance just where it is not
+            needed.
     """
     takes.check(network, encoder)
+    guided = takes.guidance(network)
+    if guided and guidance is None:
+        raise InputError(
+            f"network {network.name} restores with guidance; give a folder of it: --guidance DIR"
+        )
+    if guidance is not None and not guided:
+        raise InputError(f"network {network.name} takes no guidance; leave it out")
     if protocols.MULTIPLE % network.config.multiple:
         raise InputError(
             f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
@@ -227,6 +252,7 @@ class Restoration:
         network, encoder, source, settings: see `evaluate`.
         seed: the same degraded pictures at every visit.
         limit, size: keep a visit short.
+        guidance: for a guided network, see `evaluate`.
     """
 
     network: object
@@ -236,6 +262,7 @@ class Restoration:
     seed: int = 0
     limit: int | None = None
     size: int | None = None
+    guidance: object = None
 
     def run(self, params) -> Iterator[tuple[str, float]]:
         """Yield "<setting>/psnr", "<setting>/ssim" and "<setting>/gain" (dB over the input).
@@ -250,6 +277,7 @@ class Restoration:
             self.source,
             self.settings,
             seed=self.seed,
+            guidance=self.guidance,
             limit=self.limit,
             size=self.size,
         ):
@@ -263,7 +291,7 @@ class Panels:
     """One picture "input | restored | clean" a setting, for the writers.
 
     Args:
-        network, encoder, source, settings, seed, size: as for `Restoration`.
+        network, encoder, source, settings, seed, size, guidance: as for `Restoration`.
         index: which picture of the source is shown.
     """
 
@@ -274,6 +302,7 @@ class Panels:
     seed: int = 0
     index: int = 0
     size: int | None = None
+    guidance: object = None
 
     def run(self, params) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (setting's name, uint8 (H, W, 3))."""
@@ -288,6 +317,7 @@ class Panels:
                 source,
                 setting,
                 seed=self.seed,
+                guidance=self.guidance,
                 start=self.index,
                 limit=1,
                 size=self.size,

@@ -8,7 +8,7 @@ papers (Restormer): added in floats, not clipped, with the same generator anew f
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from tdr_jax.data import sources
 from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
+from tdr_jax.images import partners, read_rgb
 from tdr_jax.text import TASKS
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
@@ -210,6 +211,28 @@ def open_source(source):
 def is_paired(source) -> bool:
     """Whether a source from `open_source` gives degraded pictures with their clean ones."""
     return "degraded" in source[0]
+
+
+def open_guidance(guidance, source, limit: int | None = None) -> Callable | None:
+    """Find what guides the restoration of the pictures.
+
+    Args:
+        guidance: a folder with a picture for each degraded one, see `tdr_jax.images.partners`; a
+            function from an `Example` to an array; or None.
+        source: from `open_source`.
+        limit: only the first so many pictures need any.
+
+    Returns:
+        a function from an `Example` to uint8 or float (h, w, 3) of any size; or None.
+
+    Raises:
+        InputError: there is no such folder, or pictures that have none in it, all of them named.
+    """
+    if not isinstance(guidance, str | Path):
+        return guidance
+    names = list(dict.fromkeys(source.names[:limit]))
+    paths = dict(zip(names, partners(guidance, names, "guidance"), strict=True))
+    return lambda example: read_rgb(paths[example.name])
 
 
 def example(

@@ -195,6 +195,26 @@ def panel(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
     return np.asarray(sheet)
 
 
+# Dark to light, so that it reads in grey as well.
+_HEAT = np.array(
+    [[16, 12, 44], [86, 24, 108], [176, 48, 92], [236, 110, 52], [250, 196, 72], [252, 252, 200]],
+    np.float32,
+)
+
+
+def heat(values: np.ndarray) -> np.ndarray:
+    """A map of values as a picture: 0 is nearly black, 1 pale yellow.
+
+    Args:
+        values: float (H, W); beyond [0, 1] they are clipped.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    stops = np.linspace(0, 1, len(_HEAT))
+    return np.stack([np.rint(np.interp(values, stops, c)) for c in _HEAT.T], -1).astype(np.uint8)
+
+
 def _finite(value):
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

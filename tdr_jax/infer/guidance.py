@@ -82,6 +82,9 @@ class Guide:
         )
         empty = placeholder.empty(tokenizer, length)
         self._ids, self._empty = (self._painter.check_tokens(x)[None] for x in (ids, empty))
+        # Programs live as long as their guide; a cache of the class would keep guides alive.
+        self._words = functools.lru_cache(maxsize=8)(self._compile_words)
+        self._draw = functools.lru_cache(maxsize=8)(self._compile_draw)
 
     @classmethod
     def from_pretrained(
@@ -279,8 +282,7 @@ class Guide:
 
         return jax.jit(features)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 (programs live as long as their guide)
-    def _words(self, mode: tuple[bool, int | None]):
+    def _compile_words(self, mode: tuple[bool, int | None]):
         """Compiles picture to words."""
 
         def words(params, pixels):
@@ -288,8 +290,7 @@ class Guide:
 
         return jax.jit(words)
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019
-    def _draw(self, steps: int, scale: float, sampler: str, mode: tuple[bool, int | None]):
+    def _compile_draw(self, steps: int, scale: float, sampler: str, mode: tuple[bool, int | None]):
         """Compiles picture to guidance for these settings."""
         text = self._painter.networks["text_encoder"]
 

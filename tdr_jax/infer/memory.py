@@ -15,6 +15,9 @@ def bytes_per_pixel(network) -> float:
     fuses some of them away and keeps others longer: for the published networks that is
     between two fifths more (SFNet) and half less (the Restormer family) than estimated.
 
+    A guided network is given guidance as large as the picture. What is alive at once grows at most
+    in proportion to both, so that this bounds the need with smaller guidance as well.
+
     Args:
         network: a Network that restores pictures.
 
@@ -24,6 +27,8 @@ def bytes_per_pixel(network) -> float:
     config = network.config
     side = -(-SIDE // config.multiple) * config.multiple
     inputs = [jax.ShapeDtypeStruct((1, side, side, config.channels[0]), jnp.float32)]
+    if takes.guidance(network):
+        inputs.append(jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
     if takes.sentence(network):
         inputs.append(jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32))
     trace = jax.make_jaxpr(network.apply)(network.abstract_params(), *inputs)

@@ -1,11 +1,15 @@
 """Arrays and PIL images as float pixels, and the way back to what they were."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tdr_jax.errors import InputError
+
+GUIDANCE = (2**18, 2**20)  # pixels: guidance is never shrunk below the first or kept above the last
+GUIDANCE_MULTIPLE = 128  # networks continue the sides of guidance by zeros up to multiples of this
 
 
 def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -39,6 +43,44 @@ def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     import jax.numpy as jnp
 
     return pixels, lambda restored: jnp.asarray(close(restored))
+
+
+def open_guidance(image, pixels: int) -> np.ndarray:
+    """Take a guidance picture apart, and shrink it where it is larger than what it guides.
+
+    Args:
+        image: as for `open_picture`; grey is repeated, values beyond [0, 1] are clipped.
+        pixels: of the picture that it guides, or of the largest part that is restored at once.
+
+    Returns:
+        float32 (h, w, 3) in [0, 1], in its own proportions, of at most `pixels`, but no fewer than
+        2**18 and no more than 2**20 pixels; resized as Pillow's bicubic filter does, with
+        antialiasing.
+
+    Raises:
+        InputError: it is no picture.
+    """
+    try:
+        guidance, _ = open_picture(image)
+    except InputError as error:
+        raise InputError(f"the guidance: {error}") from error
+    guidance = np.clip(guidance, 0, 1)
+    height, width = guidance.shape[:2]
+    most = int(np.clip(pixels, *GUIDANCE))
+    # A strip costs as much as one of GUIDANCE_MULTIPLE rows.
+    longest = most // GUIDANCE_MULTIPLE
+    scale = min(math.sqrt(most / (height * width)), longest / max(height, width))
+    if scale < 1:
+        guidance = _resize(guidance, *(max(int(side * scale), 1) for side in (height, width)))
+    return np.ascontiguousarray(np.broadcast_to(guidance, (*guidance.shape[:2], 3)))
+
+
+def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    from PIL import Image
+
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(pixels, -1, 0)]
+    planes = [plane.resize((width, height), Image.Resampling.BICUBIC) for plane in planes]
+    return np.clip(np.stack([np.asarray(plane) for plane in planes], -1), 0, 1)
 
 
 def _floats(array: np.ndarray) -> np.ndarray:

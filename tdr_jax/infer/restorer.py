@@ -1,4 +1,4 @@
-"""From a picture, and a sentence, to the restored picture, whatever its size and type."""
+"""From a picture, a sentence and guidance to the restored picture, whatever its size and type."""
 
 import itertools
 import math
@@ -11,8 +11,10 @@ import numpy as np
 
 from tdr_jax.errors import InputError
 from tdr_jax.infer import takes, tiles
-from tdr_jax.infer.pictures import open_picture
+from tdr_jax.infer.pictures import open_guidance, open_picture
 
+MODEL = "textpromptir-compact"
+GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
 MAX_PIXELS = 2**21  # about 2 million: the most that goes through a network at once by default
 LEAST_MAX_PIXELS = 64 * 64
 SMALL = 256 * 256  # up to here any network has room, and nothing is estimated
@@ -20,11 +22,11 @@ MEMORY = 3 * 2**30  # for a network's intermediate results: what a machine of 8 
 
 
 class Restorer:
-    """Restores pictures, as a sentence asks where the network takes one.
+    """Restores pictures, as a sentence asks and with guidance where the network takes them.
 
     Args:
-        network: a Network whose apply(params, images) or, if its config has a `text_dim`,
-            apply(params, images, vectors) restores images.
+        network: a Network whose apply(params, images) restores images. If its config is `guided`,
+            guidance follows the images, and if it has a `text_dim`, vectors come last.
         params: its flat dict of parameters.
         encoder: anything with `.dim` and `.encode(list of str) -> float32 (N, dim)`; None for a
             network that takes no sentence.
@@ -40,9 +42,7 @@ class Restorer:
         self.encoder = encoder
 
     @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | PathLike = "textpromptir-compact", encoder="minilm"
-    ) -> "Restorer":
+    def from_pretrained(cls, name_or_path: str | PathLike = MODEL, encoder="minilm") -> "Restorer":
         """Load a network with its weights.
 
         Args:
@@ -70,7 +70,8 @@ class Restorer:
     def max_pixels(self) -> int:
         """The most pixels that go through the network at once, unless a call says otherwise.
 
-        As many as are estimated to need 3 GiB for intermediate results, at most 2**21.
+        As many as are estimated to need 3 GiB for intermediate results, at most 2**21; those of
+        guidance of the same size count as well.
         """
         from tdr_jax.infer import memory
 
@@ -81,6 +82,7 @@ class Restorer:
         image,
         prompt: str | None = None,
         *,
+        guidance=None,
         right=None,
         strength: float = 1.0,
         max_pixels: int | None = None,
@@ -95,6 +97,10 @@ class Restorer:
         given; those are then taken tile by tile, so the result differs a little from that of the
         whole picture, most where parts of the picture differ in how bad they are.
 
+        Each tile sees the whole guidance. Guidance of more pixels than the picture, or a tile of
+        it, is shrunk to as many first, but not to fewer than 2**18; it never has more than 2**20.
+        So the memory needed stays bounded whatever is given.
+
         A network for colour sees a grey picture three times, and the mean of what it answers is
         the result. A network for grey restores a colour picture one channel after the other,
         or once if the three are equal.
@@ -105,6 +111,9 @@ class Restorer:
                 images become RGB or RGBA, 1-bit ones L.
             prompt: what to do, in words, such as "remove the noise"; None for a network that
                 takes no sentence.
+            guidance: for a guided network, a picture that shows what the restored one should look
+                like, such as another photograph of the scene: of any type that `image` may have,
+                grey too, and any size; else None.
             right: the right view, like `image` and of its size, for a network that restores the
                 left view from both; else None.
             strength: 1 gives the restored picture, 0 the input, between them a blend.
@@ -117,19 +126,23 @@ class Restorer:
             the restored picture, same type and size as `image`, float in [0, 1].
 
         Raises:
-            InputError: the image, prompt, view, strength or max_pixels is not as above or not
-                what the network takes; memory is too small; or the network's answer is not finite.
+            InputError: the image, prompt, guidance, view, strength or max_pixels is not as above or
+                not what the network takes; memory is too small; or the network's answer is not
+                finite.
         """
         check_strength(strength)
-        if max_pixels is not None:
-            check_max_pixels(max_pixels)
         self.check_prompt(prompt)
-        vectors = ()
+        self.check_guidance(guidance)
+        others = ()
         if prompt is not None:
-            vectors = (np.asarray(self.encoder.encode([prompt.strip()]), np.float32),)
+            others = (np.asarray(self.encoder.encode([prompt.strip()]), np.float32),)
         pixels, close = open_picture(image)
         given = self._given(pixels, right)
-        restored = self._restore(given, vectors, max_pixels, progress or (lambda done, total: None))
+        most = self._at_once(pixels, max_pixels)
+        if guidance is not None:
+            others = (_guidance(guidance, pixels, most), *others)
+        channels = self.network.config.channels[1]
+        restored = self._tiled(self._apply, channels, given, others, most, progress)
         if restored.shape[-1] > pixels.shape[-1]:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
@@ -138,6 +151,34 @@ class Restorer:
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
         return close(np.clip(restored, 0, 1, out=restored))
+
+    def confidence(
+        self,
+        image,
+        guidance,
+        *,
+        right=None,
+        max_pixels: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Tell how sure a guided network is, place by place, of what it found in the guidance.
+
+        Args:
+            image, guidance, right, max_pixels, progress: as for restoring.
+
+        Returns:
+            float32 (H, W), about 0 to 1: the cosine between the features of each place and of the
+            one it was matched with, the mean over the channels that are restored one by one.
+
+        Raises:
+            InputError: as for restoring.
+        """
+        self.check_guidance(guidance)
+        pixels, _ = open_picture(image)
+        given = self._given(pixels, right)
+        most = self._at_once(pixels, max_pixels)
+        others = (_guidance(guidance, pixels, most),)
+        return self._tiled(self._match, 1, given, others, most, progress).mean(-1)
 
     def check_prompt(self, prompt: str | None) -> None:
         """Raise InputError unless there is a prompt that says something where one is needed."""
@@ -150,6 +191,16 @@ class Restorer:
             raise InputError(
                 f'the prompt is {prompt!r}; say what to do, such as "remove the noise"'
             )
+
+    def check_guidance(self, guidance) -> None:
+        """Raise InputError unless there is guidance just where it is needed."""
+        guided = takes.guidance(self.network)
+        if guided and guidance is None:
+            raise InputError(
+                f"network {self.network.name} restores with guidance; give a picture for that too"
+            )
+        if guidance is not None and not guided:
+            raise InputError(f"network {self.network.name} takes no guidance; leave it out")
 
     def check_views(self, right) -> None:
         """Raise InputError unless there is a right view just where one is needed."""
@@ -179,34 +230,58 @@ class Restorer:
         return planes[:1] if equal else planes
 
     @cached_property
+    def _placed(self) -> dict:
+        import jax
+
+        return jax.device_put(self.params)
+
+    @cached_property
     def _apply(self):
+        """Compiles the network for each size: images, guidance, vectors -> (N, H, W, channels)."""
+        return self._compiled(self.network.apply)
+
+    @cached_property
+    def _match(self):
+        """Compiles the confidence: images, guidance -> (N, H, W, 1)."""
+
+        def match(params, images, guidance):
+            return self.network.apply(params, images, guidance, method="confidence")[..., None]
+
+        return self._compiled(match)
+
+    def _compiled(self, function):
         import jax
         import jax.numpy as jnp
 
-        params = jax.device_put(self.params)
-
         @jax.jit
-        def apply(params, images, *vectors):
-            return self.network.apply(params, images, *vectors).astype(jnp.float32)
+        def apply(params, images, *others):
+            return function(params, images, *others).astype(jnp.float32)
 
-        return lambda images, *vectors: np.asarray(apply(params, images, *vectors))
+        return lambda images, *others: np.asarray(apply(self._placed, images, *others))
 
-    def _restore(self, given, vectors, max_pixels, progress) -> np.ndarray:
-        """Return float32 (H, W, channels out of each), not clipped.
+    def _at_once(self, pixels: np.ndarray, max_pixels: int | None) -> int:
+        """Return how many pixels of this picture go through the network at once at most."""
+        if max_pixels is not None:
+            check_max_pixels(max_pixels)
+            return max_pixels
+        height, width, _ = pixels.shape
+        small = math.prod(tiles.padded(height, width, self.network.config.multiple)) <= SMALL
+        return SMALL if small else self.max_pixels
+
+    def _tiled(self, apply, channels: int, given, others, max_pixels: int, progress) -> np.ndarray:
+        """Return what `apply` makes: float32 (H, W, channels of each given), not clipped.
 
         Memory besides input and output is one tile's.
         """
+        progress = progress or (lambda done, total: None)
         height, width, _ = given[0].shape
-        multiple, channels = self.network.config.multiple, self.network.config.channels[1]
-        if max_pixels is None:
-            small = math.prod(tiles.padded(height, width, multiple)) <= SMALL
-            max_pixels = SMALL if small else self.max_pixels
+        multiple = self.network.config.multiple
         tall, broad = tiles.tile_shape(height, width, max_pixels, multiple)
         tops, lefts = tiles.starts(height, tall), tiles.starts(width, broad)
         total = len(tops) * len(lefts) * len(given)
         progress(0, total)
         if total == 1:
-            restored = self._tile(_pad(given[0], tall, broad), vectors)
+            restored = self._tile(apply, _pad(given[0], tall, broad), others)
             progress(1, 1)
             return restored[:height, :width].copy()
         rows = tiles.windows(height, tall, tops)
@@ -220,16 +295,16 @@ class Restorer:
             target = restored[top : top + tall, left : left + broad, parts]
             high, wide, _ = target.shape  # less than a tile where the picture is narrower
             tile = pixels[top : top + tall, left : left + broad]
-            answer = self._tile(_pad(tile, tall, broad), vectors)[:high, :wide]
+            answer = self._tile(apply, _pad(tile, tall, broad), others)[:high, :wide]
             target += answer * (row[:high, None, None] * column[:wide, None])
             progress(done, total)
         return restored
 
-    def _tile(self, tile: np.ndarray, vectors) -> np.ndarray:
+    def _tile(self, apply, tile: np.ndarray, others) -> np.ndarray:
         import jax
 
         try:
-            answer = self._apply(tile[None], *vectors)[0]
+            answer = apply(tile[None], *others)[0]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
@@ -253,6 +328,12 @@ def check_max_pixels(max_pixels: int) -> None:
     """Raise InputError unless tiles of max_pixels are large enough to make sense."""
     if max_pixels < LEAST_MAX_PIXELS:
         raise InputError(f"max_pixels is {max_pixels}; it must be at least {LEAST_MAX_PIXELS}")
+
+
+def _guidance(guidance, pixels: np.ndarray, most: int) -> np.ndarray:
+    """Return guidance (1, h, w, 3) for a picture of which `most` pixels are restored at once."""
+    height, width, _ = pixels.shape
+    return open_guidance(guidance, min(height * width, most))[None]
 
 
 def _colour(pixels: np.ndarray) -> np.ndarray:

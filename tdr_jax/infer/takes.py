@@ -1,4 +1,4 @@
-"""What a network is to be given: a sentence or none, one picture or two views."""
+"""What a network is to be given: a sentence or none, guidance or none, one picture or two views."""
 
 from tdr_jax.errors import InputError
 
@@ -12,6 +12,11 @@ def sentence(network) -> bool:
 
 def _config(network):
     return getattr(network, "config", None)  # a pipeline of several networks has none
+
+
+def guidance(network) -> bool:
+    """Whether the network restores with the help of a guidance picture."""
+    return getattr(_config(network), "guided", False)
 
 
 def two_views(network) -> bool:
