@@ -43,7 +43,7 @@ Arguments:
     cycle: written, whose first learning-rate cycle rises to 3e-4, or repaired, which keeps it where
         it starts.
     guided=0: the backbone alone, by the same recipe.
-    size: full, or tiny: noise of sigma 50 on crops of 128 pixels with guidance of 192.
+    size: full, or tiny: noise of sigma 50 on crops of 64 pixels with guidance of 96.
 """
 
 from configs import backbone as recipes
@@ -178,13 +178,13 @@ def _tiny(config, given):
     settings = config.guidance
     if not given["guidance"] and not given["kinds"]:
         settings.kinds, settings.weights = SYNTHESISED, (2.0, 2.0, 1.0)
-    settings.size = 192
+    settings.size = 96
     settings.window = given["window"] or "full"
     # What is new learns from nothing, the base goes on from where it is.
     config.optim.lr = 5e-4 if given["base"] else 1e-3
     config.optim.lr_of = (("masa", 1e-3),)
     config.optim.schedule, config.optim.warmup, config.optim.end = "cosine", 20, 0.01
-    config.data.stages = ((given["steps"] or 800, given["crop"] or 128, given["batch"] or 4),)
+    config.data.stages = ((given["steps"] or 800, given["crop"] or 64, given["batch"] or 8),)
     config.data.workers = 0
     config.ema = 0.99
     config.log_every, config.save_every, config.panel_every = 20, 100, 200
@@ -204,9 +204,9 @@ def _alone(config):
 # there are enough of them in a crop to look for.
 TINY = {name: sizes for name, sizes in recipes.SMALL.items() if name != "nafnet"} | {
     "nafnet": {
-        "width": 24,
-        "enc_blk_nums": (2, 2),
+        "width": 16,
+        "enc_blk_nums": (1, 1),
         "middle_blk_num": 4,
-        "dec_blk_nums": (2, 2),
+        "dec_blk_nums": (1, 1),
     }
 }

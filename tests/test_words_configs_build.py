@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from ml_collections import config_flags
 
@@ -282,3 +283,20 @@ def test_every_objective_has_a_job():
     assert set(words.JOBS) | {"restore"} == set(jobs.OBJECTIVES)
     for name, job in words.JOBS.items():
         assert job.wanted == PARTS.get(name, "pair")
+
+
+def test_an_autoencoder_starts_with_eyes_for_colour(tmp_path):
+    config = tdr_towers.get_config("part=vae")
+    job = jobs.make(config, tmp_path)
+    plain, begun = job.network.init(config.seed), job.initial_params()
+    name = "encoder.conv_in.kernel"
+    changed = {key for key in plain if not np.array_equal(plain[key], begun[key])}
+    assert changed == {name, "quant_conv.bias"}
+    grey, red_green = np.array([1.0, 1.0, 1.0]), np.array([1.0, -1.0, 0.0])
+
+    def seen(kernel, colour):
+        return np.einsum("hwio,i->hwo", kernel, colour)
+
+    for colour, gain in ((grey, 1), (red_green, words.COLOUR)):
+        seen_before, seen_now = (seen(params[name], colour) for params in (plain, begun))
+        np.testing.assert_allclose(seen_now, gain * seen_before, atol=1e-5)

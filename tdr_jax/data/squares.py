@@ -30,9 +30,10 @@ class Squares:
         degraded, at least and at most.
       seed: int.
       wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
-        vision tower, and the first once more in another state; "caption", the picture and what `captions.describe` says of it; "same", one
-        degraded or clean picture both to see and to draw; "pair", the degraded one to see and the
-        clean one to draw, which are the same where the task is "clean".
+        vision tower, and the first once more in another state; "caption", the picture and what
+        `captions.describe` says of it; "same", one degraded or clean picture both to see and to
+        draw; "pair", the degraded one to see and the clean one to draw, which are the same where
+        the task is "clean".
       view: side in pixels of what the vision tower sees; 0 where nothing does.
       encode: caption -> int32 token ids; for "caption".
 

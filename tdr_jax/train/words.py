@@ -17,6 +17,7 @@ from tdr_jax.train import assemble, features
 
 PANEL_ROWS = 4
 LOGVAR = -6.0  # of latents, where an autoencoder starts
+COLOUR = 6.0  # how much more its first filters see of colours than of light and dark
 # The frozen networks of each size of the configs, and the first stage's.
 NAMES = {
     size: tuple((part, f"{stack}/{part}") for part in pipeline.PARTS) + (("image_encoder", vision),)
@@ -156,11 +157,17 @@ class Reconstruct(Job):
 
     def initial_params(self):
         params = super().initial_params()
-        if self.config.init_from or "quant_conv.bias" not in params:
+        if self.config.init_from:
             return params
-        # Latents start almost without noise, in which faint signals such as colour would drown.
-        bias = params["quant_conv.bias"]
-        return params | {"quant_conv.bias": bias.at[len(bias) // 2 :].set(LOGVAR)}
+        # Colours differ less than light and dark do, and would drown: in brightness, if the first
+        # filters saw both alike, and in noise, if latents were drawn with much of it.
+        filters = params["encoder.conv_in.kernel"]
+        grey = filters.mean(2, keepdims=True)
+        params |= {"encoder.conv_in.kernel": grey + COLOUR * (filters - grey)}
+        if "quant_conv.bias" in params:
+            bias = params["quant_conv.bias"]
+            params["quant_conv.bias"] = bias.at[len(bias) // 2 :].set(LOGVAR)
+        return params
 
     def panel(self, state, batch):
         """Pictures and what the autoencoder makes of them, side by side."""
