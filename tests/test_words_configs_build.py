@@ -11,7 +11,7 @@ import pytest
 from ml_collections import config_flags
 
 from configs import common, tdr_i2t, tdr_towers, tdr_tr
-from tdr_jax import models, stack
+from tdr_jax import models, stack, weights
 from tdr_jax.data import squares
 from tdr_jax.diffusion import Schedule
 from tdr_jax.errors import InputError
@@ -300,3 +300,18 @@ def test_an_autoencoder_starts_with_eyes_for_colour(tmp_path):
     for colour, gain in ((grey, 1), (red_green, words.COLOUR)):
         seen_before, seen_now = (seen(params[name], colour) for params in (plain, begun))
         np.testing.assert_allclose(seen_now, gain * seen_before, atol=1e-5)
+
+
+def test_a_unet_goes_on_from_a_folder_of_diffusers(tmp_path):
+    shipped = weights.ASSETS / "tdr-tiny"
+    config = tdr_towers.get_config(f"part=unet,vae={shipped / 'vae'}")
+    config.init_from = str(shipped)
+    begun = jobs.make(config, tmp_path).initial_params()
+    for part in ("unet", "text_encoder"):
+        _, params = weights.load(shipped / part)
+        assert params
+        for name, value in params.items():
+            np.testing.assert_array_equal(begun[f"{part}.{name}"], value)
+    config.init_from = str(shipped / "vae")
+    with pytest.raises(InputError, match="has no text_encoder; give the folder stack/"):
+        jobs.make(config, tmp_path).initial_params()

@@ -215,6 +215,21 @@ class Denoise(Job):
         empty = tuple(int(i) for i in placeholder.empty(self.tokenizer, self.length))
         self.task = denoise.Captioned(unet, text, self.vae, self.schedule, empty)
 
+    def initial_params(self):
+        """From scratch, or those of the folder of diffusers that config.init_from names."""
+        if not self.config.init_from:
+            return self.network.init(self.config.seed)
+        where = f"config.init_from={self.config.init_from}"
+        _, params = weights.load(self.config.init_from)
+        if absent := self.network.parts.keys() - params.keys():
+            raise InputError(f"{where} has no {min(absent)}; give the folder stack/ of such a run")
+        try:
+            params = self.network.joined(lambda part, _: params[part])
+            models.check(params, self.network.abstract_params(), f"network {self.network.name}")
+        except ValueError as error:
+            raise InputError(f"{where}: {error}") from None
+        return params
+
     def examples(self):
         return super().examples(encode=self._ids)
 
@@ -373,16 +388,17 @@ class Several:
         return sum(network.size for network in self.parts.values())
 
     def init(self, seed: int = 0):
-        return self._joined(lambda network: network.init(seed))
+        return self.joined(lambda _, network: network.init(seed))
 
     def abstract_params(self):
-        return self._joined(lambda network: network.abstract_params())
+        return self.joined(lambda _, network: network.abstract_params())
 
-    def _joined(self, of):
+    def joined(self, of) -> dict:
+        """One dict of `of(part, network)`, the parameters of each."""
         return {
             f"{part}.{name}": value
             for part, network in self.parts.items()
-            for name, value in of(network).items()
+            for name, value in of(part, network).items()
         }
 
 
