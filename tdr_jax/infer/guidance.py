@@ -151,7 +151,8 @@ class Guide:
             pictures: N, each as in `central_square`.
 
         Returns:
-            float32 (N, C) of unit length: the class token, projected where the tower projects.
+            float32 (N, C) of unit length: the mean over patches of the states that words are read
+            from, without the head for whose training any change of sharpness was another picture.
         """
         pixels = self._pixels(pictures)
         (spread,) = self._painter.spread(pixels)
@@ -273,11 +274,8 @@ class Guide:
 
         def features(params, pixels):
             shown = clip.normalise(pixels.astype(jnp.float32) / 255)
-            if tower.config.with_projection:
-                found = tower.apply(params[IMAGE_ENCODER], shown, method="project")
-            else:
-                found = tower.apply(params[IMAGE_ENCODER], shown)[1]
-            found = found.astype(jnp.float32)
+            states, _ = tower.apply(params[IMAGE_ENCODER], shown)
+            found = states[:, 1:].mean(1, dtype=jnp.float32)
             return found / jnp.linalg.norm(found, axis=-1, keepdims=True)
 
         return jax.jit(features)
