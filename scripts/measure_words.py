@@ -5,13 +5,16 @@
 Prints, for the central square of every photograph: how often the picture drawn from its words is
 more alike to it than to 19 other photographs (chance is 5 %); and for each degradation how far its
 words, and the picture drawn from them, are from those of the clean photograph, before and after the
-restoration of the words. Intervals are 95 %, by bootstrap over photographs.
+restoration of the words. Intervals are 95 %, by bootstrap over photographs; the rows "all" hold the
+means of each photograph's degradations.
 """
 
 import argparse
 import sys
 
 import numpy as np
+
+from tdr_jax.evaluate import words
 
 KINDS = ("noise25", "noise50", "rain", "haze", "blur")
 
@@ -23,7 +26,6 @@ def main(args) -> None:
     runtime.enable_compilation_cache()
 
     from tdr_jax.data import sources
-    from tdr_jax.evaluate import words
     from tdr_jax.infer.guidance import Guide
 
     folder = sources.Folder(args.data)
@@ -61,24 +63,39 @@ def main(args) -> None:
 
     wanted, _ = guide.words(pictures["clean"], restore=False)
     print("\n| degradation | words' error before | after | change |\n|---|---|---|---|")
+    everything = []
     for kind in args.kinds:
         before, after = (words.words_error(said, wanted) for said in guide.words(pictures[kind]))
-        change = words.estimate((after - before) / before.mean())
-        print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {_percent(change)} |")
+        everything.append((before, after))
+        _words_row(kind, before, after)
+    _words_row("all", *np.mean(everything, 0))
 
     print("\n| degradation | judged by | distance before | after | change | found before | after |")
     print("|---|---|---|---|---|---|---|", flush=True)
+    rows = {name: [] for name in distances}
     for kind in args.kinds:
         both = draw(kind, False), draw(kind, True)
         for name, distance in distances.items():
-            before, after = (distance(drawn, clean) for drawn in both)
-            change = words.estimate(after - before)
-            found = [words.top1(distance, drawn, clean, seed=args.seed).mean() for drawn in both]
-            print(
-                f"| {kind} | {name} | {before.mean():.4f} | {after.mean():.4f} | {change} | "
-                f"{found[0]:.0%} | {found[1]:.0%} |",
-                flush=True,
-            )
+            far = [distance(drawn, clean) for drawn in both]
+            found = [words.top1(distance, drawn, clean, seed=args.seed) for drawn in both]
+            rows[name].append((*far, *found))
+            _guidance_row(kind, name, *far, *found)
+    for name, values in rows.items():
+        _guidance_row("all", name, *np.mean(values, 0))
+
+
+def _words_row(kind, before, after) -> None:
+    change = words.estimate((after - before) / before.mean())
+    print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {_percent(change)} |")
+
+
+def _guidance_row(kind, name, before, after, *found) -> None:
+    change, found = words.estimate(after - before), [values.mean() for values in found]
+    print(
+        f"| {kind} | {name} | {before.mean():.4f} | {after.mean():.4f} | {change} | "
+        f"{found[0]:.0%} | {found[1]:.0%} |",
+        flush=True,
+    )
 
 
 def _percent(found) -> str:
