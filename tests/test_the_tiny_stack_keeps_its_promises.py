@@ -11,7 +11,7 @@ from tdr_jax.images import read_rgb
 from tdr_jax.infer.guidance import Guide
 
 PHOTOS = Path(__file__).resolve().parents[1] / "examples" / "photos"
-KINDS = ("rain", "haze")  # noise is not restored, as the model card says
+KINDS = ("noise50", "rain", "haze")
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def pictures():
         for part in range(5):  # along the longer side
             top, left = (round(part / 4 * (length - side)) for length in picture.shape[:2])
             squares.append(picture[top : top + side, left : left + side])
-    return words.held_out(squares, KINDS, side=256)
+    return words.held_out(squares, KINDS, side=128)
 
 
 @pytest.mark.parametrize("kind", KINDS)
