@@ -90,6 +90,9 @@ def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
 )
 def test_every_parameter_learns_once_the_start_is_left(name):
     network, params, _ = small(name)
+    # SFNet's gains of frequencies start at zero too, and what stands before them learns nothing.
+    gains = ("fscale_d", "fscale_h", "localap.h", "localap.l")
+    params = {key: value + 0.1 if key.endswith(gains) else value for key, value in params.items()}
     size = network.config.multiple * 2
     inputs = pictures(network, batch=2, size=(size, size))
 

@@ -150,8 +150,8 @@ def test_words_and_guidance_go_together_in_one_recipe():
 def test_the_tiny_recipe_places_matches_to_four_pixels():
     config = tdr_guided.get_config("size=tiny,data=photos,base=base,steps=7")
     network = assemble.network(config)
-    assert network.config.levels == 3 and config.data.stages == ((7, 128, 4),)
-    assert (config.guidance.size, config.guidance.window) == (192, "full")
+    assert network.config.levels == 3 and config.data.stages == ((7, 64, 8),)
+    assert (config.guidance.size, config.guidance.window) == (96, "full")
     assert config.data.sigmas == (50,) and config.data.noise_mode == "float"
     base = tdr_guided.get_config("size=tiny,guided=0,data=photos")
     alone = models.build(base.network.name, **base.network.overrides)
