@@ -249,7 +249,7 @@ def test_unknown_arguments_are_told_in_one_line(module, argument, line):
         (tdr_i2t, {}, "config.stack.path is empty; .*--config.stack.path=FOLDER"),
         (tdr_i2t, {"accumulate": 0}, "config.accumulate is 0; give 1 for whole batches"),
         (tdr_i2t, {"accumulate": 3}, "a batch of 64 .* does not divide into config.accumulate=3"),
-        (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of restore, guided, contrast"),
+        (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of restore, guided"),
         (tdr_tr, {"save_every": 0}, "config.save_every is 0"),
         (tdr_tr, {"stack.path": "nowhere"}, "nowhere"),
         (tdr_towers, {"network.overrides": {"depth": 3}}, "config.network: .*depth"),
