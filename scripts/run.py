@@ -57,7 +57,8 @@ def test(programs: Path) -> None:
     """Checks the style and runs the whole test suite."""
     call([programs / "ruff", "check", "."])
     call([programs / "ruff", "format", "--check", "."])
-    call([programs / "python", "-m", "pytest", "-q", "--durations=10"])
+    workers = ["-n", min(4, os.cpu_count() or 1), "--dist", "loadfile"]
+    call([programs / "python", "-m", "pytest", "-q", "--durations=10", *workers])
 
 
 def main() -> None:

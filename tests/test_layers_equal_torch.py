@@ -1,6 +1,7 @@
 """The NHWC primitives and their hand-written gradients equal torch's."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -106,15 +107,34 @@ def test_products_keep_bfloat16_and_sum_in_float32():
     assert layers.matmul(ones, jnp.ones((1, 2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
-@pytest.mark.parametrize("size, stride, padding", [(3, 1, 1), (3, 2, 1), (2, 2, 0)])
-def test_convolution_equals_torch(size, stride, padding):
-    x = random(2, 5, 6, 4)
-    kernel = random(size, size, 4, 7, seed=1)
-    module = layers.Conv(4, 7, size=size, stride=stride, padding=padding)
-    module.kernel[...] = jnp.asarray(kernel)
-    weight = torch.tensor(kernel).permute(3, 2, 0, 1)
-    theirs = F.conv2d(nchw(x), weight, padding=padding, stride=stride)
-    close(module(jnp.asarray(x)), theirs.permute(0, 2, 3, 1))
+@pytest.mark.parametrize(
+    "size, stride, padding", [(3, 1, 1), (3, 1, 0), (5, 1, 2), (4, 1, 1), (3, 2, 1), (2, 2, 0)]
+)
+def test_convolution_and_its_gradients(size, stride, padding):
+    x, kernel = random(2, 5, 6, 4), random(size, size, 4, 7, seed=1)
+    tx, tk = torch.tensor(x, requires_grad=True), torch.tensor(kernel, requires_grad=True)
+    y = F.conv2d(
+        tx.permute(0, 3, 1, 2), tk.permute(3, 2, 0, 1), padding=padding, stride=stride
+    ).permute(0, 2, 3, 1)
+    dy = random(*y.shape, seed=2)
+    y.backward(torch.tensor(dy))
+    ours, pull = jax.vjp(
+        lambda x, kernel: layers.convolve(x, kernel, stride, padding), x, jnp.asarray(kernel)
+    )
+    close(ours, y.detach())
+    dx, dkernel = pull(jnp.asarray(dy))
+    close(dx, tx.grad)
+    close(dkernel, tk.grad)
+
+
+def test_convolutions_in_a_loop_keep_the_layout_that_is_quick_on_cpu():
+    """Another takes XLA twenty times as long; only outside of loops does it change that itself."""
+    stage = layers.Stage(lambda: layers.Conv(4, 4), 3)
+    graphdef, state = nnx.split(stage)
+    gradient = jax.jit(jax.grad(lambda state, x: nnx.merge(graphdef, state)(x).sum(), (0, 1)))
+    program = gradient.lower(state, jnp.ones((2, 8, 8, 4))).compile().as_text()
+    layouts = re.findall(r" convolution\(.*dim_labels=(\S+?)[, ]", program)
+    assert layouts == 3 * ["b01f_01io->b01f"]
 
 
 @pytest.mark.parametrize("mode", ["reflect", "constant"])
