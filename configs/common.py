@@ -60,7 +60,6 @@ def get_config(argument: str = "") -> ConfigDict:
     config.guidance.kinds = ()  # some of "file", "view", "part" and "other" (tdr_jax/data/guidance)
     config.guidance.weights = ()  # how often each kind is drawn
     config.guidance.path = ""  # folder of guidance with the names of the pictures; "file"
-    config.guidance.shared = ""  # "scene": one picture for all names that agree up to the first _
     config.guidance.size = 512  # its side in pixels
     # "full": all of it; "crop": the window of a crop's size that DINOv2 finds most like the crop
     config.guidance.window = "full"

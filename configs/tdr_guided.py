@@ -150,7 +150,6 @@ def _guidance(config, given):
     settings.path = given["guidance"]
     settings.kinds = given["kinds"] or ("file",)
     settings.weights = tuple(map(float, given["weights"])) or (1.0,) * len(settings.kinds)
-    settings.shared = "scene" if given["task"] in ("dehaze", "all") else ""
     settings.window = given["window"] or "crop"
     settings.dinov2 = given["dinov2"]
 

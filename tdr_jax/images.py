@@ -189,8 +189,9 @@ def list_pictures(path: str | os.PathLike) -> list[Path]:
 def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list[Path]:
     """Find the picture of a folder that goes with each name.
 
-    It has that name; or that name but for the extension; or its part before the first underscore,
-    in which data sets of haze keep what they did to a scene (0001_0.8_0.2 and 0001).
+    It has that name; or that name but for the extension; or that after "no", as clean pictures of
+    rain data sets do (rain-1 and norain-1); or its part before the first underscore, after which
+    those of haze say what they did to a scene (0001_0.8_0.2 and 0001).
 
     Args:
         folder: searched with the folders in it.
@@ -212,8 +213,9 @@ def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list
     matches, missing = [], []
     for name in names:
         path = PurePosixPath(name)
-        keys = (path.with_suffix(""), path.with_name(path.stem.split("_")[0] or path.stem))
-        match = next((found[str(key)] for key in keys if str(key) in found), [])
+        stems = path.stem, f"no{path.stem}", path.stem.split("_")[0] or path.stem
+        keys = [str(path.with_name(stem)) for stem in stems]
+        match = next((found[key] for key in keys if key in found), [])
         exact = [path for path in match if path == root / name]
         if len(match) > 1 and not exact:
             raise InputError(f"{match[0]} and {match[1]} both fit {name}; keep one of them")
@@ -223,8 +225,8 @@ def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list
     if missing:
         listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
         raise InputError(
-            f"{root}: no {what} for {listed}; give each a picture of its name, any extension, or "
-            "of what stands before its first underscore"
+            f"{root}: no {what} for {listed}; give each a picture of its name, any extension, "
+            "of 'no' and its name, or of what stands before its first underscore"
         )
     return matches
 

@@ -18,7 +18,7 @@ MADE = ("view", "part", "other")
 
 
 def settings(*kinds, **changes):
-    given = {"kinds": kinds, "weights": (1.0,) * len(kinds), "path": "", "shared": "", "size": 48}
+    given = {"kinds": kinds, "weights": (1.0,) * len(kinds), "path": "", "size": 48}
     return ConfigDict(given | changes)
 
 
@@ -196,7 +196,7 @@ def test_files_are_found_by_the_names_of_pictures_pairs_and_scenes(tmp_path):
         "0001_0.8_0.2.png", "0001_1_0.1.png", "0002_0.8_0.2.png", "rain-1.png", "rain-2.png",
     ]  # fmt: skip
     given = folder("given", "0001", "0002", "norain-1", "rain-2", size=(48, 48))
-    made = Guidance(source, settings("file", path=given, shared="scene"), 0)
+    made = Guidance(source, settings("file", path=given), 0)
     levels = []
     for index in range(len(source)):
         item = source[index]
@@ -204,7 +204,9 @@ def test_files_are_found_by_the_names_of_pictures_pairs_and_scenes(tmp_path):
         assert KINDS[found["kind"]] == "file"
         levels.append(round(float(found["guidance"][0, 0, 0]) * 255))
     assert levels == [10, 10, 20, 30, 40, 30, 40, 30, 40]
-    with pytest.raises(InputError, match="0001_0.8_0.2.png has no guidance in .*given"):
+    (tmp_path / "given" / "0001.png").unlink()
+    missing = "given: no guidance for 0001_0.8_0.2.png, 0001_1_0.1.png;"
+    with pytest.raises(InputError, match=missing):
         Guidance(source, settings("file", path=given), 0)
 
 
@@ -231,7 +233,6 @@ def test_larger_files_give_the_place_of_the_crop_and_smaller_ones_grow():
         (settings("view", weights=(1.0, 1.0)), "must hold one number >= 0 for each of"),
         (settings("view", weights=(0.0,)), "one of them above 0"),
         (settings("view", size=0), "size is 0; give a side in pixels"),
-        (settings("view", shared="all"), "shared is 'all'; give '' or 'scene'"),
         (settings("file"), "path is ''.*give both a folder and the kind 'file'"),
         (settings("view", path="given"), "path is 'given'.*give both"),
         (settings("file", path="nowhere"), "nowhere is not a folder"),

@@ -61,7 +61,6 @@ def test_every_setup_has_the_published_numbers(setup, data):
     guidance = config.guidance
     assert (guidance.kinds, guidance.path, guidance.size) == (("file",), "guidance", 512)
     assert (guidance.window, guidance.dinov2) == ("crop", "dinov2")
-    assert guidance.shared == ("scene" if "dehaze" in setup or "all" in setup else "")
     assert (config.init_base, config.init_from) == ("base", "")
     overrides = config.network.overrides
     assert overrides.get("LayerNorm_type") == ("BiasFree" if "denoise" in setup else None)

@@ -6,7 +6,6 @@ another photograph, from which there is little to learn.
 """
 
 from bisect import bisect_right
-from pathlib import Path
 
 import numpy as np
 
@@ -14,10 +13,10 @@ from tdr_jax.data.pipeline import as_float, grown, turn
 from tdr_jax.data.sources import Folder
 from tdr_jax.degrade import example_rng
 from tdr_jax.errors import InputError
+from tdr_jax.images import partners
 
 STREAM = 2**16  # of an example's generator; far from those of its choices and degradations
 KINDS = ("file", "view", "part", "other")
-SCENE = "scene"
 
 # How a second shot differs from the first: a slightly other distance and tilt of the camera, and
 # another exposure and white balance, for each colour its own.
@@ -33,8 +32,8 @@ class Guidance:
     Args:
       source: see `tdr_jax.data.sources`; with `names` where guidance comes from files.
       settings: the `guidance` part of a config: `kinds`, some of KINDS, and their `weights`;
-        `size`, the side of the guidance; and of files `path`, the folder, and `shared`, "scene"
-        where pictures whose names agree up to the first "_" share one, as RESIDE's do, or "".
+        `size`, the side of the guidance; and of files `path`, the folder, in which
+        `images.partners` finds that of each picture.
       seed: int.
       cache_mb: how many MiB of decoded guidance pictures to keep.
 
@@ -44,7 +43,7 @@ class Guidance:
 
     def __init__(self, source, settings, seed, cache_mb=1024):
         self.source, self.size, self.seed = source, int(settings.size), seed
-        self.kinds, self.shared = tuple(settings.kinds), settings.shared
+        self.kinds = tuple(settings.kinds)
         weights = np.asarray(settings.weights, np.float64)
         if unknown := [kind for kind in self.kinds if kind not in KINDS]:
             raise InputError(
@@ -60,8 +59,6 @@ class Guidance:
         self.edges = (np.cumsum(weights) / weights.sum()).tolist()
         if self.size < 1:
             raise InputError(f"config.guidance.size is {self.size}; give a side in pixels")
-        if self.shared not in ("", SCENE):
-            raise InputError(f"config.guidance.shared is {self.shared!r}; give '' or 'scene'")
         if ("file" in self.kinds) != bool(settings.path):
             raise InputError(
                 f"config.guidance.path is {settings.path!r}, but config.guidance.kinds are "
@@ -69,14 +66,11 @@ class Guidance:
             )
         if settings.path:
             self.folder = Folder(settings.path, cache_mb)
-            self.places = {}
-            for i, path in enumerate(self.folder.paths):
-                if path.stem in self.places:
-                    other = self.folder.paths[self.places[path.stem]]
-                    raise InputError(f"{path} and {other} share a name; rename one of them")
-                self.places[path.stem] = i
-            for name in source.names:
-                self._place(name)
+            place = {path: i for i, path in enumerate(self.folder.paths)}
+            found = partners(settings.path, source.names, "guidance")
+            self.places = {
+                name: place[path] for name, path in zip(source.names, found, strict=True)
+            }
 
     def __call__(self, n, index, name, picture, window, how):
         """Makes the guidance of example n.
@@ -96,7 +90,7 @@ class Guidance:
         rng = example_rng(self.seed, n, STREAM)
         kind = self.kinds[bisect_right(self.edges, rng.random())]
         if kind == "file":
-            given = self.folder[self._place(name)]["image"]
+            given = self.folder[self.places[name]]["image"]
             made = at_crop(given, self.size, window, picture.shape[:2])
         elif kind == "view":
             made = view(picture, self.size, window, rng)
@@ -123,17 +117,6 @@ class Guidance:
             if item["name"] != name:
                 return item["clean"] if "clean" in item else item["image"]
         raise InputError(f"guidance of kind 'other' needs another picture than {name}")
-
-    def _place(self, name):
-        """The place of a picture's guidance in the folder, by the rules of `match_pairs`."""
-        stem = Path(name).stem
-        names = [stem, f"no{stem}"] + [stem.split("_")[0]] * (self.shared == SCENE)
-        for candidate in names:
-            if candidate in self.places:
-                return self.places[candidate]
-        raise InputError(
-            f"{name} has no guidance in {self.folder.root}; looked for {', '.join(names)}"
-        )
 
 
 def view(picture, size, window, rng):
