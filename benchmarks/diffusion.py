@@ -16,14 +16,13 @@ import gc
 import importlib.util
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.restoration import compiled, race, report  # noqa: E402
+from benchmarks.restoration import compiled, prepare, race, report  # noqa: E402
 
 MODELS = ("sd21-base", "sd15", "sd21-tiny")
 SCALE = 7.5  # of the guidance, the usual one
@@ -302,10 +301,8 @@ def main():
     from tdr_jax import runtime
 
     runtime.choose_cpu_kernels()
-    # PyTorch wants memory of the same GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # XLA sizes its thread pool by this
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+    how = ", compiled, channels last" if args.compile else ", eager"
+    prepare(args.threads, f"batch {args.batch}, {args.dtype}", how)
 
     import jax
     import torch
@@ -316,17 +313,6 @@ def main():
         sys.exit("--compile is for CUDA, which JAX or PyTorch does not find here")
     # XLA multiplies float32 in TF32 where the GPU has it, and so may PyTorch.
     torch.set_float32_matmul_precision("high")
-    torch.set_num_threads(args.threads)
-    cache = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", cache.name)
-    theirs = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-    how = "compiled, channels last" if args.compile else "eager"
-    print(
-        f"batch {args.batch}, {args.dtype}, {args.threads} threads; "
-        f"jax {jax.__version__} on {jax.devices()[0].device_kind}, "
-        f"torch {torch.__version__} on {theirs}, {how}",
-        flush=True,
-    )
     bench = Bench(args, device, accelerated)
     for part in args.parts:
         PARTS[part](bench)

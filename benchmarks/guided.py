@@ -17,7 +17,6 @@ import ctypes
 import gc
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.restoration import compiled, report  # noqa: E402
+from benchmarks.restoration import compiled, prepare, report  # noqa: E402
 
 # name -> width and number of the encoder's levels, as published
 BACKBONES = {"restormer": (48, 4), "nafnet": (64, 5)}
@@ -241,22 +240,7 @@ def main():
     from tdr_jax import runtime
 
     runtime.choose_cpu_kernels()
-    # PyTorch wants memory of the same GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # XLA sizes its thread pool by this
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-
-    import jax
-    import torch
-
-    cache = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", cache.name)
-    torch.set_num_threads(args.threads)
-    print(
-        f"batch 1, float32, {args.threads} threads, {jax.devices()[0].device_kind}; "
-        f"jax {jax.__version__}, torch {torch.__version__}",
-        flush=True,
-    )
+    prepare(args.threads, "batch 1, float32")
     bench = Bench(args)
     for part in args.parts:
         PARTS[part](bench)

@@ -17,10 +17,14 @@ ROOT = str(Path(__file__).resolve().parents[1])
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
-from benchmarks.restoration import compiled, race, report  # noqa: E402
+from benchmarks.restoration import compiled, prepare, race, report  # noqa: E402
+
+READS = ("image-to-text", "image-to-text-sd15")
 
 
 def main(args) -> None:
+    prepare(args.threads, f"batch {args.batch}, float32")
+
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -29,11 +33,11 @@ def main(args) -> None:
     from tdr_jax import convert, models
     from tests.support import torch_mapper
 
-    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in args.networks:
-        network = models.build(name, **({"cross_attention": ()} if name in READS else {}))
+        options = {"cross_attention": ()} if name in READS else {}
+        network = models.build(name, **options)
         config = network.config
         sizes = config.num_words, config.input_dim, config.hidden_dim
         if name in READS:
@@ -43,9 +47,7 @@ def main(args) -> None:
             twin = torch_mapper.CleanMapper(*sizes)
             shape = args.batch, config.num_words, config.input_dim
         twin = twin.to(device)
-        params = convert.from_torch(
-            name, twin.state_dict(), **({"cross_attention": ()} if name in READS else {})
-        )
+        params = convert.from_torch(name, twin.state_dict(), **options)
         ours = np.random.default_rng(0).standard_normal(shape, np.float32)
         theirs = torch.tensor(ours).to(device)
 
@@ -70,14 +72,12 @@ def main(args) -> None:
 
         times = race(run_ours, run_torch, args.repeats)
         what = "gradient" if args.gradient else "forward"
-        report(f"{name} {what}, batch {args.batch}, {args.threads} threads", times, seconds)
+        report(f"{name} {what}", times, seconds)
         with torch.inference_mode():
             wanted = twin(theirs).cpu().numpy()
         apart = np.abs(np.asarray(network.apply(params, ours)) - wanted).max()
         print(f"  outputs differ by {apart / np.abs(wanted).max():.1e} of the largest")
 
-
-READS = ("image-to-text", "image-to-text-sd15")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(

@@ -11,6 +11,7 @@ about other machines too.
 """
 
 import argparse
+import atexit
 import importlib
 import os
 import sys
@@ -56,6 +57,27 @@ def race(ours, theirs, repeats: int) -> tuple[float, float]:
             run()
             best[i] = min(best[i], time.perf_counter() - start)
     return best[0], best[1]
+
+
+def prepare(threads: int, what: str, how: str = "") -> None:
+    """Gives both sides equal threads and XLA an empty compilation cache; says what is measured."""
+    # PyTorch wants memory of the same GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # XLA sizes its thread pool by this
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+
+    import jax
+    import torch
+
+    torch.set_num_threads(threads)
+    cache = tempfile.TemporaryDirectory()
+    atexit.register(cache.cleanup)
+    jax.config.update("jax_compilation_cache_dir", cache.name)
+    print(
+        f"{what}, {threads} threads, {jax.devices()[0].device_kind}; "
+        f"jax {jax.__version__}, torch {torch.__version__}{how}",
+        flush=True,
+    )
 
 
 def compiled(function, *inputs, **options):
@@ -190,19 +212,7 @@ class Pair:
 
 def main():
     args = parse()
-    # XLA sizes its thread pool by this
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-
-    import jax
-    import torch
-
-    cache = tempfile.TemporaryDirectory()
-    jax.config.update("jax_compilation_cache_dir", cache.name)
-    torch.set_num_threads(args.threads)
-    print(
-        f"batch 1, float32, {args.threads} threads, {jax.devices()[0].device_kind}; "
-        f"jax {jax.__version__}, torch {torch.__version__}"
-    )
+    prepare(args.threads, "batch 1, float32")
     for name in args.networks:
         pair = Pair(name)
         for side in args.sizes:

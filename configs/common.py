@@ -81,6 +81,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.fft = 0.0
     config.loss.coarse = 0.0  # of mean colours; "reconstruct"
     config.loss.kl = 0.0  # of latents; "reconstruct"
+    config.loss.align = 0.0  # of guidance's features, degraded against clean; "guided"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
     config.loss.mixup = (
         0.0  # Beta parameter of blending two pictures, without sentences; 0 for none

@@ -12,6 +12,7 @@ import transformers
 
 from configs import common
 from tdr_jax import convert, models
+from tdr_jax.models import matching
 from tdr_jax.tasks import guided, pixels
 from tests.support.parity import QUICK, nhwc, shaken
 
@@ -95,7 +96,9 @@ def test_no_gradient_goes_through_the_choice_and_grey_and_two_views_are_seen(sel
 class Blend:
     """A stand-in for the interface alone: shows the loss which inputs it was given."""
 
-    def apply(self, params, degraded, guidance, vector=None, method="__call__"):
+    def apply(self, params, degraded, guidance=None, vector=None, method="__call__"):
+        if method == "features":
+            return [degraded, degraded * params["a"]]
         restored = params["a"] * degraded + params["b"] * guidance[:, :1, :1]
         if vector is not None:
             restored = restored + vector[:, None, None, :1]
@@ -123,6 +126,14 @@ def test_the_loss_is_l1_on_every_grid_and_words_and_guidance_go_together(selecto
     np.testing.assert_allclose(task.predict(params, batch), restored, rtol=1e-5)
     prompted = batch | {"vector": np.full((2, 5), 0.5, np.float32)}
     np.testing.assert_allclose(task.predict(params, prompted), restored + 0.5, rtol=1e-5)
+
+    # Beyond the paper, and off as published.
+    weights = common.get_config().loss
+    weights.align = 0.5
+    aligned, metrics = guided.Guided(Blend(), weights).loss(params, batch, jax.random.key(0))
+    deepest = 0.9 * batch["degraded"], 0.9 * batch["clean"]
+    assert float(metrics["align"]) == pytest.approx(float(matching.alignment(*deepest)), rel=1e-5)
+    assert float(aligned) == pytest.approx(full + half + 0.5 * float(metrics["align"]), rel=1e-5)
 
     # With a selector the loss sees the window, what is predicted the whole guidance.
     cropped = guided.Guided(Blend(), task.weights, network)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from tdr_jax.errors import InputError
 from tdr_jax.models import matching
@@ -120,6 +121,22 @@ def test_small_references_are_served_and_never_left(sides):
         assert centres.min() >= 1 and centres.max() <= side - 2
     level = 1 + np.arange(4 * sides[0] * sides[1], dtype=np.float32).reshape(1, *sides, 4)
     assert np.isfinite(matching.transfer(level, match)).all()
+
+
+def test_alignment_and_its_gradients_equal_torch():
+    a, b = random(2, 5, 6, 4), random(2, 5, 6, 4, seed=1)
+    ta, tb = tensor(a), tensor(b)
+    patches = [
+        F.normalize(F.unfold(F.pad(x, (1, 1, 1, 1), "replicate"), 3), dim=1) for x in (ta, tb)
+    ]
+    cosines = torch.einsum("bcn,bcm->bmn", *patches)
+    expected = F.cross_entropy(cosines / 0.2, torch.arange(30).expand(2, -1))
+    expected.backward()
+    run = jit(jax.value_and_grad(lambda a, b: matching.alignment(a, b, 0.2), (0, 1)))
+    ours, (da, db) = run(a, b)
+    assert float(ours) == pytest.approx(expected.item(), rel=1e-5)
+    assert agree(da, ta.grad, 1e-4) and agree(db, tb.grad, 1e-4)
+    assert matching.alignment(a, a) < 0.1 < matching.alignment(a, b)
 
 
 def test_empty_features_have_finite_gradients():

@@ -191,15 +191,23 @@ class Guided(nnx.Module):
     def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
         """Where each place is found in the guidance, and the guidance's features."""
         self._check(degraded, guidance)
-        if degraded.shape[-1] == 6:
-            degraded = degraded[..., :3]  # of two views the left, which is the one restored
-        if degraded.shape[-1] == 1:
-            degraded = jnp.repeat(degraded, 3, -1)
-        features = self._features(guidance)
+        features = self.features(guidance)
         options = dict(block=self.config.lr_block_size, ratio=self.config.ref_down_block_size)
-        return matching.match(self._features(degraded)[-1], features[-1], **options), features
+        return matching.match(self.features(degraded)[-1], features[-1], **options), features
 
-    def _features(self, images) -> list[jax.Array]:
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """Encodes pictures as they are seen when they are matched.
+
+        Args:
+          images: (B, H, W, C) in [0, 1]: grey, colour, or two views, of which the left one is seen.
+
+        Returns:
+          the features of each level, the largest first, of the pictures padded with zeros to whole
+          blocks of the deepest.
+        """
+        images = images[..., :3]
+        if images.shape[-1] == 1:
+            images = jnp.repeat(images, 3, -1)
         multiple = self.config.stride * self.config.lr_block_size
         images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
         return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))

@@ -13,6 +13,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from tdr_jax.errors import InputError
@@ -98,6 +99,32 @@ def match(
         return _merge(values.reshape(-1, *grid, block, block))
 
     return Match(*map(whole, found), whole(confidence), tuple(sides))
+
+
+def alignment(query: jax.Array, reference: jax.Array, temperature: float = 0.1) -> jax.Array:
+    """Tells how far patches are from being most alike to the one at their own place.
+
+    Args:
+      query, reference: (B, H, W, C), features of one scene in two states.
+      temperature: of the softmax over all patches of the reference.
+
+    Returns:
+      the mean cross-entropy in nats, a float32 scalar.
+
+    Source: InfoNCE (arXiv 1807.03748), with the cosines of `match`.
+    """
+
+    def patches(x):
+        b, h, w, _ = x.shape
+        x = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        x = jnp.concatenate([x[:, 1 + i : h + 1 + i, 1 + j : w + 1 + j] for i, j in TAPS], -1)
+        x = x.reshape(b, h * w, -1)
+        return x * _inverse_root(jnp.square(x).sum(-1, keepdims=True))
+
+    logits = _products(patches(query), patches(reference)) / temperature
+    return optax.softmax_cross_entropy_with_integer_labels(
+        logits, jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
+    ).mean()
 
 
 def _find_middles(query, reference, block, dilations):
