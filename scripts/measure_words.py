@@ -6,7 +6,8 @@ Prints, for the central square of every photograph: how often the picture drawn 
 more alike to it than to 19 other photographs (chance is 5 %); and for each degradation how far its
 words, and the picture drawn from them, are from those of the clean photograph, before and after the
 restoration of the words. Intervals are 95 %, by bootstrap over photographs; the rows "all" hold the
-means of each photograph's degradations.
+means of each photograph's degradations. With --draws N every photograph is degraded and drawn N
+times, with other noise, and counts by the mean.
 """
 
 import argparse
@@ -32,21 +33,24 @@ def main(args) -> None:
     guide = Guide.from_pretrained(args.model)
     photographs = [folder[i]["image"] for i in range(len(folder))]
     side = guide.size[0]
-    pictures = words.held_out(photographs, args.kinds, side=args.side or side, seed=args.seed)
-    clean = words.shrunk(pictures["clean"], side)
+    seeds = range(args.seed, args.seed + args.draws)
+    options = dict(side=args.side or side)
+    states = [words.held_out(photographs, args.kinds, seed=seed, **options) for seed in seeds]
+    whole = states[0]["clean"]
+    clean = words.shrunk(whole, side)
     distances = {"vision tower": words.feature_distance(guide)}
     if args.lpips:
         from tdr_jax.evaluate.lpips import Lpips
 
         distances["LPIPS"] = Lpips(args.lpips)
 
-    def draw(kind, restore):
+    def draw(pictures, restore, seed):
         made = [
             guide(
-                pictures[kind][i : i + args.batch],
+                pictures[i : i + args.batch],
                 steps=args.steps,
                 sampler="dpm++",
-                seed=args.seed,
+                seed=seed,
                 names=[f"{j}" for j in range(i, min(i + args.batch, len(clean)))],
                 restore=restore,
             )
@@ -54,32 +58,43 @@ def main(args) -> None:
         ]
         return np.concatenate(made)
 
-    print(f"{len(clean)} photographs, drawn at {side} pixels, {args.steps} steps of DPM-Solver++\n")
-    print("| drawn from | judged by | source found among 20 |\n|---|---|---|")
-    drawn = draw("clean", False)
-    for name, distance in distances.items():
-        found = words.estimate(words.top1(distance, drawn, clean, seed=args.seed))
-        print(f"| words of the clean picture | {name} | {_percent(found)} |", flush=True)
+    def judge(kind, restore):
+        """By judge: distances from the clean picture, and whether it was found, (2, N)."""
+        found = {name: [] for name in distances}
+        for seed, pictures in zip(seeds, states, strict=True):
+            drawn = draw(pictures[kind], restore, seed)
+            for name, distance in distances.items():
+                right = words.top1(distance, drawn, clean, seed=seed)
+                found[name].append((distance(drawn, clean), right))
+        return {name: np.mean(values, 0) for name, values in found.items()}
 
-    wanted, _ = guide.words(pictures["clean"], restore=False)
+    print(
+        f"{len(clean)} photographs, drawn at {side} pixels {args.draws} times, {args.steps} steps "
+        "of DPM-Solver++\n"
+    )
+    print("| drawn from | judged by | source found among 20 |\n|---|---|---|")
+    for name, (_, right) in judge("clean", False).items():
+        found = _percent(words.estimate(right))
+        print(f"| words of the clean picture | {name} | {found} |", flush=True)
+
+    wanted, _ = guide.words(whole, restore=False)
     print("\n| degradation | words' error before | after | change |\n|---|---|---|---|")
     everything = []
     for kind in args.kinds:
-        before, after = (words.words_error(said, wanted) for said in guide.words(pictures[kind]))
-        everything.append((before, after))
-        _words_row(kind, before, after)
+        said = [guide.words(pictures[kind]) for pictures in states]
+        errors = [[words.words_error(each, wanted) for each in both] for both in said]
+        everything.append(np.mean(errors, 0))
+        _words_row(kind, *everything[-1])
     _words_row("all", *np.mean(everything, 0))
 
     print("\n| degradation | judged by | distance before | after | change | found before | after |")
     print("|---|---|---|---|---|---|---|", flush=True)
     rows = {name: [] for name in distances}
     for kind in args.kinds:
-        both = draw(kind, False), draw(kind, True)
-        for name, distance in distances.items():
-            far = [distance(drawn, clean) for drawn in both]
-            found = [words.top1(distance, drawn, clean, seed=args.seed) for drawn in both]
-            rows[name].append((*far, *found))
-            _guidance_row(kind, name, *far, *found)
+        before, after = (judge(kind, restore) for restore in (False, True))
+        for name in distances:
+            rows[name].append(np.stack([before[name], after[name]], 1).reshape(4, -1))
+            _guidance_row(kind, name, *rows[name][-1])
     for name, values in rows.items():
         _guidance_row("all", name, *np.mean(values, 0))
 
@@ -117,7 +132,8 @@ if __name__ == "__main__":
     )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=22)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draws", type=int, default=1, help="of each photograph")
+    parser.add_argument("--seed", type=int, default=0, help="of the first draw")
     arguments = parser.parse_args()
     try:
         main(arguments)
