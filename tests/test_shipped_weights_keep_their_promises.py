@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tdr_jax import weights
+from tdr_jax import metrics, weights
+from tdr_jax.degrade import gaussian_noise
 from tdr_jax.evaluate import evaluate
 from tdr_jax.images import read_rgb
-from tdr_jax.infer.restorer import Restorer
+from tdr_jax.infer.restorer import GUIDED_MODEL, Restorer
 from tdr_jax.text import TextEncoder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -56,3 +57,19 @@ def test_free_sentences_steer_too_and_the_wrong_one_leaves_the_noise():
 def test_shipped_files_are_small():
     folder = weights.ASSETS / "textpromptir-compact"
     assert (folder / weights.FILE_NAME).stat().st_size <= 20e6
+
+
+def test_the_guided_network_removes_noise_whatever_it_is_shown():
+    """The start of what guidance is for; what it is worth is in the model card."""
+    restorer = Restorer.from_pretrained(GUIDED_MODEL)
+    moose, other = (
+        read_rgb(EXAMPLES / "photos" / "test" / name)[:256, :256]
+        for name in ("moose.jpg", "sunset_by_aitzol_berasategi.jpg")
+    )
+    clean = moose.astype(np.float32) / 255
+    for sigma, gain in ((15, 5.0), (50, 10.0)):
+        noisy = gaussian_noise(clean, sigma, np.random.default_rng(0), "float").clip(0, 1)
+        for guidance in (moose, other):
+            restored = np.asarray(restorer(noisy, guidance=guidance))
+            before, after = (metrics.psnr(x[None], clean[None])[0] for x in (noisy, restored))
+            assert after - before >= gain
