@@ -173,7 +173,7 @@ def test_windows_are_chosen_by_a_frozen_dinov2(folders):
     loss, metrics = jax.eval_shape(
         job.task.loss, job.network.abstract_params(), batch, jax.random.key(0), *job.frozen
     )
-    assert loss.shape == () and set(metrics) == {"l1", "psnr"}
+    assert loss.shape == () and set(metrics) == {"l1", "psnr", "align"}
     assert not any("embeddings" in name for name in job.network.abstract_params())
     # From a folder of transformers, as published weights lie on disk.
     network = models.build("dinov2-tiny")
