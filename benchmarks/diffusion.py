@@ -301,8 +301,8 @@ def main():
     from tdr_jax import runtime
 
     runtime.choose_cpu_kernels()
-    how = ", compiled, channels last" if args.compile else ", eager"
-    prepare(args.threads, f"batch {args.batch}, {args.dtype}", how)
+    how = "compiled, channels last" if args.compile else "eager"
+    prepare(args.threads, f"batch {args.batch}, {args.dtype}, PyTorch {how}")
 
     import jax
     import torch

@@ -59,7 +59,7 @@ def race(ours, theirs, repeats: int) -> tuple[float, float]:
     return best[0], best[1]
 
 
-def prepare(threads: int, what: str, how: str = "") -> None:
+def prepare(threads: int, what: str) -> None:
     """Gives both sides equal threads and XLA an empty compilation cache; says what is measured."""
     # PyTorch wants memory of the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -75,7 +75,7 @@ def prepare(threads: int, what: str, how: str = "") -> None:
     jax.config.update("jax_compilation_cache_dir", cache.name)
     print(
         f"{what}, {threads} threads, {jax.devices()[0].device_kind}; "
-        f"jax {jax.__version__}, torch {torch.__version__}{how}",
+        f"jax {jax.__version__}, torch {torch.__version__}",
         flush=True,
     )
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from flax import nnx
 
-from tdr_jax.models import layers
+from tdr_jax.models import layers, ops
 
 
 def random(*shape, seed=0):
@@ -41,7 +41,7 @@ def test_depthwise_convolution_and_its_gradients(shape, size, dilation):
         groups=shape[-1],
     ).permute(0, 2, 3, 1)
     y.backward(torch.tensor(dy))
-    depthwise = functools.partial(layers.depthwise, dilation=dilation)
+    depthwise = functools.partial(ops.depthwise, dilation=dilation)
     ours, pull = jax.vjp(depthwise, jnp.asarray(x), jnp.asarray(kernel))
     dx, dk = pull(jnp.asarray(dy))
     close(ours, y.detach())
@@ -52,9 +52,9 @@ def test_depthwise_convolution_and_its_gradients(shape, size, dilation):
 @pytest.mark.parametrize("size, dilation", [(3, 1), (7, 2)])
 def test_both_depthwise_implementations_agree(monkeypatch, size, dilation):
     x, kernel = random(2, 6, 9, 5), random(size, size, 5, seed=1)
-    shifted = layers.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation)
+    shifted = ops.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    close(layers.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation), shifted)
+    close(ops.depthwise(jnp.asarray(x), jnp.asarray(kernel), dilation), shifted)
 
 
 def test_pixel_shuffles_use_torch_channel_order():
@@ -74,7 +74,7 @@ def test_gelu_gate_and_its_gradients():
     ta, tb = torch.tensor(a, requires_grad=True), torch.tensor(b, requires_grad=True)
     y = F.gelu(ta) * tb
     y.backward(torch.tensor(dy))
-    ours, pull = jax.vjp(layers.gelu_gate, jnp.asarray(a), jnp.asarray(b))
+    ours, pull = jax.vjp(ops.gelu_gate, jnp.asarray(a), jnp.asarray(b))
     da, db = pull(jnp.asarray(dy))
     close(ours, y.detach())
     close(da, ta.grad)
@@ -84,8 +84,8 @@ def test_gelu_gate_and_its_gradients():
 @pytest.mark.parametrize(
     "function, equation, shapes",
     [
-        (layers.matmul, "bnc,bcd->bnd", ((2, 7, 5), (2, 5, 3))),
-        (layers.gram, "bnc,bnd->bcd", ((2, 7, 5), (2, 7, 3))),
+        (ops.matmul, "bnc,bcd->bnd", ((2, 7, 5), (2, 5, 3))),
+        (ops.gram, "bnc,bnd->bcd", ((2, 7, 5), (2, 7, 3))),
     ],
 )
 def test_products_and_their_gradients(function, equation, shapes):
@@ -102,9 +102,9 @@ def test_products_and_their_gradients(function, equation, shapes):
 
 def test_products_keep_bfloat16_and_sum_in_float32():
     ones = jnp.full((1, 4096, 2), 1.0, jnp.bfloat16)
-    assert layers.gram(ones, ones).dtype == jnp.float32
-    np.testing.assert_array_equal(layers.gram(ones, ones), 4096.0)  # bfloat16 sums stop at 256
-    assert layers.matmul(ones, jnp.ones((1, 2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+    assert ops.gram(ones, ones).dtype == jnp.float32
+    np.testing.assert_array_equal(ops.gram(ones, ones), 4096.0)  # bfloat16 sums stop at 256
+    assert ops.matmul(ones, jnp.ones((1, 2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_convolution_and_its_gradients(size, stride, padding):
     dy = random(*y.shape, seed=2)
     y.backward(torch.tensor(dy))
     ours, pull = jax.vjp(
-        lambda x, kernel: layers.convolve(x, kernel, stride, padding), x, jnp.asarray(kernel)
+        lambda x, kernel: ops.convolve(x, kernel, stride, padding), x, jnp.asarray(kernel)
     )
     close(ours, y.detach())
     dx, dkernel = pull(jnp.asarray(dy))
@@ -128,7 +128,7 @@ def test_convolution_and_its_gradients(size, stride, padding):
 
 
 def test_convolutions_in_a_loop_keep_the_layout_that_is_quick_on_cpu():
-    """Another takes XLA twenty times as long; only outside of loops does it change that itself."""
+    """Another takes XLA many times as long; only outside of loops does it change that itself."""
     stage = layers.Stage(lambda: layers.Conv(4, 4), 3)
     graphdef, state = nnx.split(stage)
     gradient = jax.jit(jax.grad(lambda state, x: nnx.merge(graphdef, state)(x).sum(), (0, 1)))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers
+from tdr_jax.models import layers, ops
 
 
 class Attention(nnx.Module):
@@ -36,7 +36,7 @@ class Attention(nnx.Module):
         logits = jnp.where(head[:, None] == head, logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1)
         folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
-        return self.project_out.add_bias(layers.matmul(v, folded).reshape(b, h, w, c))
+        return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
 
     def cosines(self, z):
         """Maps features to float32 cosines of q and k (B, C, C) over all heads, and v (B, N, C)."""
@@ -46,7 +46,7 @@ class Attention(nnx.Module):
             for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
         )
         lengths = inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
-        return layers.gram(q, k) * lengths, v
+        return ops.gram(q, k) * lengths, v
 
 
 def inverse_length(x: jax.Array) -> jax.Array:
@@ -71,7 +71,7 @@ class FeedForward(nnx.Module):
             self.dwconv(self.project_in(z, part), part)
             for part in (slice(0, hidden), slice(hidden, 2 * hidden))
         )
-        return self.project_out(layers.gelu_gate(a, b))
+        return self.project_out(ops.gelu_gate(a, b))
 
 
 def layer_norm(channels: int, kind: str) -> layers.LayerNorm:

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers
+from tdr_jax.models import layers, ops
 from tdr_jax.models.attention import attend
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -139,7 +139,7 @@ class Patches(layers.Conv):
         x = pictures[:, : height * side, : width * side]
         x = x.reshape(batch, height, side, width, side, 3).transpose(0, 1, 3, 2, 4, 5)
         kernel = self.kernel[...].astype(x.dtype).reshape(1, side * side * 3, -1)
-        y = layers.matmul(x.reshape(1, batch * height * width, -1), kernel)
+        y = ops.matmul(x.reshape(1, batch * height * width, -1), kernel)
         y = y if self.bias is None else y + self.bias[...].astype(x.dtype)
         return y.reshape(batch, height, width, -1)
 

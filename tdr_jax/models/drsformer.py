@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tdr_jax.models import blocks, layers
+from tdr_jax.models import blocks, layers, ops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SparseAttention(blocks.Attention):
         kernel = self.project_out.kernel[...].reshape(heads, c // heads, c)
         folded = jnp.einsum("bhcd,hce->bhde", weights, kernel).reshape(b, c, c)
         folded = folded.astype(z.dtype)
-        return self.project_out.add_bias(layers.matmul(v, folded).reshape(b, h, w, c))
+        return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
 
     def sparse_softmax(self, logits):
         """Maps float32 logits (..., C, C) to the weighted sum of the four sparse softmaxes."""
@@ -99,7 +99,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """(B, H, W, C) times float32 (B or 1, C, D) -> (B, H, W, D) in x's dtype."""
     b, h, w, c = x.shape
     rows = x.reshape(kernel.shape[0], -1, c)
-    return layers.matmul(rows, kernel.astype(x.dtype)).reshape(b, h, w, -1)
+    return ops.matmul(rows, kernel.astype(x.dtype)).reshape(b, h, w, -1)
 
 
 class PairConv(nnx.Module):
@@ -119,8 +119,8 @@ class PairConv(nnx.Module):
           features: the n outputs.
         """
         kernel = self.kernel[...][..., features].astype(first.dtype)
-        y = layers.depthwise(first, kernel[:, :, order[0]])
-        y += layers.depthwise(second, kernel[:, :, order[1]])
+        y = ops.depthwise(first, kernel[:, :, order[0]])
+        y += ops.depthwise(second, kernel[:, :, order[1]])
         return nnx.relu(y if self.bias is None else y + self.bias[...][features].astype(y.dtype))
 
 
@@ -172,7 +172,7 @@ class FeedForward(nnx.Module):
         small, large = self.dwconv3x3, self.dwconv5x5
         kernel = large.kernel[...][..., channels[narrow:]]
         rim = jnp.pad(small.kernel[...][..., channels[:narrow]], ((1, 1), (1, 1), (0, 0)))
-        y = layers.depthwise(x, jnp.concatenate([rim, kernel], -1).astype(x.dtype))
+        y = ops.depthwise(x, jnp.concatenate([rim, kernel], -1).astype(x.dtype))
         if large.bias is None:
             return y
         bias = [small.bias[...][channels[:narrow]], large.bias[...][channels[narrow:]]]
@@ -226,7 +226,7 @@ def neighbourhood_mean(x: jax.Array) -> jax.Array:
         np.minimum(np.arange(n) + 2, n) - np.maximum(np.arange(n) - 1, 0) for n in (h, w)
     )
     inverse = 1 / (rows[:, None] * columns)[:, :, None]
-    return layers.depthwise(x, jnp.ones((3, 3, c), x.dtype)) * inverse.astype(x.dtype)
+    return ops.depthwise(x, jnp.ones((3, 3, c), x.dtype)) * inverse.astype(x.dtype)
 
 
 class ExpertStep(nnx.Module):

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers, pooling
+from tdr_jax.models import layers, ops, pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def scaled(linear: layers.Linear, x, out_scale, in_scale=None):
         kernel = in_scale[:, :, None] * kernel
     else:
         x = x.reshape(1, b * h * w, c)
-    y = layers.matmul(x.reshape(kernel.shape[0], -1, c), kernel.astype(x.dtype))
+    y = ops.matmul(x.reshape(kernel.shape[0], -1, c), kernel.astype(x.dtype))
     return y.reshape(b, h, w, -1) + (linear.bias[...] * out_scale).astype(x.dtype)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers
+from tdr_jax.models import layers, ops
 
 
 class ResnetBlock(nnx.Module):
@@ -91,7 +91,7 @@ class Upsample(nnx.Module):
         kernel = _halves(_halves(self.conv.kernel[...].astype(x.dtype), 0), 2)
         out = kernel.shape[-1]  # of (odd row, 2, odd column, 2, C, D)
         kernel = kernel.transpose(1, 3, 4, 0, 2, 5).reshape(2, 2, c, 4 * out)
-        y = layers.convolve(x, kernel, 1, 1).reshape(b, h + 1, w + 1, 2, 2, out)
+        y = ops.convolve(x, kernel, 1, 1).reshape(b, h + 1, w + 1, 2, 2, out)
         rows = [
             jnp.stack([y[:, i : i + h, j : j + w, i, j] for j in range(2)], 3) for i in range(2)
         ]

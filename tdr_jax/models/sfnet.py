@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers, pooling
+from tdr_jax.models import layers, ops, pooling
 
 Running = dict[str, jax.Array]
 
@@ -107,7 +107,7 @@ class BasicConv(nnx.Module):
 
     def __call__(self, x):
         y = self.main[0](x)
-        return layers.gelu(y) if self.gelu else y
+        return ops.gelu(y) if self.gelu else y
 
 
 class TransposedConv(nnx.Module):
@@ -147,7 +147,7 @@ class Upscale(nnx.Module):
         self.main = nnx.List([TransposedConv(in_channels, out_channels)])
 
     def __call__(self, x):
-        return layers.gelu(self.main[0](x))
+        return ops.gelu(self.main[0](x))
 
 
 class BatchNorm(nnx.Module):
@@ -248,7 +248,7 @@ def filter_samples(x: jax.Array, kernels: jax.Array) -> jax.Array:
     """
     margin = kernels.shape[1] // 2
     reflected = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    filtered = jax.vmap(lambda x, kernel: layers.depthwise(x[None], kernel)[0])(
+    filtered = jax.vmap(lambda x, kernel: ops.depthwise(x[None], kernel)[0])(
         reflected, kernels.astype(x.dtype)
     )
     return filtered[:, margin:-margin, margin:-margin]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, resnet
+from tdr_jax.models import layers, ops, resnet
 from tdr_jax.models.attention import attend
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -91,7 +91,7 @@ class Attention(nnx.Module):
 
     def __call__(self, x, context, kv: Mapping[str, jax.Array]):
         k, v = (
-            layers.matmul(context, jnp.broadcast_to(kernel, (len(context), *kernel.shape)))
+            ops.matmul(context, jnp.broadcast_to(kernel, (len(context), *kernel.shape)))
             if (kernel := kv.get(f"{name}.kernel")) is not None
             else getattr(self, name)(context)
             for name in ("to_k", "to_v")
@@ -109,7 +109,7 @@ class GatedProjection(nnx.Module):
 
     def __call__(self, x):
         y = self.proj(x)
-        return layers.gelu_gate(y[..., self.hidden :], y[..., : self.hidden])
+        return ops.gelu_gate(y[..., self.hidden :], y[..., : self.hidden])
 
 
 class FeedForward(nnx.Module):

@@ -19,8 +19,7 @@ class Guided:
             with sentences `apply(params, images, guidance, vectors)`, restores images.
         weights: the loss configuration, see `pixels.weighted`; and `align`, of
             `matching.alignment` between the degraded and the clean picture. The restoration alone
-            hardly teaches the encoder to see through noise: it was found to match less after 800
-            steps than before.
+            hardly teaches the encoder to see through noise.
         selector: a Dinov2 network that chooses the window of the guidance to train with, as large
             as the crop; None hands the whole guidance over.
 
