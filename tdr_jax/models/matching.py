@@ -87,7 +87,7 @@ def match(
         for middle, r, side, w in zip(middles, reach, sides, window, strict=True)
     ]
 
-    cosines = _cosines(query, reference, block, corners, window)
+    cosines = _cosines(*lax.stop_gradient((query, reference)), block, corners, window)
     best = jnp.argmax(cosines, -1, keepdims=True)
     confidence = jnp.take_along_axis(cosines, best, -1)
     found = [
@@ -98,15 +98,53 @@ def match(
     def whole(values):
         return _merge(values.reshape(-1, *grid, block, block))
 
-    return Match(*map(whole, found), whole(confidence), tuple(sides))
+    rows, columns = map(whole, found)
+    confidence = _as_cosines(query, reference, rows, columns, whole(confidence))
+    return Match(rows, columns, confidence, tuple(sides))
 
 
-def alignment(query: jax.Array, reference: jax.Array, temperature: float = 0.1) -> jax.Array:
+@jax.custom_vjp
+def _as_cosines(query, reference, rows, columns, confidence):
+    """Gives the confidence its gradients without going back through all cosines of a window."""
+    return confidence
+
+
+def _as_cosines_forward(query, reference, rows, columns, confidence):
+    return confidence, (query, reference, rows, columns)
+
+
+def _as_cosines_backward(residuals, dy):
+    query, reference, rows, columns = residuals
+
+    def cosines(query, reference):
+        padded = jnp.pad(query, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        height, width = query.shape[1:3]
+        products = ours = theirs = 0.0
+        for i, j in TAPS:
+            x = padded[:, 1 + i : height + 1 + i, 1 + j : width + 1 + j]
+            y = jax.vmap(lambda z, r, c: z.at[r, c].get(mode="promise_in_bounds"))(
+                reference, rows + i, columns + j
+            )
+            products += (x * y).sum(-1)
+            ours += jnp.square(x).sum(-1)
+            theirs += jnp.square(y).sum(-1)
+        return products * _inverse_root(ours) * _inverse_root(theirs)
+
+    dquery, dreference = jax.vjp(cosines, query, reference)[1](dy)
+    return dquery, dreference, None, None, None
+
+
+_as_cosines.defvjp(_as_cosines_forward, _as_cosines_backward)
+
+
+def alignment(query, reference, *, temperature: float = 0.1, step: int = 2) -> jax.Array:
     """Tells how far patches are from being most alike to the one at their own place.
 
     Args:
       query, reference: (B, H, W, C), features of one scene in two states.
       temperature: of the softmax over all patches of the reference.
+      step: between the patches of the query that are asked, down and across; neighbours would
+        answer much alike.
 
     Returns:
       the mean cross-entropy in nats, a float32 scalar.
@@ -114,16 +152,17 @@ def alignment(query: jax.Array, reference: jax.Array, temperature: float = 0.1) 
     Source: InfoNCE (arXiv 1807.03748), with the cosines of `match`.
     """
 
-    def patches(x):
+    def patches(x, step):
         b, h, w, _ = x.shape
         x = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-        x = jnp.concatenate([x[:, 1 + i : h + 1 + i, 1 + j : w + 1 + j] for i, j in TAPS], -1)
-        x = x.reshape(b, h * w, -1)
+        taps = [x[:, 1 + i : h + 1 + i : step, 1 + j : w + 1 + j : step] for i, j in TAPS]
+        x = jnp.concatenate(taps, -1).reshape(b, -1, 9 * x.shape[3])
         return x * _inverse_root(jnp.square(x).sum(-1, keepdims=True))
 
-    logits = _products(patches(query), patches(reference)) / temperature
+    logits = _products(patches(query, step), patches(reference, 1)) / temperature
+    own = np.arange(logits.shape[2]).reshape(query.shape[1:3])[::step, ::step].ravel()
     return optax.softmax_cross_entropy_with_integer_labels(
-        logits, jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
+        logits, jnp.broadcast_to(own, logits.shape[:2])
     ).mean()
 
 
