@@ -4,10 +4,12 @@
 --unguided runs/unguided0 runs/unguided1 --guided runs/guided0 runs/guided1
 
 Runs are folders that train.py wrote by configs/tdr_guided.py, those of several seeds in the same
-order. Prints the PSNR of one noisy crop of each photograph, and how far it is above that of the
-network without guidance: with a second view of the scene, shifted, recoloured and clean; with a
-clean part of the photograph that does not show the crop; and with a view of another photograph.
-Intervals are 95 %, by bootstrap over photographs, whose values are means over the runs.
+order. Prints the PSNR of one noisy crop of each photograph with a second view of the scene,
+shifted, recoloured and clean; with a clean part of the photograph that does not show the crop; and
+with a view of another photograph, which is wrong guidance. How far it is above that of the network
+without guidance tells what a guided network is worth, how far above that with wrong guidance what
+the second picture is. Intervals are 95 %, by bootstrap over photographs, whose values are means
+over the runs.
 
 With --dinov2, the folder of a DINOv2 or random:NAME, there are rows for the window that it chooses.
 """
@@ -16,6 +18,8 @@ import argparse
 import sys
 
 import numpy as np
+
+WRONG = "shuffled"
 
 
 def main(args) -> None:
@@ -43,14 +47,21 @@ def main(args) -> None:
         f"{len(folder)} photographs, crops of {args.side} pixels, guidance of {args.size}, "
         f"sigma {args.sigma:g} ({noisy:.2f} dB), {len(args.guided)} runs\n"
     )
-    print("| network | guidance | PSNR (dB) | against no guidance | run by run |")
-    print("|---|---|---|---|---|")
+    print("| network | guidance | PSNR (dB) | against unguided | against shuffled | run by run |")
+    print("|---|---|---|---|---|---|")
 
-    def row(network, given, values, against=None):
-        gain = "" if against is None else _decibels(estimate((values - against).mean(0)), "+")
+    def row(network, given, values, *against):
+        gains = [_decibels(estimate((values - other).mean(0)), "+") for other in against]
+        gains += [""] * (2 - len(gains))
         runs = ", ".join(f"{run.mean():.2f}" for run in values)
         psnr = _decibels(estimate(values.mean(0)))
-        print(f"| {network} | {given} | {psnr} | {gain} | {runs} |", flush=True)
+        print(f"| {network} | {given} | {psnr} | {' | '.join(gains)} | {runs} |", flush=True)
+
+    def rows(note="", **how):
+        found = {kind: measure(args.guided, kind=kind, **how) for kind in guided.KINDS}
+        for kind, values in found.items():
+            wrong = [] if kind == WRONG else [found[WRONG]]
+            row("guided", kind + note, values, unguided, *wrong)
 
     def measure(runs, **how):
         return np.stack([guided.psnr(*guided.load(run), pictures, **how) for run in runs])
@@ -59,13 +70,9 @@ def main(args) -> None:
     if args.base:
         row("base", "", measure([args.base]))
     row("unguided", "", unguided)
-    for kind in guided.KINDS:
-        row("guided", kind, measure(args.guided, kind=kind), unguided)
+    rows()
     if args.dinov2:
-        selector = assemble.load_selector(args.dinov2, args.seed)
-        for kind in guided.KINDS:
-            values = measure(args.guided, kind=kind, selector=selector)
-            row("guided", f"{kind}, chosen window", values, unguided)
+        rows(", chosen window", selector=assemble.load_selector(args.dinov2, args.seed))
 
 
 def _decibels(found, sign="") -> str:
