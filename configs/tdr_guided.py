@@ -16,7 +16,7 @@ Published are twenty setups, all with a million steps of 32 crops of 384 pixels:
 Other pairs of a backbone and a task, and textpromptir, to which words and guidance go together,
 follow the same recipe.
 
-On two CPU cores, from any folder of photographs, with guidance made of them; first a base, then
+On a CPU, from any folder of photographs, with guidance made of them; first a base, then
 the guided network around it, and as many steps more of the base alone, to compare. The base is
 young, since one that has settled learns to use guidance in many more steps than these:
 
