@@ -6,15 +6,18 @@ from pathlib import Path
 
 import jax
 
+from tdr_jax import processes
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, jobs, optim, sharding
+from tdr_jax.train import assemble, distributed, flops, jobs, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
-from tdr_jax.train.distributed import Stop
+from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
 from tdr_jax.train.state import State, create, make_step
 
 
-def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) -> State:
+def run(
+    config, workdir, *, batches: Callable[[int], Iterator] | None = None, profile: str = ""
+) -> State:
     """Train what the config describes, or go on with the run that `workdir` holds.
 
     Args:
@@ -23,6 +26,7 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             `tensorboard/` where that extra is installed, and at the end `weights.safetensors`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
+        profile: steps to trace, "100:110", into `workdir/profile`; "" for none.
 
     Returns:
         the final state; that of the last finished step if the run was asked to stop.
@@ -35,30 +39,31 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
     workdir = Path(workdir)
     job = jobs.make(config, workdir)
     network = job.network
-    total = sum(steps for steps, _, _ in config.data.stages)
+    total = length(config)
     optimiser, schedule = optim.make(config.optim, total)
-    mesh = sharding.make_mesh()
-    everywhere = sharding.replicated(mesh)
+    layout = sharding.make(config.mesh)
     train_step = make_step(
         job.task,
         optimiser,
         schedule,
         seed=config.seed,
         ema_decay=config.ema,
-        sharding=everywhere,
+        layout=layout,
         accumulate=config.accumulate,
     )
-    frozen = jax.device_put(job.frozen, everywhere)
+    frozen = jax.device_put(job.frozen, layout.everywhere)
+    arithmetic = flops.Counter(job.task, network.abstract_params(), frozen)
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
+        lead = processes.is_lead()
         checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
             params = job.initial_params()
         else:
             params = network.init(config.seed)  # for their shapes
-        fresh = create(params, optimiser, ema_decay=config.ema, sharding=everywhere)
+        fresh = create(params, optimiser, ema_decay=config.ema, layout=layout)
         state = checkpoints.restore(fresh)
         start = int(state.step)
         if start > total:
@@ -72,7 +77,6 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             data, evaluator = batches(start), None
 
         # Describe.
-        lead = jax.process_index() == 0
         writer, measured = assemble.make_writer(workdir, start)
         stack.callback(writer.close)
         progress = Progress(
@@ -82,25 +86,28 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             total=total,
             show=lead,
             saved=lambda: checkpoints.latest,
+            peak=flops.peak(config.peak_tflops * 1e12),
         )
         stack.callback(progress.close)
+        trace = Profile(profile, workdir)
+        stack.callback(trace.close)
         if lead:
-            progress.say(assemble.describe(network, mesh, start, total, workdir))
+            progress.say(assemble.describe(network, layout, start, total, workdir))
             writer.write_hparams(config.to_dict())
 
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(distributed.Stop())
         for step in range(start, total + 1):
             stopping, ending = stop.asked(step), step == total
             every = ending or (config.eval_every and step % config.eval_every == 0)
-            evaluate = evaluator and lead and every and 0 < step and not stopping
+            evaluate = evaluator and every and 0 < step and not stopping
             save = stopping or ending or checkpoints.due(step)
             if evaluate or save:
                 progress.settle()  # nothing that is not finite gets further than this
                 progress.pause()
 
-            # Evaluate, unless a run that stopped here has done so.
-            if evaluate and not measured.has(step, "eval/"):
-                scores = evaluator.run(jax.device_get(state.best_params))
+            # Evaluate, unless a run that stopped here has done so. Every process takes its share.
+            if evaluate and not processes.lead_says(lead and measured.has(step, "eval/")):
+                scores = evaluator.run(jax.device_get(layout.gather(state.best_params)))
                 writer.write_scalars(step, {f"eval/{name}": score for name, score in scores})
 
             # Save. What was measured up to here goes to disk first: a run that starts again from
@@ -115,18 +122,24 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
 
             # Next batch.
             examples = next(data)
-            batch = sharding.put_batch(examples, mesh)
+            batch = layout.put_batch(examples)
 
             # Step.
+            trace.begin(step)
             state, metrics = train_step(state, batch, *frozen)
+            trace.end(step + 1, metrics)
 
             # Write: the metrics of the step before, while this one runs.
-            progress.push(step + 1, metrics, len(next(iter(batch.values()))))
+            work = arithmetic(batch) if progress.peak else 0.0
+            progress.push(step + 1, metrics, len(next(iter(batch.values()))), work)
             if config.panel_every and (step + 1) % config.panel_every == 0:
-                writer.write_images(step + 1, {"panel": job.panel(state, batch)})
+                whole = layout.gather(state.best_params)
+                writer.write_images(step + 1, {"panel": job.panel(whole, batch)})
 
+        checkpoints.wait()
+        whole = layout.gather(state.best_params) if ending else None
         if ending and lead:
-            path = job.export(state)
+            path = job.export(whole, total)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(
@@ -134,3 +147,13 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
                 "the same command goes on from there"
             )
     return state
+
+
+def length(config) -> int:
+    """The number of steps of a whole run."""
+    return sum(steps for steps, _, _ in config.data.stages)
+
+
+def finished(config, state: State) -> bool:
+    """Whether a run that gave this state is at its end, and was not asked to stop before."""
+    return int(state.step) == length(config)
