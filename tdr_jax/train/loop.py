@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 
@@ -13,6 +12,7 @@ from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
 from tdr_jax.train.state import State, create, make_step
+from tdr_jax.train.workdir import Workdir
 
 
 def run(
@@ -22,8 +22,9 @@ def run(
 
     Args:
         config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
-        workdir: folder of the run: `checkpoints/`, `metrics.jsonl`, `hparams.json`, `panels/`,
-            `tensorboard/` where that extra is installed, and at the end `weights.safetensors`.
+        workdir: folder of the run, on disk or in a bucket: `checkpoints/`, `metrics.jsonl`,
+            `hparams.json`, `panels/`, `tensorboard/` where that extra is installed, and at the end
+            `weights.safetensors`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
         profile: steps to trace, "100:110", into `workdir/profile`; "" for none.
@@ -36,8 +37,8 @@ def run(
         FloatingPointError: at the first step whose loss or gradient is not finite; names the step.
             Nothing is saved then: the newest checkpoint is the last good one.
     """
-    workdir = Path(workdir)
-    job = jobs.make(config, workdir)
+    workdir = Workdir(workdir)
+    job = jobs.make(config, workdir.local)
     network = job.network
     total = length(config)
     optimiser, schedule = optim.make(config.optim, total)
@@ -51,13 +52,13 @@ def run(
         layout=layout,
         accumulate=config.accumulate,
     )
-    frozen = jax.device_put(job.frozen, layout.everywhere)
+    frozen = layout.put(job.frozen)
     arithmetic = flops.Counter(job.task, network.abstract_params(), frozen)
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
         lead = processes.is_lead()
-        checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
+        checkpoints = Checkpoints(workdir.path, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
             params = job.initial_params()
@@ -68,7 +69,7 @@ def run(
         start = int(state.step)
         if start > total:
             raise InputError(
-                f"{workdir} holds step {start}, but config.data.stages end at step {total}; "
+                f"{workdir.path} holds step {start}, but config.data.stages end at step {total}; "
                 "give longer stages or another --workdir"
             )
         if batches is None:
@@ -77,7 +78,10 @@ def run(
             data, evaluator = batches(start), None
 
         # Describe.
-        writer, measured = assemble.make_writer(workdir, start)
+        if lead:
+            workdir.pull()
+            stack.callback(workdir.push)
+        writer, measured = assemble.make_writer(workdir.local, start)
         stack.callback(writer.close)
         progress = Progress(
             writer,
@@ -89,10 +93,10 @@ def run(
             peak=flops.peak(config.peak_tflops * 1e12),
         )
         stack.callback(progress.close)
-        trace = Profile(profile, workdir)
+        trace = Profile(profile, workdir.local)
         stack.callback(trace.close)
         if lead:
-            progress.say(assemble.describe(network, layout, start, total, workdir))
+            progress.say(assemble.describe(network, layout, start, total, workdir.path))
             writer.write_hparams(config.to_dict())
 
         stop = stack.enter_context(distributed.Stop())
@@ -114,6 +118,8 @@ def run(
             # this checkpoint must find it.
             if save:
                 writer.flush()
+                if lead:
+                    workdir.push()
                 checkpoints.save(step, state)
             if evaluate or save:
                 progress.resume()
@@ -139,7 +145,7 @@ def run(
         checkpoints.wait()
         whole = layout.gather(state.best_params) if ending else None
         if ending and lead:
-            path = job.export(whole, total)
+            path = workdir.path / job.export(whole, total).relative_to(workdir.local)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(

@@ -99,6 +99,18 @@ class Layout:
         """Outside of jit, in all processes at once: a whole copy of every array on each device."""
         return tree if self.mesh.shape["fsdp"] == 1 else jax.device_put(tree, self.everywhere)
 
+    def put(self, tree):
+        """Puts a whole copy of every array on each device; all processes bring the same."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.everywhere)
+        # device_put would send them around first, to see that they are the same.
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(
+                np.shape(x), self.everywhere, lambda index: np.asarray(x[index])
+            ),
+            jax.device_get(tree),
+        )
+
     def put_batch(self, batch):
         """Make global arrays out of this process's part of a batch.
 

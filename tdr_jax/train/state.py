@@ -60,7 +60,7 @@ def create(
         return make(params)
     # Compiled, so that no device ever holds the whole of what is cut.
     shardings = layout.of(jax.eval_shape(make, params))
-    return jax.jit(make, out_shardings=shardings)(jax.device_put(params, layout.everywhere))
+    return jax.jit(make, out_shardings=shardings)(layout.put(params))
 
 
 def make_step(

@@ -75,7 +75,7 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
         layout=layout,
         accumulate=accumulate,
     )
-    frozen = jax.device_put(job.frozen, layout.everywhere)
+    frozen = layout.put(job.frozen)
     batches, losses = job.batches(0), []
     for _ in range(STEPS):
         state, metrics = step(state, layout.put_batch(next(batches)), *frozen)
