@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MESHES = [name for name in meshes.RUNS if name != "single"]
 
 
-@pytest.fixture(scope="module", params=["prompted", "i2t", "guided"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("prompted", "i2t", "guided")]
+
+
+@pytest.fixture(scope="module", params=["small", *SLOW])
 def runs(request, tmp_path_factory):
     """The same ten steps on every mesh, each a dict of arrays."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -50,7 +53,7 @@ def test_losses_and_parameters_are_those_of_one_device(runs):
 def test_the_state_is_cut_where_the_mesh_says_so(runs):
     found = {mesh: int(run["arrays cut"]) for mesh, run in runs.items()}
     assert found["single"] == found["8x1"] == 0
-    assert min(found["1x8"], found["4x2"], found["accumulated"]) > 10
+    assert min(found["1x8"], found["4x2"], found["accumulated"]) >= 8
 
 
 class Eight:
@@ -62,12 +65,12 @@ class Eight:
 
 def test_the_largest_dimension_that_divides_is_cut_unless_a_rule_says_otherwise():
     layout = sharding.Layout(Eight(), (("head", None), (r"^embed\.", 0)), least=100)
-    assert layout.spec("a.kernel", (4, 3, 3, 64)) == (None, None, None, "fsdp")
-    assert layout.spec("a.kernel", (12, 3, 3, 7)) == ("fsdp",)
-    assert layout.spec("a.bias", (64,)) == ()  # small
-    assert layout.spec("a.odd", (33, 35)) == ()  # nothing divides
-    assert layout.spec("a.head.kernel", (64, 64)) == ()
-    assert layout.spec("embed.table", (8, 4096)) == ("fsdp",)
+    assert tuple(layout.spec("a.kernel", (4, 3, 3, 64))) == (None, None, None, "fsdp")
+    assert tuple(layout.spec("a.kernel", (12, 3, 3, 7))) == ("fsdp",)
+    assert tuple(layout.spec("a.bias", (64,))) == ()  # small
+    assert tuple(layout.spec("a.odd", (33, 35))) == ()  # nothing divides
+    assert tuple(layout.spec("a.head.kernel", (64, 64))) == ()
+    assert tuple(layout.spec("embed.table", (8, 4096))) == ("fsdp",)
     with pytest.raises(InputError, match="does not divide into 4 parts"):
         layout.spec("embed.odd", (6, 64))
 
@@ -81,7 +84,7 @@ def test_moments_are_cut_as_their_parameters_are():
         lambda p: state.create(p, optimiser, ema_decay=0.9, layout=None), params
     )
     found = [
-        layout.spec(sharding.name_of(path), leaf.shape)
+        tuple(layout.spec(sharding.name_of(path), leaf.shape))
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
         if leaf.shape
     ]

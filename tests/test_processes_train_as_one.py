@@ -35,14 +35,14 @@ def photos(tmp_path_factory):
 class Run:
     """A run of train.py in so many processes."""
 
-    def __init__(self, workdir, photos, count: int, steps: int = STEPS):
+    def __init__(self, workdir, photos, count: int):
         self.workdir, self.logs = Path(workdir), []
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
         argument = f"configs/textpromptir.py:size=tiny,data={photos},eval={photos},tasks=noise"
         fields = {
-            "data.stages": f"(({steps},16,4),)",
+            "data.stages": f"(({STEPS},16,4),)",
             "optim.warmup": 0,
             "optim.schedule": "constant",
             "optim.eps": 1e-6,  # what is rounding alone must not become a step
@@ -88,15 +88,21 @@ class Run:
             done = records(self.workdir) if (self.workdir / "metrics.jsonl").exists() else []
             if done and done[-1]["step"] >= step:
                 return
-            assert all(process.poll() is None for process in self.processes), self.tail()
+            if any(process.poll() is not None for process in self.processes):
+                break
             time.sleep(0.02)
+        self.kill()
         raise AssertionError(self.tail())
 
     def statuses(self) -> set[int]:
         """How the processes ended."""
-        return {process.wait(timeout=300) for process in self.processes}
+        try:
+            return {process.wait(timeout=300) for process in self.processes}
+        finally:
+            self.kill()
 
     def kill(self) -> None:
+        """Ends all processes at once, whatever they are at."""
         for process in self.processes:
             process.kill()
             process.wait()

@@ -1,6 +1,6 @@
 """Ten steps of an objective on meshes of eight simulated devices, for a process of its own.
 
-    python -m tests.support.meshes prompted|i2t|guided FOLDER
+    python -m tests.support.meshes small|prompted|i2t|guided FOLDER
 
 Writes `FOLDER/<run>.npz` for each run: the losses, and the parameters by name. The devices are
 simulated by XLA_FLAGS; `FOLDER/stack` holds what image to text needs.
@@ -13,8 +13,10 @@ import jax
 import numpy as np
 
 from configs import tdr_guided, textpromptir
+from tdr_jax import models
 from tdr_jax.train import jobs, optim, sharding
 from tdr_jax.train.state import create, make_step
+from tests.support import small as small_networks
 from tests.support import words_runs
 from tests.support.sizes import LEVELS, SMALLEST
 
@@ -28,6 +30,16 @@ RUNS = {
     "4x2": (8, 2, 1),
     "accumulated": (8, 2, 4),
 }
+
+
+def small(folder, photos):
+    """A prompted network of two convolutions."""
+    models.build = small_networks.build
+    config = small_networks.small_config(STEPS)
+    config.network.overrides.text_dim = 384
+    config.data.path = str(photos)
+    config.data.stages = ((STEPS, 16, BATCH),)
+    return config
 
 
 def prompted(folder, photos):
@@ -85,12 +97,14 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
     return {"losses": np.array(losses), "arrays cut": np.array(cut), **kept}
 
 
+OBJECTIVES = {"small": small, "prompted": prompted, "guided": guided, "i2t": i2t}
+
 if __name__ == "__main__":
     objective, folder = sys.argv[1], Path(sys.argv[2])
     jax.config.update("jax_disable_most_optimizations", True)
     photos = words_runs.photos(folder / "photos")
     for name, (devices, fsdp, accumulate) in RUNS.items():
-        config = {"prompted": prompted, "guided": guided, "i2t": i2t}[objective](folder, photos)
+        config = OBJECTIVES[objective](folder, photos)
         found = run(config, folder / name, devices, fsdp, accumulate)
         np.savez(folder / f"{name}.npz", **found)
         print(name, found["losses"], flush=True)
