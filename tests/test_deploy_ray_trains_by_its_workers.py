@@ -51,7 +51,8 @@ def reports(monkeypatch):
 
 def config():
     fields = backbone.get_config(f"name=nafnet,task=denoise,size=small,data={PHOTOS}")
-    fields.network.overrides.update({"width": 2, "enc_blk_nums": (1,), "dec_blk_nums": (1,)})
+    blocks = {"enc_blk_nums": (1,), "middle_blk_num": 1, "dec_blk_nums": (1,)}
+    fields.network.overrides.update({"width": 2, **blocks})
     fields.data.stages = ((2, 16, 2),)
     fields.log_every = 1
     return fields

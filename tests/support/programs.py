@@ -19,6 +19,7 @@ SMALL_RUN = (
     "--config=configs/backbone.py:name=nafnet,task=denoise,size=small,data=examples/photos/train",
     "--config.network.overrides.width=2",
     "--config.network.overrides.enc_blk_nums=(1,)",
+    "--config.network.overrides.middle_blk_num=1",
     "--config.network.overrides.dec_blk_nums=(1,)",
     "--config.data.stages=((2, 16, 2),)",
     "--config.log_every=1",
