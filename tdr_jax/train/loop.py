@@ -20,7 +20,8 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
     Args:
         config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
         workdir: folder of the run: `checkpoints/`, `metrics.jsonl`, `hparams.json`, `panels/`,
-            `tensorboard/` where that extra is installed, and at the end `weights.safetensors`.
+            `tensorboard/` where that extra is installed, and at the end `weights.safetensors` and
+            `result.json`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
 
@@ -127,6 +128,7 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
 
         if ending and lead:
             path = job.export(state)
+            assemble.write_result(workdir, total, path)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(
