@@ -17,7 +17,7 @@ from tdr_jax.sweeps import locks
 from tests.support import sweep_files
 from tests.support.small import records
 
-STEPS = 60
+STEPS = 30
 NAMES = ["lr=0.001,seed=0", "lr=0.001,seed=1", "lr=0.01,seed=0", "lr=0.01,seed=1"]
 
 
@@ -48,6 +48,10 @@ def wait_for(what, process):
         time.sleep(0.01)
 
 
+def pid(folder, name):
+    return locks.holder(folder / name / locks.RUN)
+
+
 def log(folder, name):
     path = folder / name / "log.txt"
     return path.read_text() if path.exists() else ""
@@ -66,6 +70,7 @@ def test_an_interrupted_sweep_finishes_each_run_once_and_names_the_best(tmp_path
     # The sweep is killed; its run goes on, and the next sweep waits for it.
     sweep = begin(args)
     wait_for(lambda: "step 1/" in log(folder, first), sweep)
+    os.kill(pid(folder, first), signal.SIGSTOP)  # it would be over before we are back
     sweep.kill()
     sweep.wait()
     assert locks.is_held(folder / first / locks.RUN)
@@ -73,19 +78,27 @@ def test_an_interrupted_sweep_finishes_each_run_once_and_names_the_best(tmp_path
 
     # Then all is killed, as by a power cut, while the second run is between two saves.
     sweep = begin(args)
+    assert sweep.stdout.readline() == "4 runs\n"
+    line = f"[1/4] {first}: still running, started by a sweep that was killed\n"
+    assert sweep.stdout.readline() == line
+    os.kill(pid(folder, first), signal.SIGCONT)
     wait_for(lambda: saved(folder, second), sweep)
     sweep.kill()
-    os.kill(locks.holder(folder / second / locks.RUN), signal.SIGKILL)
+    os.kill(pid(folder, second), signal.SIGKILL)
     out = sweep.communicate()[0]
-    assert f"[1/4] {first}: still running, started by a sweep that was killed" in out
     assert f"[1/4] {first}: finished, step {STEPS}" in out
     assert not (folder / second / "result.json").exists()
 
     # Then it is asked to stop: the third run saves.
     sweep = begin(args)
     wait_for(lambda: "step 3/" in log(folder, third), sweep)
+    os.kill(pid(folder, third), signal.SIGSTOP)
     sweep.send_signal(signal.SIGTERM)
-    out = sweep.communicate()[0]
+    out = ""
+    while "stopping: waiting for 1 to save" not in out:
+        out += sweep.stdout.readline()
+    os.kill(pid(folder, third), signal.SIGCONT)
+    out += sweep.communicate()[0]
     assert sweep.returncode == 75, out
     assert f"[2/4] {second}: goes on after step" in out and first not in out
     assert f"[3/4] {third}: stopped, step" in out and fourth not in out

@@ -1,7 +1,9 @@
-"""The quickstart at two learning rates and two seeds, about a minute each on 2 CPU cores.
+"""The quickstart at two learning rates and two seeds, about a minute and a half of CPU time each.
 
-tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --launcher local
-tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --report
+    tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --launcher local
+    tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --report
+
+The shipped network is trained already: at 1e-5 it stays what it is, at 1e-3 it loses 1.6 dB.
 """
 
 CONFIG = "configs/quickstart.py:steps=20"

@@ -128,9 +128,9 @@ class _Crew:
                 # Whoever asks again does not want to wait for the save.
                 number = signal.SIGKILL if told else signal.SIGTERM
                 told = asked.count
-                _say(f"stopping: waiting for {len(self.working)} to save")
                 for process in self.working:
                     process.send(number)
+                _say(f"stopping: waiting for {len(self.working)} to save")
             for process in list(self.working):
                 status = process.poll()
                 if status is not None:
