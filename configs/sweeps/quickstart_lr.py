@@ -3,7 +3,7 @@
     tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --launcher local
     tdr sweep configs/sweeps/quickstart_lr.py --workdir runs/lr --report
 
-The shipped network is trained already: at 1e-5 it stays what it is, at 1e-3 it loses 1.6 dB.
+The shipped network is trained already: 20 steps at 1e-3 end 1.6 dB below 20 steps at 1e-5.
 """
 
 CONFIG = "configs/quickstart.py:steps=20"
