@@ -13,6 +13,7 @@ from tdr_jax.errors import InputError
 COMMANDS = {
     "restore": ("tdr_jax.commands.restore", "restore photographs, as a sentence asks or blindly"),
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
+    "sweep": ("tdr_jax.commands.sweep", "train a config in many ways and rank the runs"),
     "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
     "guide": ("tdr_jax.commands.guide", "draw the restored words of degraded pictures"),
@@ -46,8 +47,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: the arguments after the command's name; None takes those of the process.
 
     Returns:
-        the exit status: 0 done, 1 some pictures failed or training diverged, 2 wrong arguments or
-        input, 130 interrupted.
+        the exit status: 0 done, 1 some pictures or runs failed or training diverged, 2 wrong
+        arguments or input, 75 a sweep was stopped, 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:

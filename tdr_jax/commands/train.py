@@ -50,7 +50,7 @@ def run(args) -> int:
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
     from tdr_jax.train import distributed, loop
 
-    config = _config(args.config, args.rest)
+    config = read_config(args.config, args.rest)
     if config.objective != "restore":
         choose_cpu_kernels()
     enable_compilation_cache()
@@ -59,7 +59,19 @@ def run(args) -> int:
     return 0 if loop.finished(config, state) else distributed.STOPPED
 
 
-def _config(file: str, overrides: list[str]):
+def read_config(file: str, overrides: list[str]):
+    """Load a config as train.py does.
+
+    Args:
+        file: the path of a config file, with its argument after a colon.
+        overrides: words "--config.NAME=VALUE".
+
+    Returns:
+        a locked `ml_collections.ConfigDict`.
+
+    Raises:
+        InputError: there is no such file, or its argument, a field or a value does not fit.
+    """
     from absl import flags
     from ml_collections import config_flags
 
@@ -81,7 +93,7 @@ def _config(file: str, overrides: list[str]):
     try:
         values(words)
     except (AttributeError, KeyError) as error:
-        field = str(error).strip("'\"")
+        field = str(error.args[0]).partition("\n")[0].strip("'\"")
         raise InputError(f"{file}: its config has no field {field}") from error
     except (flags.Error, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]  # a config's own error comes as a traceback

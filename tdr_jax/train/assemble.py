@@ -1,5 +1,7 @@
 """The parts that the loop puts together, each made from the config."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -431,3 +433,21 @@ def export(workdir, network, params) -> Path:
     path = Path(workdir) / "weights.safetensors"
     weights.save(path, network, jax.device_get(params))
     return path
+
+
+def write_result(workdir, step: int, weights) -> None:
+    """Write `result.json`, the last file of a run: where it is, the run is finished.
+
+    Args:
+        workdir: the run's folder.
+        step: the number of finished steps.
+        weights: the path of what was exported.
+    """
+    metrics = {}
+    for record in writers.read_jsonl(Path(workdir) / "metrics.jsonl"):
+        metrics |= {name: value for name, value in record.items() if isinstance(value, float)}
+    result = {"step": step, "weights": os.path.relpath(weights, workdir), "metrics": metrics}
+    path = Path(workdir) / "result.json"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(path)

@@ -24,7 +24,7 @@ def run(
         config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
         workdir: folder of the run, on disk or in a bucket: `checkpoints/`, `metrics.jsonl`,
             `hparams.json`, `panels/`, `tensorboard/` where that extra is installed, and at the end
-            `weights.safetensors`.
+            `weights.safetensors` and `result.json`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
         profile: steps to trace, "100:110", into `workdir/profile`; "" for none.
@@ -145,7 +145,9 @@ def run(
         checkpoints.wait()
         whole = layout.gather(state.best_params) if ending else None
         if ending and lead:
-            path = workdir.path / job.export(whole, total).relative_to(workdir.local)
+            exported = job.export(whole, total)
+            assemble.write_result(workdir.local, total, exported)
+            path = workdir.path / exported.relative_to(workdir.local)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(
