@@ -302,7 +302,7 @@ class Words(Job):
         return found
 
 
-def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: bool) -> i2t.Towers:
+def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: bool | str):
     """Puts the frozen networks together.
 
     Args:
@@ -311,7 +311,7 @@ def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: 
         tokenizer: of the text tower.
         template: the sentence, S where the words go.
         words: their number.
-        remat: whether the UNet's blocks are computed again in the backward pass.
+        remat: what the backward pass finds kept of the UNet's blocks, see `models.policies`.
 
     Raises:
         InputError: the sentence does not hold the words.
