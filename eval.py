@@ -13,6 +13,9 @@ WEIGHTS = flags.DEFINE_string("weights", None, "Name, folder or file; default: t
 DATA = flags.DEFINE_string("data", None, "Folder of pictures; default: the config's.")
 GUIDANCE = flags.DEFINE_string("guidance", None, "Folder of guidance, for a guided network.")
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the tables; default: WORKDIR/eval.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, of several.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, from 0 on.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -22,8 +25,10 @@ def main(argv):
 
     from tdr_jax import evaluate
     from tdr_jax.errors import InputError
+    from tdr_jax.train import distributed
 
     try:
+        distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         evaluate.run_config(
             CONFIG.value,
             WORKDIR.value,

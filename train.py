@@ -11,6 +11,10 @@ CONFIG = config_flags.DEFINE_config_file(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; a run that stopped there goes on."
 )
+PROFILE = flags.DEFINE_string("profile", "", "Steps to trace: 100:110.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, of several.")
+PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, from 0 on.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -27,15 +31,17 @@ def main(argv):
     if CONFIG.value.objective != "restore":
         choose_cpu_kernels()
     enable_compilation_cache()
-    distributed.initialize()
     try:
-        loop.run(CONFIG.value, WORKDIR.value)
+        distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        state = loop.run(CONFIG.value, WORKDIR.value, profile=PROFILE.value)
     except InputError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         sys.exit(1)
+    if not loop.finished(CONFIG.value, state):
+        sys.exit(distributed.STOPPED)
 
 
 if __name__ == "__main__":

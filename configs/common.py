@@ -113,11 +113,20 @@ def get_config(argument: str = "") -> ConfigDict:
     config.optim.eps = 1e-8
     config.optim.weight_decay = 0.01
     config.optim.no_decay = ""  # regex on parameter names; "" decays all, as torch does
+    config.optim.mu_dtype = "float32"  # of the first moment; "bfloat16" for less memory
     config.optim.clip = 1.0  # largest global norm of the gradient; 0 for none
     config.accumulate = 1  # parts a batch is cut into, for less memory
     config.ema = 0.999  # decay of the averaged parameters; 0 for none
 
+    config.mesh = ConfigDict()  # how the devices share the state; batches are cut over all of them
+    config.mesh.fsdp = 1  # devices that hold one copy of it together; 0 for all
+    # ((regex on parameter names, dimension), ...): what is cut otherwise than along its largest
+    # dimension that divides; None leaves it whole
+    config.mesh.rules = ()
+    config.mesh.least = 2**14  # smaller parameters are left whole
+
     config.log_every = 10
+    config.peak_tflops = 0.0  # of one device, for the MFU; 0 for that of its kind, if it is known
     config.save_every = 500
     config.keep = 2  # checkpoints
     config.eval_every = 1000  # 0 for the end only

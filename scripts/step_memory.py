@@ -49,18 +49,20 @@ def main(args) -> None:
         task = tr.TextualRestoration(frozen_parts, first, network, config.loss)
         frozen["image_to_text"] = first.abstract_params()
 
-    mesh = sharding.make_mesh()
-    everywhere, cut = sharding.replicated(mesh), sharding.by_example(mesh)
+    config.mesh.fsdp = args.fsdp
+    layout = sharding.make(config.mesh)
 
     def placed(tree, where, to=None):
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, to or x.dtype, sharding=where), tree
+            lambda x, its: jax.ShapeDtypeStruct(x.shape, to or x.dtype, sharding=its),
+            tree,
+            where if isinstance(where, type(tree)) else jax.tree.map(lambda _: where, tree),
         )
 
     optimiser, schedule = optim.make(config.optim, total)
-    options = dict(ema_decay=config.ema, sharding=everywhere)
+    options = dict(ema_decay=config.ema, layout=layout)
     before = jax.eval_shape(
-        lambda params: state.create(params, optimiser, ema_decay=config.ema, sharding=None),
+        lambda params: state.create(params, optimiser, ema_decay=config.ema, layout=None),
         network.abstract_params(),
     )
     step = state.make_step(
@@ -72,11 +74,15 @@ def main(args) -> None:
         "drawn": jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32),
         "kind": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
-    shapes = placed(before, everywhere), placed(examples, cut), placed(frozen, everywhere, dtype)
+    shapes = (
+        placed(before, layout.of(before)),
+        placed(examples, layout.by_example),
+        placed(frozen, layout.everywhere, dtype),
+    )
     trained = sum(x.size for x in before.params.values())
     print(
         f"{args.stage} {args.size}: {trained:,} trained parameters, batch {batch} in "
-        f"{config.accumulate} parts, {mesh.size} device{'s' if mesh.size > 1 else ''}",
+        f"{config.accumulate} parts, {layout.describe()}",
         flush=True,
     )
     begun = time.perf_counter()
@@ -98,6 +104,7 @@ if __name__ == "__main__":
     parser.add_argument("--stage", choices=("i2t", "tr"), default="i2t")
     parser.add_argument("--size", choices=("sd21", "sd15", "tiny"), default="sd21")
     parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that share one state; 0: all")
     parser.add_argument("--batch", type=int, help="effective batch (default: the config's)")
     parser.add_argument("--accumulate", type=int, help="parts (default: the config's)")
     arguments = parser.parse_args()

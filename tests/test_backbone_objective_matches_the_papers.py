@@ -111,7 +111,7 @@ def test_running_statistics_are_replaced_and_never_decayed_or_averaged(batch):
     config = common.get_config().optim
     config.update({"schedule": "constant", "lr": 0.1, "weight_decay": 0.5, "clip": 0.0})
     optimiser, schedule = optim.make(config, 1)
-    options = {"ema_decay": 0.9, "sharding": jax.sharding.SingleDeviceSharding(jax.devices()[0])}
+    options = {"ema_decay": 0.9, "layout": None}
     task = Backbone(Scaled(3), weights(l1=1.0))
     step = state.make_step(task, optimiser, schedule, seed=0, **options)
     after, metrics = step(state.create(PARAMS, optimiser, **options), batch)

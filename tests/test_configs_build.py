@@ -81,7 +81,7 @@ def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
     optimiser, _ = optim.make(config.optim, total)
     params = network.abstract_params()
     shapes = jax.eval_shape(
-        lambda p: state.create(p, optimiser, ema_decay=config.ema, sharding=None), params
+        lambda p: state.create(p, optimiser, ema_decay=config.ema, layout=None), params
     )
     assert {n: s.shape for n, s in shapes.params.items()} == {n: s.shape for n, s in params.items()}
     assert bool(shapes.ema) == bool(config.ema)

@@ -49,7 +49,8 @@ def interrupted(at, how):
 
 
 def kept(record):
-    return {name: value for name, value in record.items() if name != "images_per_second"}
+    speed = ("images_per_second", "step_seconds", "mfu")
+    return {name: value for name, value in record.items() if name not in speed}
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,7 @@ checkpoints = Checkpoints({str(tmp_path)!r}, every=1, keep=2)
 for step in (4, 8):
     big = jnp.full((64, 2**20), step, jnp.float32)
     checkpoints.save(step, State(jnp.int32(step), {{"w": big}}, (), {{}}))
+    checkpoints.wait()
     print("saved", step, flush=True)
 """
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -227,3 +229,61 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match=r"c is missing.*b is unknown.*a\.w is \(3,\) instead of"):
         checkpoints.restore(other)
     checkpoints.close()
+
+
+def damaged(how, folder):
+    """Damages a checkpoint as disks and people do."""
+    if how == "a file missing":
+        (folder / "state" / "_METADATA").unlink()
+    for path in folder.glob("state/**/d/*"):  # the arrays
+        data = bytearray(path.read_bytes())
+        if how == "cut off":
+            path.write_bytes(data[: len(data) // 2])
+        elif how == "one byte changed":
+            data[len(data) // 2] ^= 0xFF
+            path.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["cut off", "one byte changed", "a file missing"])
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_is_used(
+    straight, tmp_path, capsys, how
+):
+    with pytest.raises(PowerCut):
+        loop.run(small_config(STEPS), tmp_path / "run", batches=interrupted(9, "exception"))
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert {entry.name for entry in checkpoints.iterdir()} == {"4", "8"}
+    damaged(how, checkpoints / "8")
+    state = loop.run(small_config(STEPS), tmp_path / "run", batches=photo_batches)
+    said = capsys.readouterr().out
+    assert f"{checkpoints / '8'} is damaged; it is now in damaged/" in said
+    assert f"goes on after step 4 of {STEPS}" in said
+    assert [entry.name for entry in (tmp_path / "run" / "damaged").iterdir()] == ["8"]
+    assert_bit_identical(state, straight[0])
+    assert [kept(record) for record in records(tmp_path / "run")] == straight[1]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_anew(tmp_path):
+    loop.run(small_config(4), tmp_path, batches=photo_batches)
+    damaged("cut off", tmp_path / "checkpoints" / "4")
+    with pytest.raises(InputError, match="4 is damaged, and no other checkpoint is left"):
+        loop.run(small_config(4), tmp_path, batches=photo_batches)
+    assert (tmp_path / "checkpoints" / "4").exists()
+
+
+def test_what_is_saved_is_the_state_at_that_step_though_training_goes_on(tmp_path):
+    config = small_config(6)
+    config.save_every, config.keep = 1, 6
+    loop.run(config, tmp_path / "run", batches=photo_batches)
+    for steps in (2, 3, 5):
+        straight = loop.run(small_config(6), tmp_path / f"{steps}", batches=stopped_after(steps))
+        checkpoints = Checkpoints(tmp_path / "run", every=1, keep=6)
+        fresh = State(
+            *(getattr(straight, field) for field in ("step", "params", "opt_state", "ema"))
+        )
+        assert_bit_identical(checkpoints._load(steps, fresh), straight)
+        checkpoints.close()
+
+
+def stopped_after(steps):
+    """Batches that stop the run once so many steps are finished."""
+    return interrupted(steps - 1, "signal")

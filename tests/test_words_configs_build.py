@@ -192,14 +192,13 @@ def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, toke
         mapper = networks["image_to_text"]
         task = words.tr.TextualRestoration(towers, mapper, network, config.loss)
     optimiser, schedule = optim.make(config.optim, 200_000)
-    everywhere = sharding.replicated(sharding.make_mesh())
     step = make_step(
         task,
         optimiser,
         schedule,
         seed=config.seed,
         ema_decay=config.ema,
-        sharding=everywhere,
+        layout=sharding.make(config.mesh),
         accumulate=config.accumulate,
     )
     ((_, crop, batch),) = config.data.stages
@@ -211,7 +210,7 @@ def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, toke
         "kind": jax.ShapeDtypeStruct((batch,), "int32"),
     }
     state = jax.eval_shape(
-        lambda params: create(params, optimiser, ema_decay=config.ema, sharding=None),
+        lambda params: create(params, optimiser, ema_decay=config.ema, layout=None),
         network.abstract_params(),
     )
     after, metrics = jax.eval_shape(step, state, pictures, frozen)

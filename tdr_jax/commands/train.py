@@ -5,7 +5,8 @@ from pathlib import Path
 
 EPILOG = """\
 Any field of the config is changed by --config.NAME=VALUE. A run that was stopped goes on
-where its last checkpoint is when the same command is given again.
+where its last checkpoint is when the same command is given again. Exit status: 0 at
+the end of the run, 75 when it was asked to stop (SIGTERM, Ctrl-C) and is saved.
 
 example:
   tdr train --config configs/quickstart.py --workdir runs/first --config.seed=1
@@ -22,6 +23,15 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="folder of the run: checkpoints, scalars"
     )
+    parser.add_argument(
+        "--profile", default="", metavar="A:B", help="trace the steps after A up to B"
+    )
+    processes = parser.add_argument_group(
+        "several processes", "found from Slurm, Open MPI, Kubernetes or TPU hosts unless given"
+    )
+    processes.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    processes.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    processes.add_argument("--process_id", type=int, metavar="I", help="this one's, from 0 on")
 
 
 def run(args) -> int:
@@ -31,7 +41,7 @@ def run(args) -> int:
         args: of add_arguments; args.rest holds the --config.NAME=VALUE.
 
     Returns:
-        0.
+        0; 75 if the run was asked to stop and is saved.
 
     Raises:
         InputError: the config cannot be read, or a field does not fit.
@@ -44,9 +54,9 @@ def run(args) -> int:
     if config.objective != "restore":
         choose_cpu_kernels()
     enable_compilation_cache()
-    distributed.initialize()
-    loop.run(config, args.workdir)
-    return 0
+    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    state = loop.run(config, args.workdir, profile=args.profile)
+    return 0 if loop.finished(config, state) else distributed.STOPPED
 
 
 def _config(file: str, overrides: list[str]):

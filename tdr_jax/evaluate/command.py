@@ -122,12 +122,16 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
         output: folder for the tables; None for `workdir/eval`.
         guidance: folder of guidance, for a guided network.
 
+    Where there are several processes, each measures its share of the pictures and the first writes.
+
     Returns:
         the rows, see `evaluate`.
 
     Raises:
         InputError: weights or pictures that cannot be used.
     """
+    import jax
+
     workdir = Path(workdir)
     data = data or config.eval_data.path
     if not data:
@@ -135,7 +139,8 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
     weights = weights or workdir / "weights.safetensors"
     output = output or workdir / "eval"
     settings = tuple(config.eval_data.settings)
-    options = dict(seed=config.seed, guidance=guidance)
+    share = jax.process_index(), jax.process_count()
+    options = dict(seed=config.seed, guidance=guidance, share=share)
     return _measure(weights, config.encoder, data, settings, output, **options)
 
 
@@ -162,7 +167,7 @@ def _what(args):
 
 
 def _measure(model, encoder, source, settings, output, **options):
-    from tdr_jax import weights
+    from tdr_jax import processes, weights
     from tdr_jax.evaluate import evaluators, protocols, report
     from tdr_jax.infer import takes
     from tdr_jax.runtime import enable_compilation_cache
@@ -185,6 +190,8 @@ def _measure(model, encoder, source, settings, output, **options):
     rows = evaluators.evaluate(
         network, params, text_encoder, source, settings, progress=_progress, **options
     )
+    if not processes.is_lead():
+        return rows
     print(report.markdown(rows), end="")
     if output is not None:
         colour = "grey" if network.config.channels[1] == 1 else "RGB"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import metrics
+from tdr_jax import metrics, processes
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
@@ -125,6 +126,7 @@ def evaluate(
     limit: int | None = None,
     size: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> list[report.Row]:
     """Measure a network by the protocol of docs/evaluation.md.
 
@@ -146,6 +148,8 @@ def evaluate(
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
         progress: called with (row name, pictures done, pictures in all).
+        share: (number, count) of processes that measure together: each its part of the pictures.
+            All of them call this and get the whole result, the same as from one process.
 
     Returns:
         one `report.Row` for each setting, in order.
@@ -161,6 +165,9 @@ def evaluate(
     settings = protocols.settings_of(settings, wrong_prompt, noise)
     check(network, encoder, settings, prompt, guidance)
     guidance = protocols.open_guidance(guidance, source, limit)
+    # Parts are of one size but for the last ones, which may be shorter or empty.
+    part = -(-total // share[1])
+    first = min(part * share[0], total)
     for setting in settings:
         scores = []
         for result in results(
@@ -172,16 +179,25 @@ def evaluate(
             seed=seed,
             prompt=prompt,
             guidance=guidance,
-            limit=limit,
+            start=first,
+            limit=min(part, total - first),
             size=size,
         ):
             scores.append(result.scores)
             if panels is not None:
                 _write_panel(Path(panels) / setting.name, result)
             if progress is not None:
-                progress(setting.name, len(scores), total)
-        rows.append(report.Row(setting.name, tuple(scores)))
+                progress(setting.name, len(scores), min(part, total - first))
+        rows.append(report.Row(setting.name, _of_all(scores) if share[1] > 1 else tuple(scores)))
     return rows
+
+
+def _of_all(scores: list[report.Scores]) -> tuple[report.Scores, ...]:
+    """The scores of all processes, in order."""
+    mine = json.dumps([dataclasses.astuple(each) for each in scores]).encode()
+    return tuple(
+        report.Scores(*values) for part in processes.gather(mine) for values in json.loads(part)
+    )
 
 
 def panel(result: Result) -> np.ndarray:
@@ -267,6 +283,8 @@ class Restoration:
     def run(self, params) -> Iterator[tuple[str, float]]:
         """Yield "<setting>/psnr", "<setting>/ssim" and "<setting>/gain" (dB over the input).
 
+        Where a run has several processes, each measures its share, and all must call this.
+
         Args:
             params: flat dict of the network's parameters, for instance `state.best_params`.
         """
@@ -280,6 +298,7 @@ class Restoration:
             guidance=self.guidance,
             limit=self.limit,
             size=self.size,
+            share=(jax.process_index(), jax.process_count()),
         ):
             yield f"{row.setting}/psnr", row.psnr
             yield f"{row.setting}/ssim", row.ssim

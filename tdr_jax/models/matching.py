@@ -118,7 +118,7 @@ def _as_cosines_backward(residuals, dy):
     query, reference, rows, columns = residuals
 
     def cosines(query, reference):
-        padded = jnp.pad(query, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        padded = _edged(query)
         height, width = query.shape[1:3]
         products = ours = theirs = 0.0
         for i, j in TAPS:
@@ -138,6 +138,11 @@ def _as_cosines_backward(residuals, dy):
 _as_cosines.defvjp(_as_cosines_forward, _as_cosines_backward)
 
 
+def _edged(x):
+    """Repeats the outermost positions once, so that each position is the middle of a patch."""
+    return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+
 def alignment(query, reference, *, temperature: float = 0.1, step: int = 2) -> jax.Array:
     """Tells how far patches are from being most alike to the one at their own place.
 
@@ -155,7 +160,7 @@ def alignment(query, reference, *, temperature: float = 0.1, step: int = 2) -> j
 
     def patches(x, step):
         b, h, w, _ = x.shape
-        x = jnp.pad(x.astype(jnp.float32), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        x = _edged(x.astype(jnp.float32))
         taps = [x[:, 1 + i : h + 1 + i : step, 1 + j : w + 1 + j : step] for i, j in TAPS]
         x = jnp.concatenate(taps, -1).reshape(b, -1, 9 * x.shape[3])
         return x * _inverse_root(jnp.square(x).sum(-1, keepdims=True))
@@ -211,7 +216,7 @@ def _cosines(query, reference, block, corners, window):
     """Cosines (B, N, patches of a block, patches of its window) of 3x3 patches."""
     b, height, width, c = query.shape
     n = corners[0].shape[1]
-    query = jnp.pad(query, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    query = _edged(query)
     down, across = (
         np.arange(0, side, block)[:, None] + np.arange(block + 2) for side in (height, width)
     )

@@ -13,7 +13,6 @@ from tdr_jax.tasks.backbone import Backbone
 from tdr_jax.tasks.guided import Guided
 from tdr_jax.tasks.prompted import Prompted
 from tdr_jax.train import writers
-from tdr_jax.train.state import State
 
 PANEL_ROWS = 4
 PACKAGE = "package:"  # before the name of a package in config.data.path
@@ -379,27 +378,27 @@ def evaluator(config, network, encoder):
     )
 
 
-def describe(network, mesh, start: int, total: int, workdir) -> str:
+def describe(network, layout, start: int, total: int, workdir) -> str:
     """One line that says what is about to run."""
-    devices = f"{mesh.size} {jax.devices()[0].platform} device{'s' if mesh.size > 1 else ''}"
     begin = f"goes on after step {start} of {total}" if start else f"{total} steps"
-    return f"{network.name}, {network.size:,} parameters, {devices}: {begin}, in {workdir}"
+    size = f"{network.size:,} parameters"
+    return f"{network.name}, {size}, {layout.describe()}: {begin}, in {workdir}"
 
 
-def panel(predict: Callable, state: State, batch) -> np.ndarray:
+def panel(predict: Callable, params, batch) -> np.ndarray:
     """A picture of the first examples of a batch: degraded, restored and clean side by side.
 
     Where there is guidance it comes first, shrunk or grown to their size.
 
     Args:
         predict: the task's, compiled.
-        state: its best parameters restore.
+        params: flat dict, whole on each device.
         batch: global arrays; the examples shown are those of this process's first device.
 
     Returns:
         float32 (rows * H, 3 * W, 3) in [0, 1]; 4 * W with guidance.
     """
-    restored = predict(state.best_params, batch)
+    restored = predict(params, batch)
     columns = [
         _colour(np.asarray(array.addressable_shards[0].data)[:PANEL_ROWS])
         for array in (batch["degraded"], restored, batch["clean"])
@@ -416,13 +415,13 @@ def _colour(pictures):
     return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
 
 
-def export(workdir, network, state: State) -> Path:
-    """Write the trained weights, the averaged ones where there is an average.
+def export(workdir, network, params) -> Path:
+    """Write the trained weights.
 
     Args:
         workdir: the run's folder.
         network: whose weights they are.
-        state: the final state.
+        params: flat dict, whole on each device.
 
     Returns:
         the path of `weights.safetensors`.
@@ -430,5 +429,5 @@ def export(workdir, network, state: State) -> Path:
     from tdr_jax import weights
 
     path = Path(workdir) / "weights.safetensors"
-    weights.save(path, network, jax.device_get(state.best_params))
+    weights.save(path, network, jax.device_get(params))
     return path

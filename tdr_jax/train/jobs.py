@@ -1,8 +1,8 @@
 """What the loop trains, by `config.objective`.
 
 A job has `network` (with `init`, `abstract_params`, `name` and `size`), `task`, `frozen` (a tuple
-of what the task's loss takes after the key), and the methods `initial_params`, `batches`,
-`evaluator`, `panel` and `export`.
+of what the task's loss takes after the key), and the methods `initial_params()`, `batches(step)`,
+`evaluator()`, `panel(params, batch)` and `export(params, step)`.
 """
 
 import dataclasses
@@ -74,11 +74,11 @@ class Restoration:
     def evaluator(self):
         return assemble.evaluator(self.config, self.network, self._encoder)
 
-    def panel(self, state, batch):
-        return assemble.panel(self._predict, state, batch)
+    def panel(self, params, batch):
+        return assemble.panel(self._predict, params, batch)
 
-    def export(self, state) -> Path:
-        return assemble.export(self.workdir, self.network, state)
+    def export(self, params, step: int) -> Path:
+        return assemble.export(self.workdir, self.network, params)
 
     @functools.cached_property
     def _encoder(self):

@@ -2,27 +2,32 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import jax
 
+from tdr_jax import processes
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, jobs, optim, sharding
+from tdr_jax.train import assemble, distributed, flops, jobs, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
-from tdr_jax.train.distributed import Stop
+from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
 from tdr_jax.train.state import State, create, make_step
+from tdr_jax.train.workdir import Workdir
 
 
-def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) -> State:
+def run(
+    config, workdir, *, batches: Callable[[int], Iterator] | None = None, profile: str = ""
+) -> State:
     """Train what the config describes, or go on with the run that `workdir` holds.
 
     Args:
         config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
-        workdir: folder of the run: `checkpoints/`, `metrics.jsonl`, `hparams.json`, `panels/`,
-            `tensorboard/` where that extra is installed, and at the end `weights.safetensors`.
+        workdir: folder of the run, on disk or in a bucket: `checkpoints/`, `metrics.jsonl`,
+            `hparams.json`, `panels/`, `tensorboard/` where that extra is installed, and at the end
+            `weights.safetensors`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
+        profile: steps to trace, "100:110", into `workdir/profile`; "" for none.
 
     Returns:
         the final state; that of the last finished step if the run was asked to stop.
@@ -32,38 +37,39 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
         FloatingPointError: at the first step whose loss or gradient is not finite; names the step.
             Nothing is saved then: the newest checkpoint is the last good one.
     """
-    workdir = Path(workdir)
-    job = jobs.make(config, workdir)
+    workdir = Workdir(workdir)
+    job = jobs.make(config, workdir.local)
     network = job.network
-    total = sum(steps for steps, _, _ in config.data.stages)
+    total = length(config)
     optimiser, schedule = optim.make(config.optim, total)
-    mesh = sharding.make_mesh()
-    everywhere = sharding.replicated(mesh)
+    layout = sharding.make(config.mesh)
     train_step = make_step(
         job.task,
         optimiser,
         schedule,
         seed=config.seed,
         ema_decay=config.ema,
-        sharding=everywhere,
+        layout=layout,
         accumulate=config.accumulate,
     )
-    frozen = jax.device_put(job.frozen, everywhere)
+    frozen = layout.put(job.frozen)
+    arithmetic = flops.Counter(job.task, network.abstract_params(), frozen)
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
-        checkpoints = Checkpoints(workdir, every=config.save_every, keep=config.keep)
+        lead = processes.is_lead()
+        checkpoints = Checkpoints(workdir.path, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
             params = job.initial_params()
         else:
             params = network.init(config.seed)  # for their shapes
-        fresh = create(params, optimiser, ema_decay=config.ema, sharding=everywhere)
+        fresh = create(params, optimiser, ema_decay=config.ema, layout=layout)
         state = checkpoints.restore(fresh)
         start = int(state.step)
         if start > total:
             raise InputError(
-                f"{workdir} holds step {start}, but config.data.stages end at step {total}; "
+                f"{workdir.path} holds step {start}, but config.data.stages end at step {total}; "
                 "give longer stages or another --workdir"
             )
         if batches is None:
@@ -72,8 +78,10 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             data, evaluator = batches(start), None
 
         # Describe.
-        lead = jax.process_index() == 0
-        writer, measured = assemble.make_writer(workdir, start)
+        if lead:
+            workdir.pull()
+            stack.callback(workdir.push)
+        writer, measured = assemble.make_writer(workdir.local, start)
         stack.callback(writer.close)
         progress = Progress(
             writer,
@@ -82,31 +90,36 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
             total=total,
             show=lead,
             saved=lambda: checkpoints.latest,
+            peak=flops.peak(config.peak_tflops * 1e12),
         )
         stack.callback(progress.close)
+        trace = Profile(profile, workdir.local)
+        stack.callback(trace.close)
         if lead:
-            progress.say(assemble.describe(network, mesh, start, total, workdir))
+            progress.say(assemble.describe(network, layout, start, total, workdir.path))
             writer.write_hparams(config.to_dict())
 
-        stop = stack.enter_context(Stop())
+        stop = stack.enter_context(distributed.Stop())
         for step in range(start, total + 1):
             stopping, ending = stop.asked(step), step == total
             every = ending or (config.eval_every and step % config.eval_every == 0)
-            evaluate = evaluator and lead and every and 0 < step and not stopping
+            evaluate = evaluator and every and 0 < step and not stopping
             save = stopping or ending or checkpoints.due(step)
             if evaluate or save:
                 progress.settle()  # nothing that is not finite gets further than this
                 progress.pause()
 
-            # Evaluate, unless a run that stopped here has done so.
-            if evaluate and not measured.has(step, "eval/"):
-                scores = evaluator.run(jax.device_get(state.best_params))
+            # Evaluate, unless a run that stopped here has done so. Every process takes its share.
+            if evaluate and not processes.lead_says(lead and measured.has(step, "eval/")):
+                scores = evaluator.run(jax.device_get(layout.gather(state.best_params)))
                 writer.write_scalars(step, {f"eval/{name}": score for name, score in scores})
 
             # Save. What was measured up to here goes to disk first: a run that starts again from
             # this checkpoint must find it.
             if save:
                 writer.flush()
+                if lead:
+                    workdir.push()
                 checkpoints.save(step, state)
             if evaluate or save:
                 progress.resume()
@@ -115,18 +128,24 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
 
             # Next batch.
             examples = next(data)
-            batch = sharding.put_batch(examples, mesh)
+            batch = layout.put_batch(examples)
 
             # Step.
+            trace.begin(step)
             state, metrics = train_step(state, batch, *frozen)
+            trace.end(step + 1, metrics)
 
             # Write: the metrics of the step before, while this one runs.
-            progress.push(step + 1, metrics, len(next(iter(batch.values()))))
+            work = arithmetic(batch) if progress.peak else 0.0
+            progress.push(step + 1, metrics, len(next(iter(batch.values()))), work)
             if config.panel_every and (step + 1) % config.panel_every == 0:
-                writer.write_images(step + 1, {"panel": job.panel(state, batch)})
+                whole = layout.gather(state.best_params)
+                writer.write_images(step + 1, {"panel": job.panel(whole, batch)})
 
+        checkpoints.wait()
+        whole = layout.gather(state.best_params) if ending else None
         if ending and lead:
-            path = job.export(state)
+            path = workdir.path / job.export(whole, total).relative_to(workdir.local)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:
             progress.say(
@@ -134,3 +153,13 @@ def run(config, workdir, *, batches: Callable[[int], Iterator] | None = None) ->
                 "the same command goes on from there"
             )
     return state
+
+
+def length(config) -> int:
+    """The number of steps of a whole run."""
+    return sum(steps for steps, _, _ in config.data.stages)
+
+
+def finished(config, state: State) -> bool:
+    """Whether a run that gave this state is at its end, and was not asked to stop before."""
+    return int(state.step) == length(config)

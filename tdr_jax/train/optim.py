@@ -16,10 +16,11 @@ def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callab
     Args:
         config: `config.optim`: `lr`, `b1`, `b2`, `eps`, `weight_decay`, `no_decay` (a regular
             expression; parameters whose dotted name it finds are not decayed, "" decays all as
-            torch does), `clip` (largest global norm of the gradient, 0 for no clipping),
-            `schedule` and the fields that schedule reads, and `lr_of`, ((regular expression, rate),
-            ...): parameters whose name one finds, the first that does, follow the schedule of that
-            rate in place of `lr`; a rate of 0 leaves them as they are.
+            torch does), `mu_dtype` (of the first moment), `clip` (largest global norm of the
+            gradient, 0 for no clipping), `schedule` and the fields that schedule reads, and
+            `lr_of`, ((regular expression, rate), ...): parameters whose name one finds, the first
+            that does, follow the schedule of that rate in place of `lr`; a rate of 0 leaves them
+            as they are.
         total_steps: length of the run, the end of the "cosine" schedule.
 
     Returns:
@@ -41,6 +42,7 @@ def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callab
             eps=config.eps,
             weight_decay=config.weight_decay,
             mask=decayed if config.no_decay else None,
+            mu_dtype=config.mu_dtype,
         )
 
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()

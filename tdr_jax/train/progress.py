@@ -11,11 +11,14 @@ class Progress:
     """Reads each step's metrics one step late, so that the devices never wait for the host.
 
     Args:
-        writer: gets the means of the metrics, and `images_per_second`, every `log_every` steps.
+        writer: gets every `log_every` steps the means of the metrics, and beside them
+            `step_seconds`, `images_per_second` and `mfu`, the part of the devices' peak that the
+            arithmetic of the steps took, where both are known.
         log_every: in steps.
         start, total: finished steps now and at the end of the run.
         show: draw the bar (on a terminal) or print a line every `log_every` steps (elsewhere).
         saved: tells the step of the newest checkpoint, None where there is none.
+        peak: FLOP/s of all devices together, None where it is not known.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class Progress:
         total: int,
         show: bool,
         saved: Callable[[], int | None],
+        peak: float | None = None,
     ):
         from tqdm import tqdm
 
@@ -43,24 +47,26 @@ class Progress:
         self._log_every = log_every
         self._total = total
         self._saved = saved
+        self.peak = peak
         self._in_flight = None
         self._paused = 0.0
         self._compiling = True
         self._start_interval()
 
-    def push(self, step: int, metrics, images: int) -> None:
+    def push(self, step: int, metrics, images: int, flops: float = 0.0) -> None:
         """Take over the metrics of a step that was just dispatched, and settle the one before.
 
         Args:
             step: the number of finished steps once this one is done.
             metrics: dict of scalars still on the device.
             images: pictures in its batch.
+            flops: that it takes; 0 where nobody counted.
 
         Raises:
             FloatingPointError: if the step before was not finite.
         """
         self.settle()
-        self._in_flight = step, metrics, images
+        self._in_flight = step, metrics, images, flops
 
     def settle(self) -> None:
         """Wait for the step in flight, check it and write it.
@@ -70,7 +76,7 @@ class Progress:
         """
         if self._in_flight is None:
             return
-        (step, metrics, images), self._in_flight = self._in_flight, None
+        (step, metrics, images, flops), self._in_flight = self._in_flight, None
         metrics = {name: float(value) for name, value in metrics.items()}
         for name in ("loss", "grad_norm"):
             if not math.isfinite(metrics[name]):
@@ -80,6 +86,7 @@ class Progress:
             self._began = time.perf_counter()
         else:
             self._images += images
+            self._flops += flops
             self._timed += 1
         self._steps += 1
         for name, value in metrics.items():
@@ -118,8 +125,11 @@ class Progress:
         if self._timed:
             seconds = (time.perf_counter() - self._began) / self._timed
             rate = self._images / self._timed / seconds
-            means["images_per_second"] = rate
+            means |= {"step_seconds": seconds, "images_per_second": rate}
             text += f"  {rate:.1f} images/s"
+            if self.peak and self._flops:
+                means["mfu"] = self._flops / self._timed / seconds / self.peak
+                text += f"  MFU {means['mfu']:.1%}"
         self._writer.write_scalars(step, means)
         self._bar.set_postfix_str(text)
         if self._lines:
@@ -130,6 +140,7 @@ class Progress:
     def _start_interval(self):
         self._began = time.perf_counter()
         self._images = self._timed = self._steps = 0
+        self._flops = 0.0
         self._sums = {}
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tdr_jax.train.sharding import Layout
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -32,22 +34,33 @@ class State:
         return self.ema or self.params
 
 
-def create(params, optimiser: optax.GradientTransformation, *, ema_decay: float, sharding) -> State:
+def create(
+    params, optimiser: optax.GradientTransformation, *, ema_decay: float, layout: Layout | None
+) -> State:
     """Make the state before the first step.
 
     Args:
-        params: flat dict of the network's initial parameters, any float dtype.
+        params: flat dict of the network's initial parameters, any float dtype, the same in every
+            process.
         optimiser: from `optim.make`.
         ema_decay: 0 for no average.
-        sharding: where every leaf is to live.
+        layout: which part of it each device holds; None for the one device that `params` are on.
 
     Returns:
         a `State` whose arrays are its own: the caller's `params` survive the donation of a step.
     """
-    own = {name: jnp.array(value, jnp.float32, copy=True) for name, value in params.items()}
-    ema = {name: jnp.array(value, copy=True) for name, value in own.items()} if ema_decay else {}
-    state = State(jnp.zeros((), jnp.int32), own, optimiser.init(own), ema)
-    return jax.device_put(state, sharding)
+
+    def make(params):
+        own = {name: jnp.array(value, jnp.float32, copy=True) for name, value in params.items()}
+        ema = {name: jnp.array(value, copy=True) for name, value in own.items()}
+        opt_state = optimiser.init(own)
+        return State(jnp.zeros((), jnp.int32), own, opt_state, ema if ema_decay else {})
+
+    if layout is None:
+        return make(params)
+    # Compiled, so that no device ever holds the whole of what is cut.
+    shardings = layout.of(jax.eval_shape(make, params))
+    return jax.jit(make, out_shardings=shardings)(layout.put(params))
 
 
 def make_step(
@@ -57,7 +70,7 @@ def make_step(
     *,
     seed: int,
     ema_decay: float,
-    sharding,
+    layout: Layout | None = None,
     accumulate: int = 1,
 ) -> Callable:
     """Compile one training step.
@@ -71,7 +84,7 @@ def make_step(
         schedule: step -> learning rate, reported among the metrics.
         seed: every draw of step k comes from fold_in(seed, k).
         ema_decay: decay of the moving average; 0 for none.
-        sharding: where the new state and the metrics are to live.
+        layout: which part of the state each device holds; None for a single device.
         accumulate: parts the batch is cut into; their gradients are averaged one after another,
             which costs the memory of one part.
 
@@ -84,9 +97,11 @@ def make_step(
     def step(state: State, batch, *frozen) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(task.loss, has_aux=True)
+        whole = layout.whole(state.params) if layout else state.params
 
         def measure(part):
-            return gradient(state.params, part, rng, *frozen)
+            measured, grads = gradient(whole, part, rng, *frozen)
+            return measured, layout.cut(grads) if layout else grads
 
         batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}
         (loss, metrics), grads = _accumulated(measure, batch, accumulate)
@@ -102,9 +117,13 @@ def make_step(
             "grad_norm": optax.tree.norm(grads),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
         }
-        return State(state.step + 1, params, opt_state, ema), metrics
+        state = State(state.step + 1, params, opt_state, ema)
+        if layout:
+            state = layout.cut(state)
+            metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
+        return state, metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(sharding, sharding))
+    return jax.jit(step, donate_argnums=0)
 
 
 def _accumulated(measure: Callable, batch, parts: int):

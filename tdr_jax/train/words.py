@@ -120,10 +120,10 @@ class Job:
     def evaluator(self):
         return None
 
-    def export(self, state) -> Path:
+    def export(self, params, step: int) -> Path:
         """Writes the trained network to a folder of its own in the run's."""
         path = self.workdir / self.part
-        weights.save(path, self.network, jax.device_get(state.best_params))
+        weights.save(path, self.network, jax.device_get(params))
         return path
 
 
@@ -169,17 +169,17 @@ class Reconstruct(Job):
             params["quant_conv.bias"] = bias.at[len(bias) // 2 :].set(LOGVAR)
         return params
 
-    def panel(self, state, batch):
+    def panel(self, params, batch):
         """Pictures and what the autoencoder makes of them, side by side."""
         drawn = np.asarray(batch["drawn"].addressable_shards[0].data)[:PANEL_ROWS]
-        given = self._predict(state.best_params, {"drawn": drawn})
+        given = self._predict(params, {"drawn": drawn})
         rows = np.concatenate([drawn, given], 2) / 2 + 0.5
         return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)
 
-    def export(self, state) -> Path:
+    def export(self, params, step: int) -> Path:
         """Writes the autoencoder, its scaling factor set so that latents have a deviation of 1."""
-        params = jax.device_get(state.best_params)
-        batch = next(self.batches(int(state.step)))
+        params = jax.device_get(params)
+        batch = next(self.batches(step))
         mean, _ = self.network.apply(params, batch["drawn"], method="encode")
         network = self.network.replace(scaling_factor=round(float(1 / mean.std()), 5))
         weights.save(self.workdir / self.part, network, params)
@@ -241,9 +241,9 @@ class Denoise(Job):
         """Latents in place of pictures."""
         return {"moments": _moments(self.vae, self.frozen[0], batch), "ids": batch["ids"]}
 
-    def export(self, state) -> Path:
+    def export(self, params, step: int) -> Path:
         """Writes a folder of diffusers that draws what captions say."""
-        params = jax.device_get(state.best_params)
+        params = jax.device_get(params)
         whole = pipeline.Pipeline(
             unet=self.network.parts["unet"],
             vae=self.vae,

@@ -62,16 +62,19 @@ class Small:
         return images + conv(hidden, params["out"])
 
 
+def build(name, **overrides):
+    """What `models.build` gives, and beside it the network "small"."""
+    return Small(SmallConfig(**overrides)) if name == "small" else BUILD(name, **overrides)
+
+
+BUILD = models.build
+
+
 @pytest.fixture(scope="module")
 def small_network():
     """Adds the network "small" to those that the loop can build."""
-    build = models.build
-
-    def with_small(name, **overrides):
-        return Small(SmallConfig(**overrides)) if name == "small" else build(name, **overrides)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", with_small)
+        patch.setattr(models, "build", build)
         yield
 
 

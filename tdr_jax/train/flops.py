@@ -1,0 +1,124 @@
+"""How much arithmetic a training step is, and which part of the device's peak that makes."""
+
+import dataclasses
+import math
+
+import jax
+
+from tdr_jax.models import Network
+
+# Dense bfloat16 FLOP/s of one device by jax's `device_kind`, from the makers' data sheets.
+PEAKS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+
+def of_step(task, params, batch, frozen=()) -> float:
+    """Count the FLOPs that one step needs, those that are done again to save memory left out.
+
+    Args:
+        task: whose loss is differentiated.
+        params: what it is differentiated by, arrays or shapes.
+        batch: the whole batch, arrays or shapes.
+        frozen: what else the loss takes.
+
+    Returns:
+        FLOPs of the matrix products and convolutions of the loss and its gradient; XLA's own count
+        takes the body of a loop once, however often it runs.
+    """
+    plain = _without_remat(task)
+
+    def step(params, batch, *frozen):
+        rng = jax.random.key(0)
+        return jax.value_and_grad(plain.loss, has_aux=True)(params, batch, rng, *frozen)
+
+    size = len(next(iter(batch.values())))
+    rows = {"row": jax.ShapeDtypeStruct((size,), "int32")}
+    return count(jax.make_jaxpr(step)(params, batch | rows, *frozen).jaxpr)
+
+
+def count(jaxpr) -> float:
+    """FLOPs of the matrix products and convolutions of a program, a product and a sum as two."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[d] for d in contracted)
+            total += 2.0 * depth * math.prod(equation.outvars[0].aval.shape)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
+            produced = math.prod(equation.outvars[0].aval.shape)
+            total += 2.0 * produced * math.prod(kernel) / outputs
+        else:
+            inner = [count(part) for value in parameters.values() for part in _programs(value)]
+            if name == "scan":
+                total += parameters["length"] * sum(inner)
+            else:
+                total += max(inner, default=0.0) if name == "cond" else sum(inner)
+    return total
+
+
+def peak(each: float = 0.0) -> float | None:
+    """FLOP/s of all devices together.
+
+    Args:
+        each: of one of them; 0 for what `PEAKS` says of its kind.
+
+    Returns:
+        the sum, or None for a kind that is not in there, as CPUs are not.
+    """
+    each = each or PEAKS.get(jax.devices()[0].device_kind)
+    return each and each * jax.device_count()
+
+
+class Counter:
+    """The FLOPs of a step, counted once for each shape of batches.
+
+    Args:
+        task, params, frozen: see `of_step`.
+    """
+
+    def __init__(self, task, params, frozen):
+        self._task, self._params, self._frozen = task, params, frozen
+        self._known = {}
+
+    def __call__(self, batch) -> float:
+        """FLOPs of a step with this batch, arrays or shapes."""
+        key = tuple((name, value.shape) for name, value in batch.items())
+        if key not in self._known:
+            self._known[key] = of_step(self._task, self._params, batch, self._frozen)
+        return self._known[key]
+
+
+def _programs(value):
+    """The programs among an equation's parameters."""
+    if hasattr(value, "jaxpr"):
+        value = value.jaxpr
+    if hasattr(value, "eqns"):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _programs(part)
+
+
+def _without_remat(value):
+    """A task with every network in it as it is when nothing is computed twice."""
+    if isinstance(value, Network):
+        return value.replace(remat=False) if getattr(value.config, "remat", False) else value
+    if not dataclasses.is_dataclass(value):
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return dataclasses.replace(value, **{k: _without_remat(v) for k, v in fields.items()})

@@ -1,0 +1,110 @@
+"""Ten steps of an objective on meshes of eight simulated devices, for a process of its own.
+
+    python -m tests.support.meshes small|prompted|i2t|guided FOLDER
+
+Writes `FOLDER/<run>.npz` for each run: the losses, and the parameters by name. The devices are
+simulated by XLA_FLAGS; `FOLDER/stack` holds what image to text needs.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from configs import tdr_guided, textpromptir
+from tdr_jax import models
+from tdr_jax.train import jobs, optim, sharding
+from tdr_jax.train.state import create, make_step
+from tests.support import small as small_networks
+from tests.support import words_runs
+from tests.support.sizes import LEVELS, SMALLEST
+
+STEPS = 10
+BATCH = 32
+# devices, fsdp, accumulate
+RUNS = {
+    "single": (1, 1, 1),
+    "8x1": (8, 1, 1),
+    "1x8": (8, 8, 1),
+    "4x2": (8, 2, 1),
+    "accumulated": (8, 2, 4),
+}
+
+
+def small(folder, photos):
+    """A prompted network of two convolutions."""
+    models.build = small_networks.build
+    config = small_networks.small_config(STEPS)
+    config.network.overrides.text_dim = 384
+    config.data.path = str(photos)
+    config.data.stages = ((STEPS, 16, BATCH),)
+    return config
+
+
+def prompted(folder, photos):
+    """A prompted network in a size that compiles in seconds."""
+    config = textpromptir.get_config(f"size=tiny,data={photos}")
+    config.network.overrides.update(LEVELS)
+    config.data.stages = ((STEPS, 16, BATCH),)
+    return config
+
+
+def guided(folder, photos):
+    """A network with guidance, around one that is drawn."""
+    config = tdr_guided.get_config(
+        f"size=tiny,data={photos},steps={STEPS},crop=16,batch={BATCH},base=x"
+    )
+    config.init_base = ""
+    small = dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
+    config.network.overrides.update(SMALLEST["nafnet"] | small)
+    config.guidance.size = 32
+    return config
+
+
+def i2t(folder, photos):
+    """Image to text, with frozen networks that are drawn."""
+    return words_runs.config("i2t", folder / "stack", photos, steps=STEPS, batch=BATCH)
+
+
+def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, np.ndarray]:
+    """Trains on the first `devices`, as the loop does."""
+    config.mesh.fsdp, config.mesh.least, config.accumulate = fsdp, 64, accumulate
+    # What has no gradient but rounding must not be moved by it: Adam divides a gradient by itself.
+    config.optim.eps = 1e-6
+    config.optim.warmup = 0
+    job = jobs.make(config, folder)
+    layout = sharding.make(config.mesh, jax.devices()[:devices])
+    optimiser, schedule = optim.make(config.optim, STEPS)
+    params = job.initial_params()
+    state = create(params, optimiser, ema_decay=config.ema, layout=layout)
+    step = make_step(
+        job.task,
+        optimiser,
+        schedule,
+        seed=config.seed,
+        ema_decay=config.ema,
+        layout=layout,
+        accumulate=accumulate,
+    )
+    frozen = layout.put(job.frozen)
+    batches, losses = job.batches(0), []
+    for _ in range(STEPS):
+        state, metrics = step(state, layout.put_batch(next(batches)), *frozen)
+        losses.append(float(metrics["loss"]))
+    cut = sum(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    kept = jax.device_get(layout.gather(state.params))
+    return {"losses": np.array(losses), "arrays cut": np.array(cut), **kept}
+
+
+OBJECTIVES = {"small": small, "prompted": prompted, "guided": guided, "i2t": i2t}
+
+if __name__ == "__main__":
+    objective, folder = sys.argv[1], Path(sys.argv[2])
+    jax.config.update("jax_disable_most_optimizations", True)
+    photos = words_runs.photos(folder / "photos")
+    for name, (devices, fsdp, accumulate) in RUNS.items():
+        config = OBJECTIVES[objective](folder, photos)
+        found = run(config, folder / name, devices, fsdp, accumulate)
+        np.savez(folder / f"{name}.npz", **found)
+        print(name, found["losses"], flush=True)
