@@ -28,8 +28,14 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.prediction_type = "v_prediction"  # or "epsilon"; "denoise"
     config.network.overrides = ConfigDict()  # any field of the network's own config
     config.network.overrides.dtype = "float32"  # of the computation; "bfloat16" on accelerators
-    config.network.overrides.remat = False  # recompute blocks in the backward pass: less memory
+    # What a block keeps for the backward pass, which computes the rest again: "none" of it is
+    # computed again, all ("full"), all but what stands between its halves ("halves"), or all but
+    # matrix products ("dots")
+    config.network.overrides.remat = "none"
     config.network.overrides.scan_unroll = 1
+    # Parts in which the stages at full size take a batch, one after the other; others take it in
+    # fewer or more, by the size of their arrays. Small parts stay in a TPU's fast memory.
+    config.network.overrides.parts = 1
 
     config.data = ConfigDict()
     config.data.path = ""  # folder of clean pictures, or package:skimage; degraded as they are read
@@ -71,7 +77,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.stack.image_encoder = ""  # CLIP's vision tower, where the folder has none
     config.stack.image_to_text = ""  # the first stage's mapper, where the folder has none
     config.stack.dtype = "float32"  # of frozen parameters and computation
-    config.stack.remat = False  # of the UNet's blocks in the backward pass
+    config.stack.remat = "none"  # of the UNet's blocks, likewise
     config.stack.template = "a photo of a S"  # S is where the words go
 
     config.loss = ConfigDict()

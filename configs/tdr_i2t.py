@@ -84,7 +84,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config = common.get_config()
     config.encoder = ""
     config.network.name = sizes[given["size"]]
-    del config.network.overrides.scan_unroll
+    del config.network.overrides.scan_unroll, config.network.overrides.parts
     config.stack.path, config.stack.image_encoder = given["stack"], given["vision"]
     config.data.pairs = tuple(
         (f"{given[task]}/lq", f"{given[task]}/hq", task, 1) for task in PAIRS if given[task]
@@ -109,6 +109,6 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config.accumulate = max(1, batch // 16)
     config.data.stages = ((given["steps"] or 200_000, 512, batch),)
     config.stack.dtype = "bfloat16"
-    config.stack.remat = True
+    config.stack.remat = "full"
     config.log_every, config.save_every = 50, 1000
     return config, given

@@ -61,7 +61,7 @@ def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
     )
     values(words)
     config = holder.value
-    assert config.seed == 3 and config.network.overrides.remat is True
+    assert config.seed == 3 and config.network.overrides.remat == "true"
     assert config.data.stages == ((5, 64, 2), (3, 128, 1))
 
     # Other configs may change every default, but add no field that common.py does not document.

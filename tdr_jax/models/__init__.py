@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tdr_jax.models import policies
+
 _NAFNET_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
 
 # Text towers of Stable Diffusion 1 and 2; the second is OpenCLIP's ViT-H without its last layer.
@@ -303,6 +305,9 @@ class Network:
     config: Any
     _module: type[nnx.Module]
 
+    def __post_init__(self):
+        policies.name_of(getattr(self.config, "remat", False))
+
     @property
     def kind(self) -> str:
         """The class of the network, whatever its size: the key of its conversion table."""
@@ -419,7 +424,7 @@ def build(name: str, **overrides) -> Network:
       **overrides: fields of its config, under the reference's own names (lists become tuples).
 
     Raises:
-      ValueError: the name or a field is unknown.
+      ValueError: the name, a field or what `remat` asks for is unknown.
     """
     config = config_class(name)
     file, class_name, defaults = _REGISTRY[name]

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tdr_jax.models import backend
+
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
     """Scaled dot-product attention by the fastest implementation of the backend.
@@ -17,10 +19,10 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
       (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
       heads that cuDNN's flash attention takes goes there.
     """
-    if jax.default_backend() == "cpu" and not causal and k.shape[1] > 128:
+    if backend.name() == "cpu" and not causal and k.shape[1] > 128:
         return _attend_by_rows(q, k, v)
     flash = (
-        jax.default_backend() == "gpu"
+        backend.name() == "gpu"
         and q.dtype.itemsize == 2
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 128

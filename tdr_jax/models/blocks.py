@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers, ops
+from tdr_jax.models import layers, ops, policies
 
 
 class Attention(nnx.Module):
@@ -106,5 +106,5 @@ class TransformerBlock(nnx.Module):
 
     def __call__(self, x):
         """Maps features (B, H, W, C) to features of the same shape and dtype."""
-        x = x + self.attn(self.norm1(x))
+        x = policies.half(x + self.attn(self.norm1(x)))
         return x + self.ffn(self.norm2(x))

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, ops
+from tdr_jax.models import layers, ops, policies
 from tdr_jax.models.attention import attend
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -43,7 +43,7 @@ class ClipTextConfig:
     eos_token_id: int = 49407
     with_projection: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
 
     def __post_init__(self):
@@ -68,7 +68,7 @@ class ClipVisionConfig:
     layer_norm_eps: float = 1e-5
     with_projection: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
 
     def __post_init__(self):
@@ -240,7 +240,7 @@ class Encoder(nnx.Module):
             x = nnx.merge(graphdef, layer)(x)
             return x, x
 
-        body = jax.checkpoint(body) if self.layers.remat else body
+        body = policies.apply(self.layers.remat, body)
         states = lax.scan(body, x, params, unroll=self.layers.unroll)[1]
         return jnp.concatenate([x[None], states])
 

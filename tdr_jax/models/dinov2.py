@@ -39,7 +39,7 @@ class Dinov2Config:
     use_swiglu_ffn: bool = False
     use_mask_token: bool = True
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
 
     def __post_init__(self):

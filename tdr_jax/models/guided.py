@@ -39,8 +39,9 @@ class GuidedConfig:
       lr_block_size: side of a block that is looked for as a whole, on the deepest level.
       ref_down_block_size: of the window it is looked for in; see `matching.match`.
       dtype: of the computation, also the backbone's; so are the following.
-      remat: recompute each block in the backward pass.
+      remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
       scan_unroll: blocks per scan iteration.
+      parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
 
     Raises:
       InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
@@ -55,8 +56,9 @@ class GuidedConfig:
     lr_block_size: int = 8
     ref_down_block_size: float = 1.5
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
     guided: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -89,7 +91,8 @@ class GuidedConfig:
     @functools.cached_property
     def base(self) -> models.Network:
         """The backbone, as a network of its own."""
-        shared = dict(dtype=self.dtype, remat=self.remat, scan_unroll=self.scan_unroll)
+        names = ("dtype", "remat", "scan_unroll", "parts")
+        shared = {name: getattr(self, name) for name in names}
         return models.build(self.backbone, **dict(self.overrides) | shared)
 
     @property

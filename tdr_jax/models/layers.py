@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import ops
+from tdr_jax.models import ops, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +257,10 @@ class Stage(nnx.Module):
     Args:
       make_block: makes a module whose call takes (x, *context) and returns x's shape.
       depth: number of blocks.
-      remat: recompute each block in the backward pass, which keeps only the blocks' inputs.
+      remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
       unroll: blocks per scan iteration: more compile time for a little speed.
+      parts: the examples go through all blocks in so many parts, one after the other, where their
+        number divides: what a block makes of a few pictures stays in the fast memory of a TPU.
     """
 
     def __init__(
@@ -266,19 +268,29 @@ class Stage(nnx.Module):
         make_block: Callable[[], nnx.Module],
         depth: int,
         *,
-        remat: bool = False,
+        remat: bool | str = False,
         unroll: int = 1,
+        parts: int = 1,
     ):
         self.blocks = nnx.vmap(make_block, in_axes=(), out_axes=0, axis_size=depth)()
         self.remat = remat
         self.unroll = unroll
+        self.parts = parts
 
     def __call__(self, x, *context):
+        parts = math.gcd(self.parts, len(x))
+        if parts == 1:
+            return self._run(x, *context)
+        # Part j takes the rows j, j + parts, ...: each device keeps the rows that it has.
+        cut = [y.reshape(-1, parts, *y.shape[1:]).swapaxes(0, 1) for y in (x, *context)]
+        y = lax.map(lambda part: self._run(*part), cut)
+        return y.swapaxes(0, 1).reshape(x.shape)
+
+    def _run(self, x, *context):
         graphdef, params = nnx.split(self.blocks)
 
         def body(x, block_params):
             return nnx.merge(graphdef, block_params)(x, *context), None
 
-        if self.remat:
-            body = jax.checkpoint(body)
+        body = policies.apply(self.remat, body)
         return lax.scan(body, x, params, unroll=self.unroll)[0]

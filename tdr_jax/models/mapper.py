@@ -16,7 +16,7 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, unet
+from tdr_jax.models import layers, policies, unet
 from tdr_jax.models.attention import attend
 
 # Where a UNet attends to its context, and how wide it is there.
@@ -53,7 +53,7 @@ class ImageToTextConfig:
     cross_attention: tuple[tuple[str, int], ...] = STABLE_DIFFUSION
     attention: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
 
     def __post_init__(self):
         _check_sizes(self, "num_words", "input_dim", "hidden_dim", "output_dim")
@@ -83,7 +83,7 @@ class TextualRestorationConfig:
     attention: bool = False
     tasks: int = 0
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
 
     def __post_init__(self):
         _check_sizes(self, "num_words", "input_dim", "hidden_dim")
@@ -136,14 +136,14 @@ def _body(mlp, x):
     return x
 
 
-def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, remat: bool) -> jax.Array:
+def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, remat: bool | str) -> jax.Array:
     """Applies `function(mlps, word)` with each word's perceptrons: (N, ...) -> (N, ...).
 
     Args:
       function: of the tuple of one word's perceptrons and of that word.
       stacks: of the perceptrons.
       words: (N, ...), or None where the function needs none.
-      remat: one word after the other, recomputed in the backward pass.
+      remat: unless it is "none" one word after the other, each kept as the policy says.
     """
     graphdefs, params = zip(*(nnx.split(stack) for stack in stacks), strict=True)
 
@@ -151,8 +151,9 @@ def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, remat: bool) -> 
         mlps = tuple(nnx.merge(g, p) for g, p in zip(graphdefs, params, strict=True))
         return function(mlps, word)
 
-    if remat:
-        return lax.map(lambda args: jax.checkpoint(one)(*args), (params, words))
+    if policies.name_of(remat) != "none":
+        run = policies.apply(remat, one)
+        return lax.map(lambda args: run(*args), (params, words))
     return jax.vmap(one)(params, words)
 
 

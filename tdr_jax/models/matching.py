@@ -17,6 +17,7 @@ import optax
 from jax import lax
 
 from tdr_jax.errors import InputError
+from tdr_jax.models import backend
 
 TAPS = tuple(itertools.product((-1, 0, 1), repeat=2))  # of a 3x3 patch, from its centre
 # Products that the coarse search holds at once, 16 MB: those of all blocks with the whole reference
@@ -359,7 +360,7 @@ def _transfer_forward(features, rows, columns, confidence, block, scale):
 def _transfer_backward(block, scale, residuals, dy):
     features, rows, columns, confidence = residuals
     weights, pull = jax.vjp(lambda x: _enlarge(x, block, scale), confidence)
-    backward = _backward_by_patches if jax.default_backend() == "cpu" else _backward_by_taps
+    backward = _backward_by_patches if backend.name() == "cpu" else _backward_by_taps
     dfeatures, dweights = backward(features, rows, columns, weights, dy, block, scale)
     return dfeatures.astype(features.dtype), None, None, *pull(dweights)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers, ops, pooling
+from tdr_jax.models import layers, ops, policies, pooling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,9 @@ class NAFNetConfig:
     # taken over windows half as long again. Empty: over the whole picture.
     train_size: tuple[int, ...] = ()
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
 
     @property
     def multiple(self) -> int:
@@ -82,7 +83,7 @@ class NAFBlock(nnx.Module):
         first, second = slice(0, channels), slice(channels, 2 * channels)
         z = self.norm1(x)
         a, b = (self.conv2(self.conv1(z, part), part) for part in (first, second))
-        x = x + self.attend(a * b)
+        x = policies.half(x + self.attend(a * b))
         z = self.norm2(x)
         gated = self.conv4(z, first) * self.conv4(z, second)
         return x + scaled(self.conv5, gated, self.gamma[...])
@@ -127,7 +128,9 @@ class NAFNet(nnx.Module):
         def stage(level: int, depth: int) -> layers.Stage:
             window = config.window(level)
             make_block = functools.partial(NAFBlock, width * 2**level, window)
-            return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+            options = dict(remat=config.remat, unroll=config.scan_unroll)
+            parts = config.parts // 2**level  # of arrays of the same size
+            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
 
         depths = len(config.enc_blk_nums)
         levels = range(depths)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tdr_jax.models import backend
+
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -100,12 +102,12 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     if size == 1 and stride == 1 and not padding:
         return matmul(x.reshape(1, -1, c), kernel[0]).reshape(b, h, w, out)
     few = b * h * w <= 512 and c >= 256 and stride == 1 and 2 * padding == size - 1
-    if few and jax.default_backend() == "cpu":
+    if few and backend.name() == "cpu":
         padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
         windows = [padded[:, i : i + h, j : j + w] for i, j in _taps(size, 1)]
         windows = jnp.concatenate(windows, -1).reshape(1, b * h * w, -1)
         return matmul(windows, kernel.reshape(1, -1, out)).reshape(b, h, w, out)
-    if stride == 1 and jax.default_backend() == "cpu":
+    if stride == 1 and backend.name() == "cpu":
         return _convolve_in_loops(x, kernel, padding)
     return _convolve(x, kernel, stride, padding)
 
@@ -157,7 +159,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
       (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
       multiply-adds.
     """
-    if jax.default_backend() == "cpu":
+    if backend.name() == "cpu":
         return _shifted_depthwise(x, kernel, dilation)
     margin = dilation * (kernel.shape[0] // 2)
     return lax.conv_general_dilated(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tdr_jax.models import backend
+
 
 def window_mean(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     """Mean over the window around each pixel; near the border, the nearest whole window's.
@@ -64,7 +66,7 @@ def _mean_along(x, axis: int, size: int):
 
 def _prefix_sums(x, axis: int):
     """Sums up to and with each entry; on CPU one pass of a scan, which is twice as fast there."""
-    if jax.default_backend() != "cpu":
+    if backend.name() != "cpu":
         return lax.cumsum(x, axis)
     x = jnp.moveaxis(x, axis, 0)
     sums = lax.scan(lambda total, row: (total + row,) * 2, jnp.zeros_like(x[0]), x)[1]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tdr_jax.models import blocks, layers
+from tdr_jax.models import blocks, layers, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,9 @@ class PromptIRConfig:
     prompt_len: int = 5
     prompt_size: tuple[int, int, int] = (64, 32, 16)
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
 
     @property
     def multiple(self) -> int:
@@ -114,9 +115,11 @@ class PromptIR(nnx.Module):
         dim, heads, depth = config.dim, config.heads, config.num_blocks
         prompt_dim, length, size = config.prompt_dim, config.prompt_len, config.prompt_size
 
-        def stage(channels: int, heads: int, depth: int) -> layers.Stage:
+        def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(blocks.TransformerBlock, channels, heads, config)
-            return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+            options = dict(remat=config.remat, unroll=config.scan_unroll)
+            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
+            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
 
         def joined(channels: int, level: int, out: int):
             """The block that reads features and prompt together, and the way back to features."""
@@ -125,28 +128,28 @@ class PromptIR(nnx.Module):
             return block, layers.Linear(channels, out, bias=config.bias)
 
         self.patch_embed = layers.Conv(config.inp_channels, dim)
-        self.encoder_level1 = stage(dim, heads[0], depth[0])
+        self.encoder_level1 = stage(0, dim, heads[0], depth[0])
         self.down1_2 = layers.Downsample(dim)
-        self.encoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.encoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.down2_3 = layers.Downsample(2 * dim)
-        self.encoder_level3 = stage(4 * dim, heads[2], depth[2])
+        self.encoder_level3 = stage(2, 4 * dim, heads[2], depth[2])
         self.down3_4 = layers.Downsample(4 * dim)
-        self.latent = stage(8 * dim, heads[3], depth[3])
+        self.latent = stage(3, 8 * dim, heads[3], depth[3])
         self.prompt3 = PromptGenBlock(prompt_dim[2], length, size[2], 8 * dim)
         self.noise_level3, self.reduce_noise_level3 = joined(8 * dim, 3, 4 * dim)
         self.up4_3 = layers.Upsample(4 * dim)
         self.reduce_chan_level3 = layers.Linear(6 * dim, 4 * dim, bias=config.bias)
-        self.decoder_level3 = stage(4 * dim, heads[2], depth[2])
+        self.decoder_level3 = stage(2, 4 * dim, heads[2], depth[2])
         self.prompt2 = PromptGenBlock(prompt_dim[1], length, size[1], 4 * dim)
         self.noise_level2, self.reduce_noise_level2 = joined(4 * dim, 2, 4 * dim)
         self.up3_2 = layers.Upsample(4 * dim)
         self.reduce_chan_level2 = layers.Linear(4 * dim, 2 * dim, bias=config.bias)
-        self.decoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.decoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.prompt1 = PromptGenBlock(prompt_dim[0], length, size[0], 2 * dim)
         self.noise_level1, self.reduce_noise_level1 = joined(2 * dim, 1, 2 * dim)
         self.up2_1 = layers.Upsample(2 * dim)
-        self.decoder_level1 = stage(2 * dim, heads[0], depth[0])
-        self.refinement = stage(2 * dim, heads[0], config.num_refinement_blocks)
+        self.decoder_level1 = stage(0, 2 * dim, heads[0], depth[0])
+        self.refinement = stage(0, 2 * dim, heads[0], config.num_refinement_blocks)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
     def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
@@ -181,5 +184,5 @@ class PromptIR(nnx.Module):
         return images.astype(jnp.float32) + x[:, :height, :width].astype(jnp.float32)
 
     def _read_prompt(self, x, prompt, block, reduce):
-        run = jax.checkpoint(block) if self.config.remat else block
+        run = policies.apply(self.config.remat, block)
         return reduce(run(jnp.concatenate([x, prompt(x)], -1)))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers, ops
+from tdr_jax.models import backend, layers, ops, policies
 
 
 class ResnetBlock(nnx.Module):
@@ -72,7 +72,7 @@ class Upsample(nnx.Module):
         b, h, w, c = x.shape
         height, width = size or (2 * h, 2 * w)
         if (height, width) == (2 * h, 2 * w):
-            if jax.default_backend() == "cpu":
+            if backend.name() == "cpu":
                 return self._doubled(x)
             doubled = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
             return self.conv(doubled.reshape(b, height, width, c))
@@ -105,11 +105,13 @@ def _halves(kernel, axis: int):
     return jnp.moveaxis(both, (0, 1), (axis, axis + 1))
 
 
-def call(module: nnx.Module, *inputs, remat: bool):
-    """Calls a module; with `remat` the backward pass keeps its inputs and recomputes the rest."""
-    if not remat:
+def call(module: nnx.Module, *inputs, remat: bool | str):
+    """Calls a module; `remat` says what the backward pass finds kept of it."""
+    if policies.name_of(remat) == "none":
         return module(*inputs)
     graphdef, params = nnx.split(module)
-    return jax.checkpoint(lambda params, *inputs: nnx.merge(graphdef, params)(*inputs))(
-        params, *inputs
-    )
+
+    def run(params, *inputs):
+        return nnx.merge(graphdef, params)(*inputs)
+
+    return policies.apply(remat, run)(params, *inputs)

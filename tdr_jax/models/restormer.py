@@ -28,8 +28,9 @@ class RestormerConfig:
     # Two views in (inp_channels=6), one picture out, so no input to add to the output.
     dual_pixel_task: bool = False
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
 
     @property
     def multiple(self) -> int:
@@ -49,27 +50,29 @@ class Restormer(nnx.Module):
         self.config = config
         dim, heads, depth = config.dim, config.heads, config.num_blocks
 
-        def stage(channels: int, heads: int, depth: int) -> layers.Stage:
+        def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(blocks.TransformerBlock, channels, heads, config)
-            return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+            options = dict(remat=config.remat, unroll=config.scan_unroll)
+            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
+            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
 
         self.patch_embed = layers.Conv(config.inp_channels, dim)
-        self.encoder_level1 = stage(dim, heads[0], depth[0])
+        self.encoder_level1 = stage(0, dim, heads[0], depth[0])
         self.down1_2 = layers.Downsample(dim)
-        self.encoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.encoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.down2_3 = layers.Downsample(2 * dim)
-        self.encoder_level3 = stage(4 * dim, heads[2], depth[2])
+        self.encoder_level3 = stage(2, 4 * dim, heads[2], depth[2])
         self.down3_4 = layers.Downsample(4 * dim)
-        self.latent = stage(8 * dim, heads[3], depth[3])
+        self.latent = stage(3, 8 * dim, heads[3], depth[3])
         self.up4_3 = layers.Upsample(8 * dim)
         self.reduce_chan_level3 = layers.Linear(8 * dim, 4 * dim, bias=config.bias)
-        self.decoder_level3 = stage(4 * dim, heads[2], depth[2])
+        self.decoder_level3 = stage(2, 4 * dim, heads[2], depth[2])
         self.up3_2 = layers.Upsample(4 * dim)
         self.reduce_chan_level2 = layers.Linear(4 * dim, 2 * dim, bias=config.bias)
-        self.decoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.decoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.up2_1 = layers.Upsample(2 * dim)
-        self.decoder_level1 = stage(2 * dim, heads[0], depth[0])
-        self.refinement = stage(2 * dim, heads[0], config.num_refinement_blocks)
+        self.decoder_level1 = stage(0, 2 * dim, heads[0], depth[0])
+        self.refinement = stage(0, 2 * dim, heads[0], config.num_refinement_blocks)
         if config.dual_pixel_task:
             self.skip_conv = layers.Linear(dim, 2 * dim, bias=config.bias)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)

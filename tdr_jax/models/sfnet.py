@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers, ops, pooling
+from tdr_jax.models import layers, ops, policies, pooling
 
 Running = dict[str, jax.Array]
 
@@ -42,8 +42,9 @@ class SFNetConfig:
       num_res: residual blocks a level, the one with the filters included.
       base_channel: features at full resolution; a multiple of 16.
       dtype: of the computation.
-      remat: recompute each block in the backward pass.
+      remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
       scan_unroll: blocks per scan iteration.
+      parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
 
     Raises:
       ValueError: the mode or the data set is unknown, or the channels do not split.
@@ -53,8 +54,9 @@ class SFNetConfig:
     num_res: int = 16
     base_channel: int = 32
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
 
     def __post_init__(self):
         phase, data = self.mode
@@ -338,7 +340,8 @@ class Level(nnx.Module):
 
     def __init__(self, channels: int, config: SFNetConfig):
         make_block, depth = functools.partial(ResBlock, channels, config), config.num_res - 1
-        options = dict(remat=config.remat, unroll=config.scan_unroll)
+        parts = max(1, config.parts * config.base_channel // channels)  # of arrays of the same size
+        options = dict(remat=config.remat, unroll=config.scan_unroll, parts=parts)
         self.layers = layers.Stage(make_block, depth, **options) if depth else None
         self.last = FilteredBlock(channels, config)
         self.remat = config.remat
@@ -350,7 +353,7 @@ class Level(nnx.Module):
         def run(params, x):
             return nnx.merge(graphdef, params)(x, training)
 
-        y, running = (jax.checkpoint(run) if self.remat else run)(params, x)
+        y, running = policies.apply(self.remat, run)(params, x)
         return y, prefixed("last", running)
 
 

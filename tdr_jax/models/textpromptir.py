@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import blocks, layers
+from tdr_jax.models import blocks, layers, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +34,9 @@ class TextPromptIRConfig:
     # Pixel-unshuffle before patch_embed: 1 as published; 2 makes every level four times cheaper.
     input_shuffle: int = 1
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
 
     @property
     def multiple(self) -> int:
@@ -93,7 +94,7 @@ class TransformerBlock(nnx.Module):
         self.ffn = blocks.FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
     def __call__(self, x, text):
-        x = x + self.attn(modulate(x, text, self.norm1, self.text1))
+        x = policies.half(x + self.attn(modulate(x, text, self.norm1, self.text1)))
         return x + self.ffn(modulate(x, text, self.norm2, self.text2))
 
 
@@ -108,30 +109,32 @@ class TextPromptIR(nnx.Module):
         dim, heads, depth = config.dim, config.heads, config.num_blocks
         shuffled = config.input_shuffle**2
 
-        def stage(channels: int, heads: int, depth: int) -> layers.Stage:
+        def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(TransformerBlock, channels, heads, config)
-            return layers.Stage(make_block, depth, remat=config.remat, unroll=config.scan_unroll)
+            options = dict(remat=config.remat, unroll=config.scan_unroll)
+            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
+            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
 
         self.linear1 = layers.Linear(config.text_dim, config.text_hidden[0])
         self.linear2 = layers.Linear(*config.text_hidden)
         self.patch_embed = layers.Conv(config.inp_channels * shuffled, dim)
-        self.encoder_level1 = stage(dim, heads[0], depth[0])
+        self.encoder_level1 = stage(0, dim, heads[0], depth[0])
         self.down1_2 = layers.Downsample(dim)
-        self.encoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.encoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.down2_3 = layers.Downsample(2 * dim)
-        self.encoder_level3 = stage(4 * dim, heads[2], depth[2])
+        self.encoder_level3 = stage(2, 4 * dim, heads[2], depth[2])
         self.down3_4 = layers.Downsample(4 * dim)
-        self.latent = stage(8 * dim, heads[3], depth[3])
+        self.latent = stage(3, 8 * dim, heads[3], depth[3])
         self.up4_3 = layers.Upsample(8 * dim)
         self.reduce_chan_level3 = layers.Linear(8 * dim, 4 * dim, bias=config.bias)
         # heads[1] here, where Restormer has heads[2]: as in the reference.
-        self.decoder_level3 = stage(4 * dim, heads[1], depth[2])
+        self.decoder_level3 = stage(2, 4 * dim, heads[1], depth[2])
         self.up3_2 = layers.Upsample(4 * dim)
         self.reduce_chan_level2 = layers.Linear(4 * dim, 2 * dim, bias=config.bias)
-        self.decoder_level2 = stage(2 * dim, heads[1], depth[1])
+        self.decoder_level2 = stage(1, 2 * dim, heads[1], depth[1])
         self.up2_1 = layers.Upsample(2 * dim)
-        self.decoder_level1 = stage(2 * dim, heads[0], depth[0])
-        self.refinement = stage(2 * dim, heads[0], config.num_refinement_blocks)
+        self.decoder_level1 = stage(0, 2 * dim, heads[0], depth[0])
+        self.refinement = stage(0, 2 * dim, heads[0], config.num_refinement_blocks)
         self.output = layers.Conv(2 * dim, config.out_channels * shuffled, bias=config.bias)
 
     def __call__(

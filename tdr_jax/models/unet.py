@@ -46,7 +46,7 @@ class UNetConfig:
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
 
     def __post_init__(self):
         levels = len(self.block_out_channels)

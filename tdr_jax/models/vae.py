@@ -39,7 +39,7 @@ class AutoencoderKLConfig:
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
 
     def __post_init__(self):
         for channels in self.block_out_channels:

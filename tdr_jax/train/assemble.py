@@ -18,6 +18,7 @@ from tdr_jax.train import writers
 
 PANEL_ROWS = 4
 PACKAGE = "package:"  # before the name of a package in config.data.path
+SELECTOR = "dinov2-vitb14"  # TDR's
 RANDOM = "random:"  # before the name of a network in config.guidance.dinov2
 
 
@@ -117,12 +118,14 @@ def has_statistics(network) -> bool:
     return any(name.endswith(models.RUNNING) for name in network.abstract_params())
 
 
-def selector(config):
+def selector(config, *, weights: bool = True):
     """The network that chooses a window of the guidance.
 
     Args:
         config: `guidance.window`, "full" or "crop", and `guidance.dinov2`, where its weights are;
             `guidance.size` and `data.stages`.
+        weights: False for shapes in place of parameters, of the published network where
+            `guidance.dinov2` is no folder.
 
     Returns:
         the network and its parameters; None and None for "full".
@@ -141,6 +144,10 @@ def selector(config):
             f"config.guidance.size is {guidance.size}, but config.data.stages has crops of "
             f"{largest} pixels; a window of that size must fit"
         )
+    if not weights and not Path(guidance.dinov2 or RANDOM).is_dir():
+        name = guidance.dinov2.removeprefix(RANDOM) if RANDOM in guidance.dinov2 else SELECTOR
+        built = network_of(name, "config.guidance.dinov2")
+        return built, built.abstract_params()
     if not guidance.dinov2:
         raise InputError(
             "config.guidance.dinov2 is empty; give the folder of a DINOv2 that chooses windows: "

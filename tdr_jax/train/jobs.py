@@ -2,7 +2,7 @@
 
 A job has `network` (with `init`, `abstract_params`, `name` and `size`), `task`, `frozen` (a tuple
 of what the task's loss takes after the key), and the methods `initial_params()`, `batches(step)`,
-`evaluator()`, `panel(params, batch)` and `export(params, step)`.
+`shapes(batch, crop)`, `evaluator()`, `panel(params, batch)` and `export(params, step)`.
 """
 
 import dataclasses
@@ -12,17 +12,21 @@ from pathlib import Path
 import jax
 
 from tdr_jax.errors import InputError
+from tdr_jax.infer import takes
 from tdr_jax.train import assemble
 
 OBJECTIVES = ("restore", "guided", "contrast", "reconstruct", "denoise", "i2t", "tr")
 
 
-def make(config, workdir):
+def make(config, workdir, *, weights: bool = True, devices: int | None = None):
     """Builds the job of a config.
 
     Args:
         config: with the fields of `configs/common.py`.
         workdir: folder of the run, for what is exported and what is kept.
+        weights: False for a job to be compiled or looked at only: frozen networks that are not
+            there have their published architectures, and shapes instead of parameters.
+        devices: that the batch is cut over; by default all of all processes.
 
     Raises:
         InputError: a field does not fit.
@@ -30,23 +34,24 @@ def make(config, workdir):
     workdir = Path(workdir)
     if config.accumulate < 1:
         raise InputError(f"config.accumulate is {config.accumulate}; give 1 for whole batches")
+    devices = devices or jax.device_count()
     for _, _, batch in config.data.stages if config.accumulate > 1 else ():
-        if batch % (config.accumulate * jax.device_count()):
+        if batch % (config.accumulate * devices):
             raise InputError(
                 f"a batch of {batch} in config.data.stages does not divide into "
-                f"config.accumulate={config.accumulate} parts for {jax.device_count()} devices"
+                f"config.accumulate={config.accumulate} parts for {devices} devices"
             )
     if config.objective == "restore":
         return Restoration(config, workdir)
     if config.objective == "guided":
-        return Guided(config, workdir)
+        return Guided(config, workdir, weights=weights)
     if config.objective not in OBJECTIVES:
         raise InputError(
             f"config.objective is {config.objective!r}; give one of {', '.join(OBJECTIVES)}"
         )
     from tdr_jax.train import words
 
-    return words.JOBS[config.objective](config, workdir)
+    return words.JOBS[config.objective](config, workdir, weights=weights)
 
 
 class Restoration:
@@ -71,6 +76,19 @@ class Restoration:
     def batches(self, step: int):
         return assemble.examples(self.config, self.network, self._encoder, step)
 
+    def shapes(self, batch: int, crop: int):
+        """What a whole batch looks like, examples in the first axis."""
+        given, made = self.network.config.channels
+        found = {
+            "degraded": jax.ShapeDtypeStruct((batch, crop, crop, given), "float32"),
+            "clean": jax.ShapeDtypeStruct((batch, crop, crop, made), "float32"),
+            "task": jax.ShapeDtypeStruct((batch,), "int32"),
+        }
+        if takes.sentence(self.network):
+            width = self.network.config.text_dim
+            found["vector"] = jax.ShapeDtypeStruct((batch, width), "float32")
+        return found
+
     def evaluator(self):
         return assemble.evaluator(self.config, self.network, self._encoder)
 
@@ -88,14 +106,14 @@ class Restoration:
 class Guided(Restoration):
     """A network that restores pictures with guidance beside them."""
 
-    def __init__(self, config, workdir: Path):
+    def __init__(self, config, workdir: Path, *, weights: bool = True):
         super().__init__(config, workdir)
         if config.eval_data.path:
             raise InputError(
                 f"config.eval_data.path is {config.eval_data.path}, but objective 'guided' is not "
                 "evaluated in training; set it to '' and use tdr eval --guidance afterwards"
             )
-        selector, params = assemble.selector(config)
+        selector, params = assemble.selector(config, weights=weights)
         if selector is not None:
             self.task = dataclasses.replace(self.task, selector=selector)
             self.frozen = (params,)
@@ -107,6 +125,11 @@ class Guided(Restoration):
         return assemble.examples(
             self.config, self.network, self._encoder, step, guidance=self.config.guidance
         )
+
+    def shapes(self, batch: int, crop: int):
+        side = self.config.guidance.size
+        guidance = jax.ShapeDtypeStruct((batch, side, side, 3), "float32")
+        return super().shapes(batch, crop) | {"guidance": guidance}
 
     def evaluator(self):
         return None

@@ -1,6 +1,7 @@
 """The jobs of textual degradation removal: towers of one's own, image to text, words restored."""
 
 import functools
+import tempfile
 from pathlib import Path
 
 import jax
@@ -27,6 +28,7 @@ NAMES = {
         ("tiny", "tdr-tiny", "tdr-tiny/image_encoder"),
     )
 }
+AUTOENCODER = "tdr-tiny/vae"
 MAPPERS = {
     "sd21": "image-to-text",
     "sd15": "image-to-text-sd15",
@@ -43,8 +45,8 @@ class Job:
     frozen: tuple = ()
     panels = False
 
-    def __init__(self, config, workdir: Path):
-        self.config, self.workdir = config, workdir
+    def __init__(self, config, workdir: Path, *, weights: bool = True):
+        self.config, self.workdir, self.weights = config, workdir, weights
         assemble.check_lengths(config)
         if config.panel_every and not self.panels:
             raise InputError(
@@ -117,6 +119,24 @@ class Job:
             process_count=jax.process_count(),
         )
 
+    def shapes(self, batch: int, crop: int):
+        """What a whole batch looks like, examples in the first axis."""
+        made = {
+            "drawn": ((crop, crop, 3), "float32"),
+            "kind": ((), "int32"),
+            "ids": ((getattr(self, "length", 0),), "int32"),
+        }
+        made |= dict.fromkeys(SEEN, ((self.view, self.view, 3), "float32"))
+        names = PARTS[self.wanted]
+        if self.config.data.distinct and self.frozen:  # what `encode` makes of these
+            made |= self.kept(crop)
+            names = [INSTEAD.get(name, name) for name in names]
+        return {
+            name: jax.ShapeDtypeStruct((batch, *shape), dtype)
+            for name, (shape, dtype) in made.items()
+            if name in names
+        }
+
     def evaluator(self):
         return None
 
@@ -127,6 +147,16 @@ class Job:
         return path
 
 
+# What an example has, see `squares.Squares`, and what takes its place where features are kept.
+SEEN = ("seen", "seen_too", "seen_other", "seen_clean")
+PARTS = {
+    "drawn": ("kind", "drawn"),
+    "views": ("kind", *SEEN[:3]),
+    "caption": ("kind", "drawn", "ids"),
+    "same": ("kind", "drawn", "seen"),
+    "pair": ("kind", "drawn", "seen", "seen_clean"),
+}
+INSTEAD = {"drawn": "moments", "seen": "hidden", "seen_clean": "hidden_clean"}
 # What decides neither the examples nor their features.
 NOT_DATA = ("stages", "workers", "cache_mb")
 
@@ -136,8 +166,8 @@ class Contrast(Job):
 
     wanted, part = "views", "image_encoder"
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
         self.network = self.build()
         self.view = self.network.config.image_size
         self.task = contrast.Contrast(self.network)
@@ -148,8 +178,8 @@ class Reconstruct(Job):
 
     wanted, part, panels = "drawn", "vae", True
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
         self.network = self.build()
         self.check_sizes(self.network.config.factor)
         self.task = reconstruct.Reconstruct(self.network, config.loss)
@@ -191,14 +221,14 @@ class Denoise(Job):
 
     wanted = "caption"
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
-        if not config.stack.vae:
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        if weights and not config.stack.vae:
             raise InputError(
                 "config.stack.vae is empty; give the folder of an autoencoder: "
                 "--config.stack.vae=FOLDER"
             )
-        self.vae, params = weights.load(config.stack.vae, dtype=config.stack.dtype)
+        self.vae, params = self._autoencoder(config.stack)
         self.check_sizes(self.vae.config.factor)
         self.frozen = ({"vae": params},)
         captions.write_tokenizer(workdir / "captions")
@@ -237,6 +267,16 @@ class Denoise(Job):
         options = dict(padding="max_length", max_length=self.length, truncation=True)
         return np.asarray(self.tokenizer(caption, **options)["input_ids"], np.int32)
 
+    def _autoencoder(self, settings):
+        if self.weights or Path(settings.vae or "-").is_dir():
+            return weights.load(settings.vae, dtype=settings.dtype)
+        built = models.build(AUTOENCODER, dtype=settings.dtype)
+        return built, _shapes(built, settings.dtype)
+
+    def kept(self, crop: int):
+        """Shapes and dtypes of what `encode` makes of one example."""
+        return {"moments": _kept_moments(self.vae.config, crop)}
+
     def encode(self, batch):
         """Latents in place of pictures."""
         return {"moments": _moments(self.vae, self.frozen[0], batch), "ids": batch["ids"]}
@@ -258,19 +298,22 @@ class Denoise(Job):
 class Words(Job):
     """What the two stages with frozen towers share."""
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
         settings = config.stack
-        if not settings.path:
+        if not weights and not Path(settings.path or "-").is_dir():
+            self.stack = published(config.network.name, settings.dtype)
+        elif not settings.path:
             raise InputError(
                 "config.stack.path is empty; give a folder of diffusers: --config.stack.path=FOLDER"
             )
-        self.stack = stack.load(
-            settings.path,
-            image_encoder=settings.image_encoder or None,
-            image_to_text=settings.image_to_text or None,
-            dtype=settings.dtype,
-        )
+        else:
+            self.stack = stack.load(
+                settings.path,
+                image_encoder=settings.image_encoder or None,
+                image_to_text=settings.image_to_text or None,
+                dtype=settings.dtype,
+            )
         self.networks = {
             name: network.replace(dtype=settings.dtype)
             for name, network in self.stack.networks.items()
@@ -290,6 +333,14 @@ class Words(Job):
             remat=self.config.stack.remat,
         )
 
+    def kept(self, crop: int):
+        """Shapes and dtypes of what `encode` makes of one example."""
+        vision = self.networks["image_encoder"].config
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        hidden = (tokens, vision.hidden_size), "float32"
+        moments = _kept_moments(self.networks["vae"].config, crop)
+        return {"moments": moments, "hidden": hidden, "hidden_clean": hidden}
+
     def encode(self, batch):
         """Hidden states and latents in place of pictures."""
         frozen = self.frozen[0]
@@ -302,7 +353,34 @@ class Words(Job):
         return found
 
 
-def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: bool) -> i2t.Towers:
+def published(name: str, dtype: str) -> stack.Stack:
+    """The frozen networks that a network goes with, and shapes in place of their parameters.
+
+    Args:
+        name: of the network to train.
+        dtype: of the parameters.
+
+    Raises:
+        InputError: it goes with none of the published ones.
+    """
+    size = "tiny" if name.startswith("tdr-tiny/") else "sd15" if name.endswith("-sd15") else "sd21"
+    parts = (*NAMES[size], (stack.IMAGE_TO_TEXT, MAPPERS[size]))
+    networks = {part: models.build(of, dtype=dtype) for part, of in parts}
+    with tempfile.TemporaryDirectory() as folder:
+        captions.write_tokenizer(Path(folder))
+        tokenizer = pipeline.load_tokenizer(Path(folder))
+    params = {part: _shapes(network, dtype) for part, network in networks.items()}
+    found = stack.Stack(networks, params, diffusion.Schedule().to_config(), tokenizer)
+    stack.check(found, name)
+    return found
+
+
+def _shapes(network, dtype: str):
+    shapes = network.abstract_params().items()
+    return {name: jax.ShapeDtypeStruct(spec.shape, dtype) for name, spec in shapes}
+
+
+def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: bool | str):
     """Puts the frozen networks together.
 
     Args:
@@ -311,7 +389,7 @@ def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: 
         tokenizer: of the text tower.
         template: the sentence, S where the words go.
         words: their number.
-        remat: whether the UNet's blocks are computed again in the backward pass.
+        remat: what the backward pass finds kept of the UNet's blocks, see `models.policies`.
 
     Raises:
         InputError: the sentence does not hold the words.
@@ -336,8 +414,8 @@ class ImageToText(Words):
 
     wanted, part = "same", "image_to_text"
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
         names = ("unet", "vae", "text_encoder", "image_encoder")
         self.frozen = ({name: self.stack.params[name] for name in names},)
         self.task = i2t.ImageToText(self.towers(), self.network)
@@ -355,8 +433,8 @@ class TextualRestoration(Words):
 
     wanted, part = "pair", "textual_restoration"
 
-    def __init__(self, config, workdir):
-        super().__init__(config, workdir)
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
         if stack.IMAGE_TO_TEXT not in self.networks:
             raise InputError(
                 f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
@@ -400,6 +478,11 @@ class Several:
             for part, network in self.parts.items()
             for name, value in of(part, network).items()
         }
+
+
+def _kept_moments(config, crop: int):
+    side = crop // config.factor
+    return (side, side, 2 * config.latent_channels), "float32"
 
 
 def _moments(vae, frozen, batch):

@@ -24,8 +24,9 @@ class SmallConfig:
     width: int = 8
     multiple: int = 1
     dtype: str = "float32"
-    remat: bool = False
+    remat: bool | str = False
     scan_unroll: int = 1
+    parts: int = 1
     channels = (3, 3)
 
 
