@@ -57,9 +57,9 @@ def tdr(model, cache, restorers, capsys, monkeypatch):
     """Run `tdr` in this process; give the exit status and the lines on standard error."""
     load = Restorer.from_pretrained
 
-    def loaded_once(name, encoder):  # so that the network is compiled once for all tests
+    def loaded_once(name, encoder, rows):  # so that the network is compiled once for all tests
         if name not in restorers:
-            restorers[name] = load(name, encoder)
+            restorers[name] = load(name, encoder, rows=rows)
         return restorers[name]
 
     monkeypatch.setenv("TDR_CACHE", cache)

@@ -156,7 +156,7 @@ def tdr(restorer, capsys, monkeypatch):
     """Run `tdr` in this process; give the exit status, the lines on standard error, the models."""
     asked = []
 
-    def load(name, encoder):
+    def load(name, encoder, rows):
         asked.append(name)
         return Restorer(blind(), {}) if name == "blind" else restorer  # compiled once for all
 

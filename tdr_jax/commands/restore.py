@@ -97,6 +97,14 @@ def add_arguments(parser) -> None:
         help="larger pictures are restored in overlapping tiles of at most N pixels "
         "(default: what the network can do with 3 GiB, at most about 2 million)",
     )
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cut each picture's rows over N devices; on a CPU also set "
+        "XLA_FLAGS=--xla_force_host_platform_device_count=N (default: one device)",
+    )
     guidance.add_arguments(parser)
 
 
@@ -114,7 +122,11 @@ def run(args) -> int:
     """
     infer.check_strength(args.strength)
     if args.max_pixels is not None:
-        infer.check_max_pixels(args.max_pixels)
+        infer.check_max_pixels(args.max_pixels, max(args.rows, 1))
+    if args.rows:
+        from tdr_jax.infer import rows
+
+        rows.make_mesh(args.rows)  # so that what is wrong with it is said before weights are read
     guidance.check(args)
     prompts = jobs.read_prompts(args.prompts) if args.prompts else {}
     with guidance.drawing_folder(args) as folder:
@@ -133,7 +145,7 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
         runtime.choose_cpu_kernels()  # so that the same is drawn as by `tdr guide`
     runtime.enable_compilation_cache()
     usual = infer.MODEL if args.guidance is None else infer.GUIDED_MODEL
-    restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder)
+    restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder, rows=args.rows)
     guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)

@@ -78,6 +78,14 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="folder for table.md and table.json")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cut each picture's rows over N devices; on a CPU also set "
+        "XLA_FLAGS=--xla_force_host_platform_device_count=N (default: one device)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
 
 
@@ -107,6 +115,7 @@ def run(args) -> int:
         guidance=args.guidance,
         panels=args.panels,
         limit=args.limit,
+        over_rows=args.rows,
     )
     return 0
 
@@ -170,6 +179,7 @@ def _measure(model, encoder, source, settings, output, **options):
     from tdr_jax import processes, weights
     from tdr_jax.evaluate import evaluators, protocols, report
     from tdr_jax.infer import takes
+    from tdr_jax.infer.rows import check_network, make_mesh
     from tdr_jax.runtime import enable_compilation_cache
     from tdr_jax.text import TextEncoder
 
@@ -180,7 +190,11 @@ def _measure(model, encoder, source, settings, output, **options):
         if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
             raise InputError(f"{folder} is a file; give a folder to write to")
     source = protocols.open_source(source)
+    if options.get("over_rows"):
+        make_mesh(options["over_rows"])
     network, params = weights.load(model)
+    if options.get("over_rows", 0) > 1:
+        check_network(network)
     enable_compilation_cache()
     text_encoder = None
     if takes.sentence(network):
@@ -200,7 +214,10 @@ def _measure(model, encoder, source, settings, output, **options):
             "weights": str(model),
             "encoder": str(encoder) if text_encoder else None,
             "protocol": f"{colour}, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
-            **{name: options.get(name) for name in ("seed", "prompt", "limit", "guidance")},
+            **{
+                name: options.get(name)
+                for name in ("seed", "prompt", "limit", "guidance", "over_rows")
+            },
         }
         for path in report.write(rows, output, about):
             print(f"wrote {path}", file=sys.stderr)

@@ -15,8 +15,9 @@ from tdr_jax.errors import InputError
 from tdr_jax.evaluate import protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images import write_rgb
-from tdr_jax.infer import takes
+from tdr_jax.infer import takes, tiles
 from tdr_jax.infer.pictures import open_guidance
+from tdr_jax.infer.rows import Rows
 from tdr_jax.text import bank_vectors, sentences
 
 
@@ -51,6 +52,35 @@ def restorer(network) -> Callable:
     return restore
 
 
+@functools.lru_cache(maxsize=4)
+def restorer_over_rows(network, count: int) -> Callable:
+    """The same over several devices, each of which has some of the picture's rows.
+
+    Args:
+        network: as of `restorer`; one that can work on rows.
+        count: of devices. The picture is reflected at its lower edge until each has as many rows.
+
+    Returns:
+        what `restorer` returns.
+
+    Raises:
+        InputError: there are fewer devices, or the network cannot work on rows.
+    """
+    devices = Rows(network, count)
+
+    @devices.jit
+    def restore(params, pictures, *others):
+        return jnp.clip(network.apply(params, pictures, *others).astype(jnp.float32), 0, 1)
+
+    def restore_one(params, picture, *others):
+        height, width, _ = picture.shape
+        picture = tiles.pad(picture, *tiles.padded(height, width, network.config.multiple, count))
+        inputs = [np.asarray(x)[None] for x in (picture, *others)]
+        return devices.run(restore, devices.place(params), *inputs)[0, :height, :width]
+
+    return restore_one
+
+
 def results(
     network,
     params,
@@ -64,6 +94,7 @@ def results(
     start: int = 0,
     limit: int | None = None,
     size: int | None = None,
+    over_rows: int = 1,
 ) -> Iterator[Result]:
     """Restore and score the pictures of one setting, whole and one at a time.
 
@@ -74,7 +105,7 @@ def results(
         setting: the degradation and the task whose words are used.
         seed: of the degradations and of the choice of sentences.
         prompt: one sentence for every picture; None draws one from the bank for each.
-        guidance: for a guided network, see `evaluate`.
+        guidance, over_rows: see `evaluate`.
 
     Raises:
         InputError: pictures that cannot be used, a network that does not fit the protocol or the
@@ -84,7 +115,7 @@ def results(
     check(network, encoder, [setting], prompt, guidance)
     stop = None if limit is None else start + limit
     guide = protocols.open_guidance(guidance, protocols.open_source(source), stop)
-    restore = restorer(network)
+    restore = restorer_over_rows(network, over_rows) if over_rows > 1 else restorer(network)
     bank, vectors = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
         source,
@@ -125,6 +156,7 @@ def evaluate(
     panels: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
+    over_rows: int = 1,
     progress: Callable[[str, int, int], None] | None = None,
     share: tuple[int, int] = (0, 1),
 ) -> list[report.Row]:
@@ -147,6 +179,7 @@ def evaluate(
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
+        over_rows: devices that each picture is cut over, by its rows; see `restorer_over_rows`.
         progress: called with (row name, pictures done, pictures in all).
         share: (number, count) of processes that measure together: each its part of the pictures.
             All of them call this and get the whole result, the same as from one process.
@@ -182,6 +215,7 @@ def evaluate(
             start=first,
             limit=min(part, total - first),
             size=size,
+            over_rows=over_rows,
         ):
             scores.append(result.scores)
             if panels is not None:

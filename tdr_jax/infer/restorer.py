@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any
 
@@ -30,19 +30,28 @@ class Restorer:
         params: its flat dict of parameters.
         encoder: anything with `.dim` and `.encode(list of str) -> float32 (N, dim)`; None for a
             network that takes no sentence.
+        rows: how many devices each picture is cut over, by its rows; None or 0 for one device.
 
     Raises:
-        InputError: the network restores no pictures, or the encoder is not what it needs.
+        InputError: the network restores no pictures, or the encoder is not what it needs; there
+            are fewer devices, or the network cannot work on rows.
     """
 
-    def __init__(self, network, params: dict[str, Any], encoder=None):
+    def __init__(self, network, params: dict[str, Any], encoder=None, *, rows: int | None = None):
         takes.check(network, encoder)
         self.network = network
         self.params = params
         self.encoder = encoder
+        self.rows = rows or 1
+        if self.rows != 1:
+            from tdr_jax.infer.rows import Rows
+
+            self._devices = Rows(network, rows)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | PathLike = MODEL, encoder="minilm") -> "Restorer":
+    def from_pretrained(
+        cls, name_or_path: str | PathLike = MODEL, encoder="minilm", *, rows: int | None = None
+    ) -> "Restorer":
         """Load a network with its weights.
 
         Args:
@@ -50,12 +59,14 @@ class Restorer:
                 or file, or a PyTorch checkpoint.
             encoder: a text encoder, or the name or folder of one; loaded only if the network
                 takes a sentence.
+            rows: as for the class.
 
         Returns:
             the Restorer.
 
         Raises:
-            InputError: there are no such weights, or the encoder does not fit them.
+            InputError: there are no such weights, or the encoder does not fit them; or as for the
+                class.
         """
         from tdr_jax import text, weights
 
@@ -64,18 +75,19 @@ class Restorer:
             encoder = None
         elif isinstance(encoder, (str, PathLike)):
             encoder = text.TextEncoder.from_pretrained(encoder)
-        return cls(network, params, encoder)
+        return cls(network, params, encoder, rows=rows)
 
     @cached_property
     def max_pixels(self) -> int:
         """The most pixels that go through the network at once, unless a call says otherwise.
 
         As many as are estimated to need 3 GiB for intermediate results, at most 2**21; those of
-        guidance of the same size count as well.
+        guidance of the same size count as well. With `rows`, so many for each of the devices.
         """
         from tdr_jax.infer import memory
 
-        return int(np.clip(MEMORY / memory.bytes_per_pixel(self.network), SMALL, MAX_PIXELS))
+        one = np.clip(MEMORY / memory.bytes_per_pixel(self.network), SMALL, MAX_PIXELS)
+        return self.rows * int(one)
 
     def __call__(
         self,
@@ -97,6 +109,9 @@ class Restorer:
         given; those are then taken tile by tile, so the result differs a little from that of the
         whole picture, most where parts of the picture differ in how bad they are.
 
+        With `rows`, the picture or tile is cut over the devices, and reflected at the lower edge
+        until each has the same number of rows, a multiple of what the network needs.
+
         Each tile sees the whole guidance. Guidance of more pixels than the picture, or a tile of
         it, is shrunk to as many first, but not to fewer than 2**18; it never has more than 2**20.
         So the memory needed stays bounded whatever is given.
@@ -117,8 +132,8 @@ class Restorer:
             right: the right view, like `image` and of its size, for a network that restores the
                 left view from both; else None.
             strength: 1 gives the restored picture, 0 the input, between them a blend.
-            max_pixels: the most pixels that go through the network at once, at least 4096; None
-                chooses by the network's need for memory, see `Restorer.max_pixels`.
+            max_pixels: the most pixels that go through the network at once, at least 4096 for each
+                device; None chooses by the network's need for memory, see `Restorer.max_pixels`.
             progress: called as progress(tiles done, tiles in all) before the first tile and
                 after each.
 
@@ -233,7 +248,7 @@ class Restorer:
     def _placed(self) -> dict:
         import jax
 
-        return jax.device_put(self.params)
+        return jax.device_put(self.params) if self.rows == 1 else self._devices.place(self.params)
 
     @cached_property
     def _apply(self):
@@ -253,20 +268,24 @@ class Restorer:
         import jax
         import jax.numpy as jnp
 
-        @jax.jit
         def apply(params, images, *others):
             return function(params, images, *others).astype(jnp.float32)
 
-        return lambda images, *others: np.asarray(apply(self._placed, images, *others))
+        if self.rows == 1:
+            run = jax.jit(apply)
+        else:
+            run = partial(self._devices.run, self._devices.jit(apply))
+        return lambda images, *others: np.asarray(run(self._placed, images, *others))
 
     def _at_once(self, pixels: np.ndarray, max_pixels: int | None) -> int:
         """Return how many pixels of this picture go through the network at once at most."""
         if max_pixels is not None:
-            check_max_pixels(max_pixels)
+            check_max_pixels(max_pixels, self.rows)
             return max_pixels
         height, width, _ = pixels.shape
-        small = math.prod(tiles.padded(height, width, self.network.config.multiple)) <= SMALL
-        return SMALL if small else self.max_pixels
+        padded = tiles.padded(height, width, self.network.config.multiple, self.rows)
+        small = self.rows * SMALL
+        return small if math.prod(padded) <= small else self.max_pixels
 
     def _tiled(self, apply, channels: int, given, others, max_pixels: int, progress) -> np.ndarray:
         """Return what `apply` makes: float32 (H, W, channels of each given), not clipped.
@@ -276,12 +295,12 @@ class Restorer:
         progress = progress or (lambda done, total: None)
         height, width, _ = given[0].shape
         multiple = self.network.config.multiple
-        tall, broad = tiles.tile_shape(height, width, max_pixels, multiple)
+        tall, broad = tiles.tile_shape(height, width, max_pixels, multiple, self.rows)
         tops, lefts = tiles.starts(height, tall), tiles.starts(width, broad)
         total = len(tops) * len(lefts) * len(given)
         progress(0, total)
         if total == 1:
-            restored = self._tile(apply, _pad(given[0], tall, broad), others)
+            restored = self._tile(apply, tiles.pad(given[0], tall, broad), others)
             progress(1, 1)
             return restored[:height, :width].copy()
         rows = tiles.windows(height, tall, tops)
@@ -295,7 +314,7 @@ class Restorer:
             target = restored[top : top + tall, left : left + broad, parts]
             high, wide, _ = target.shape  # less than a tile where the picture is narrower
             tile = pixels[top : top + tall, left : left + broad]
-            answer = self._tile(apply, _pad(tile, tall, broad), others)[:high, :wide]
+            answer = self._tile(apply, tiles.pad(tile, tall, broad), others)[:high, :wide]
             target += answer * (row[:high, None, None] * column[:wide, None])
             progress(done, total)
         return restored
@@ -324,10 +343,12 @@ def check_strength(strength: float) -> None:
         raise InputError(f"strength is {strength}; it must lie between 0 and 1")
 
 
-def check_max_pixels(max_pixels: int) -> None:
-    """Raise InputError unless tiles of max_pixels are large enough to make sense."""
-    if max_pixels < LEAST_MAX_PIXELS:
-        raise InputError(f"max_pixels is {max_pixels}; it must be at least {LEAST_MAX_PIXELS}")
+def check_max_pixels(max_pixels: int, rows: int = 1) -> None:
+    """Raise InputError unless tiles of max_pixels are large enough to make sense on each device."""
+    least = rows * LEAST_MAX_PIXELS
+    if max_pixels < least:
+        over = f" over {rows} devices" if rows > 1 else ""
+        raise InputError(f"max_pixels is {max_pixels}; it must be at least {least}{over}")
 
 
 def _guidance(guidance, pixels: np.ndarray, most: int) -> np.ndarray:
@@ -338,15 +359,3 @@ def _guidance(guidance, pixels: np.ndarray, most: int) -> np.ndarray:
 
 def _colour(pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3))
-
-
-def _pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Reflect the right and lower edge; NumPy repeats the reflection for pictures smaller yet."""
-    for axis, length in enumerate((height, width)):
-        missing = length - pixels.shape[axis]
-        if missing:
-            mode = "reflect" if pixels.shape[axis] > 1 else "edge"  # one row has no second to show
-            margins = [(0, 0)] * 3
-            margins[axis] = (0, missing)
-            pixels = np.pad(pixels, margins, mode=mode)
-    return pixels

@@ -7,31 +7,47 @@ import numpy as np
 OVERLAP = 128  # pixels two neighbours share at least; a quarter of the tile if that is less
 
 
-def padded(height: int, width: int, multiple: int) -> tuple[int, int]:
-    """Return the sides rounded up to the multiple."""
-    return _up(height, multiple), _up(width, multiple)
+def padded(height: int, width: int, multiple: int, rows: int = 1) -> tuple[int, int]:
+    """Return the sides rounded up to the multiple, and the height to one for each of the rows."""
+    return _up(height, rows * multiple), _up(width, multiple)
 
 
-def tile_shape(height: int, width: int, max_pixels: int, multiple: int) -> tuple[int, int]:
+def tile_shape(
+    height: int, width: int, max_pixels: int, multiple: int, rows: int = 1
+) -> tuple[int, int]:
     """Choose the one shape that all tiles of a picture have.
 
     Args:
         height, width: of the picture, at least 1.
-        max_pixels: the most pixels a tile may have, at least 4 * multiple**2.
+        max_pixels: the most pixels a tile may have, at least 4 * rows * multiple**2.
         multiple: tile sides are multiples of it.
+        rows: devices that a tile is cut over: its height is a multiple of rows * multiple.
 
     Returns:
         (height, width) of a tile: the padded picture itself if that is small enough, else about
         square and no larger than it takes to cover the picture.
     """
-    high, wide = padded(height, width, multiple)
+    high, wide = padded(height, width, multiple, rows)
     if high * wide <= max_pixels:
         return high, wide
-    side = _down(math.isqrt(max_pixels), multiple)
-    tall = min(high, side)
+    step = rows * multiple
+    tall = min(high, _down(math.isqrt(max_pixels), step))
     broad = min(wide, _down(max_pixels // tall, multiple))
-    tall = min(high, _down(max_pixels // broad, multiple))
-    return _shrink(height, tall, multiple), _shrink(width, broad, multiple)
+    tall = min(high, _down(max_pixels // broad, step))
+    return _shrink(height, tall, step), _shrink(width, broad, multiple)
+
+
+def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Reflect the right and lower edge of (h, w, C) until it is (height, width, C)."""
+    for axis, length in enumerate((height, width)):
+        missing = length - pixels.shape[axis]
+        if missing:
+            # NumPy repeats the reflection for smaller pictures; one row has no second to show.
+            mode = "reflect" if pixels.shape[axis] > 1 else "edge"
+            margins = [(0, 0)] * 3
+            margins[axis] = (0, missing)
+            pixels = np.pad(pixels, margins, mode=mode)
+    return pixels
 
 
 def starts(length: int, tile: int) -> list[int]:

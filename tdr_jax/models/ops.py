@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tdr_jax.models import backend
+from tdr_jax.models import backend, rows
 
 
 @jax.custom_vjp
@@ -101,6 +101,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     size, out = kernel.shape[0], kernel.shape[-1]
     if size == 1 and stride == 1 and not padding:
         return matmul(x.reshape(1, -1, c), kernel[0]).reshape(b, h, w, out)
+    if rows.cut() and 1 <= size - 2 * padding <= stride:  # as many rows as x has, over the stride
+        local = functools.partial(_convolve, stride=stride, padding=(0, padding))
+        return rows.with_neighbours(local, x, kernel, margin=padding)
     few = b * h * w <= 512 and c >= 256 and stride == 1 and 2 * padding == size - 1
     if few and backend.name() == "cpu":
         padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -109,15 +112,16 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
         return matmul(windows, kernel.reshape(1, -1, out)).reshape(b, h, w, out)
     if stride == 1 and backend.name() == "cpu":
         return _convolve_in_loops(x, kernel, padding)
-    return _convolve(x, kernel, stride, padding)
+    return _convolve(x, kernel, stride, (padding, padding))
 
 
 def _convolve(x, kernel, stride, padding):
+    above, beside = padding
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
-        ((padding, padding), (padding, padding)),
+        ((above, above), (beside, beside)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
@@ -129,18 +133,20 @@ def _convolve_in_loops(x, kernel, padding):
     XLA's CPU compiler changes other layouts to it outside of loops only; in a loop, such as that
     of `Stage`, JAX's own gradients take many times as long.
     """
-    return _convolve(x, kernel, 1, padding)
+    return _convolve(x, kernel, 1, (padding, padding))
 
 
 def _convolve_forward(x, kernel, padding):
-    return _convolve(x, kernel, 1, padding), (x, kernel)
+    return _convolve_in_loops(x, kernel, padding), (x, kernel)
 
 
 def _convolve_backward(padding, residuals, dy):
     x, kernel = residuals
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    dx = _convolve(dy, turned, 1, kernel.shape[0] - 1 - padding)
-    dkernel = _convolve(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), 1, padding)
+    margin = kernel.shape[0] - 1 - padding
+    dx = _convolve(dy, turned, 1, (margin, margin))
+    x, dy = x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3)
+    dkernel = _convolve(x, dy, 1, (padding, padding))
     return dx, dkernel.transpose(1, 2, 0, 3)
 
 
@@ -159,14 +165,21 @@ def depthwise(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
       (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
       multiply-adds.
     """
-    if backend.name() == "cpu":
-        return _shifted_depthwise(x, kernel, dilation)
     margin = dilation * (kernel.shape[0] // 2)
+    grouped = functools.partial(_grouped, dilation=dilation, beside=margin)
+    cpu = backend.name() == "cpu"
+    if rows.cut():
+        local = functools.partial(_shifted_rows, dilation=dilation) if cpu else grouped
+        return rows.with_neighbours(local, x, kernel, margin=margin)
+    return _shifted_depthwise(x, kernel, dilation) if cpu else grouped(x, kernel, above=margin)
+
+
+def _grouped(x, kernel, dilation, beside, above=0):
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None, :],
         (1, 1),
-        ((margin, margin), (margin, margin)),
+        ((above, above), (beside, beside)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1],
@@ -185,17 +198,29 @@ def _padded(x, size: int, dilation: int):
 
 @functools.partial(jax.jit, static_argnums=2)  # traced once for each shape, not for each call
 def _shifted_sum(x, kernel, dilation):
-    b, h, w, channels = x.shape
-    size = kernel.shape[0]
+    return _sum_of_taps(_padded(x, kernel.shape[0], dilation), kernel, dilation).astype(x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _shifted_rows(x, kernel, dilation):
+    """The same for x with the rows above and below that the result, so much lower, hangs on."""
+    margin = dilation * (kernel.shape[0] // 2)
+    padded = jnp.pad(x, ((0, 0), (0, 0), (margin, margin), (0, 0)))
+    return _sum_of_taps(padded, kernel, dilation).astype(x.dtype)
+
+
+def _sum_of_taps(padded, kernel, dilation):
+    size, reach = kernel.shape[0], dilation * (kernel.shape[0] - 1)
+    b, h, w, channels = padded.shape
+    h, w = h - reach, w - reach
     # Without the barrier XLA pads, and whatever computes x is computed, again for each of the taps.
-    padded = lax.optimization_barrier(_padded(x, size, dilation))
+    padded = lax.optimization_barrier(padded)
     weights = kernel.reshape(-1, channels).astype(jnp.float32)
     taps = zip(_taps(size, dilation), weights, strict=True)
-    total = sum(
+    return sum(
         lax.slice(padded, (0, i, j, 0), (b, i + h, j + w, channels)).astype(jnp.float32) * tap
         for (i, j), tap in taps
     )
-    return total.astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

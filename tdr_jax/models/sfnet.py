@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers, ops, policies, pooling
+from tdr_jax.models import layers, ops, policies, pooling, rows
 
 Running = dict[str, jax.Array]
 
@@ -125,21 +125,28 @@ class TransposedConv(nnx.Module):
         self.bias = layers.param((out_channels,), fan_in=fan_in)
 
     def __call__(self, x):
-        b, h, w, _ = x.shape
         inputs, outputs = self.kernel.shape[2:]
         # Output 2m sees inputs m-1 and m by taps 3 and 1, output 2m+1 inputs m and m+1 by 2 and 0.
         taps = self.kernel[...][::-1, ::-1].reshape(2, 2, 2, 2, inputs, outputs)
         taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, inputs, 4 * outputs)
-        y = lax.conv_general_dilated(
-            x,
-            taps.astype(x.dtype),
-            (1, 1),
-            ((1, 1), (1, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        ).reshape(b, h + 1, w + 1, 2, 2, outputs)
-        rows = [[y[:, i : i + h, j : j + w, i, j] for j in (0, 1)] for i in (0, 1)]
-        y = jnp.stack([jnp.stack(row, 3) for row in rows], 2).reshape(b, 2 * h, 2 * w, outputs)
+        taps = taps.astype(x.dtype)
+        if rows.cut():
+            y = rows.with_neighbours(functools.partial(_doubled, above=0), x, taps, margin=1)
+        else:
+            y = _doubled(x, taps, above=1)
         return y + self.bias[...].astype(x.dtype)
+
+
+def _doubled(x, taps, above: int):
+    """Sums the four combinations, for x that `above` rows of zeros are put around."""
+    b, h, w, _ = x.shape
+    h, outputs = h + 2 * above - 2, taps.shape[-1] // 4
+    y = lax.conv_general_dilated(
+        x, taps, (1, 1), ((above, above), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).reshape(b, h + 1, w + 1, 2, 2, outputs)
+    pairs = [[y[:, i : i + h, j : j + w, i, j] for j in (0, 1)] for i in (0, 1)]
+    y = jnp.stack([jnp.stack(pair, 3) for pair in pairs], 2)
+    return y.reshape(b, 2 * h, 2 * w, outputs)
 
 
 class Upscale(nnx.Module):
@@ -249,10 +256,18 @@ def filter_samples(x: jax.Array, kernels: jax.Array) -> jax.Array:
     Borders are reflected. The taps are summed one by one: nothing k * k times as large exists.
     """
     margin = kernels.shape[1] // 2
-    reflected = jnp.pad(x, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    filtered = jax.vmap(lambda x, kernel: ops.depthwise(x[None], kernel)[0])(
-        reflected, kernels.astype(x.dtype)
-    )
+    kernels = kernels.astype(x.dtype)
+    if rows.cut():
+        return rows.with_neighbours(_filter_reflected, x, kernels, margin=margin, reflect=True)
+    reflected = jnp.pad(x, ((0, 0), (margin, margin), (0, 0), (0, 0)), mode="reflect")
+    return _filter_reflected(reflected, kernels)
+
+
+def _filter_reflected(x, kernels):
+    """Filters x, which has the rows above and below already, and reflects the columns."""
+    margin = kernels.shape[1] // 2
+    reflected = jnp.pad(x, ((0, 0), (0, 0), (margin, margin), (0, 0)), mode="reflect")
+    filtered = jax.vmap(lambda x, kernel: ops.depthwise(x[None], kernel)[0])(reflected, kernels)
     return filtered[:, margin:-margin, margin:-margin]
 
 
@@ -298,6 +313,8 @@ class ResBlock(nnx.Module):
         """Weighs the frequencies of z (B, H, W, C) and adds what conv2 makes of them to x."""
         # Without the barrier XLA computes what produced z twice: for the means and for the rest.
         z = lax.optimization_barrier(z)
+        if rows.cut():
+            return x + self.conv2(self.weigh_rows(z))
         b, h, w, c = z.shape
         parts = z.reshape(b, 2, h // 2, 2, w // 2, c)
         if self.base_size is None:
@@ -310,12 +327,35 @@ class ResBlock(nnx.Module):
             means = pool(quarters.reshape(4 * b, h // 2, w // 2, -1), self.base_size)
             means = means.reshape(quarters.shape).transpose(0, 1, 3, 2, 4, 5)
             means = jnp.concatenate([whole, means], -1)
-        low, high = (
-            jnp.concatenate(gains, -1)[:, None, :, None]
-            for gains in zip(self.global_ap.gains(), self.localap.gains(), strict=True)
-        )
+        low, high = (gains[:, None, :, None] for gains in self.gains())
         z = ((parts - means) * high + means * low).astype(z.dtype).reshape(z.shape)
         return x + self.conv2(z)
+
+    def gains(self) -> tuple[jax.Array, jax.Array]:
+        """Those of the low and of the high frequencies of all channels, (2, 2, C) by quadrants."""
+        return tuple(
+            jnp.concatenate(gains, -1)
+            for gains in zip(self.global_ap.gains(), self.localap.gains(), strict=True)
+        )
+
+    def weigh_rows(self, z):
+        """Weighs the frequencies of z whose rows are cut over devices, by means of the whole.
+
+        Rows are told to their half one by one: an axis of the two halves, with rows of several
+        devices in each, is one that the compiler can only make by moving the picture.
+        """
+        b, h, w, c = z.shape
+        upper = (jnp.arange(h) < h // 2)[:, None, None, None]
+        parts = z.reshape(b, h, 2, w // 2, c)
+        lines = parts.mean(3, dtype=jnp.float32, keepdims=True)
+        # Over as many rows as both halves have, of which the other's are zeros.
+        halves = [2 * jnp.where(half, lines, 0).mean(1, keepdims=True) for half in (upper, ~upper)]
+        whole = sum(halves).mean(2, keepdims=True) / 2
+        first = jnp.arange(c) < c // 2
+        halves = [jnp.where(first, whole, half) for half in halves]
+        low, high = (jnp.where(upper, *gains[:, None, :, None]) for gains in self.gains())
+        means = jnp.where(upper, *halves)
+        return ((parts - means) * high + means * low).astype(z.dtype).reshape(z.shape)
 
 
 class FilteredBlock(ResBlock):
