@@ -12,6 +12,7 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; a run that stopped there goes on."
 )
 PROFILE = flags.DEFINE_string("profile", "", "Steps to trace: 100:110.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print parameters, shardings and batch, and leave.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, of several.")
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
 PROCESS = flags.DEFINE_integer("process_id", None, "This one's number, from 0 on.")
@@ -22,9 +23,11 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unknown argument {argv[1]!r}; settings are --config.NAME=VALUE")
 
+    import jax
+
     from tdr_jax.errors import InputError
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop
+    from tdr_jax.train import distributed, loop, outline
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO
@@ -33,6 +36,9 @@ def main(argv):
     enable_compilation_cache()
     try:
         distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        if DRY_RUN.value:
+            print(outline.make(CONFIG.value, jax.devices()))
+            return
         state = loop.run(CONFIG.value, WORKDIR.value, profile=PROFILE.value)
     except InputError as error:
         print(f"train.py: error: {error}", file=sys.stderr)

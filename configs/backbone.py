@@ -29,6 +29,7 @@ Arguments:
     steps: a shorter run; stages, epochs and cycles shrink alike. batch, crop: one of each for the
         whole run. Batches count the pictures of all devices together.
     size: full, or small for two CPU cores: a few per cent of the parameters at a rate of 1e-3.
+    device: tpu for bfloat16 and a batch in parts that stay in its fast memory.
     eval: a folder to measure on; of clean photographs, or with degraded/ and clean/.
 
 Expected scores, as published, not ours (PSNR in dB / SSIM): restormer Rain200H 32.00 / 0.9329;
@@ -83,6 +84,7 @@ def get_config(argument: str = ""):
         batch=0,
         crop=0,
         size="full",
+        device="",
         eval="",
     )
     known = {"name": RECIPES, "task": WHAT, "sigma": SIGMAS, "size": ("full", "small")}
@@ -107,6 +109,7 @@ def get_config(argument: str = ""):
     if given["size"] == "small":
         small(config)
     _resize(config, given["steps"], given["batch"], given["crop"])
+    common.fit(config, given["device"])
     return config
 
 

@@ -139,6 +139,24 @@ def get_config(argument: str = "") -> ConfigDict:
     return config
 
 
+def fit(config, device: str) -> None:
+    """Set how a network is computed to what suits a kind of device; what is learnt stays the same.
+
+    Args:
+        config: with the fields of `get_config`.
+        device: "tpu"; "" leaves everything as it is.
+
+    Raises:
+        ValueError: if the kind is unknown.
+    """
+    if device not in ("", "tpu"):
+        raise ValueError(f"device={device} is unknown; known: tpu")
+    if device == "tpu":
+        settings = config.network.overrides
+        settings.dtype, settings.remat = "bfloat16", "full"
+        settings.parts, settings.scan_unroll = 32, 1
+
+
 def parse(argument: str, **defaults):
     """Read the part of a config's name after the colon.
 

@@ -30,9 +30,9 @@ base=runs/base/weights.safetensors --workdir runs/unguided
 --unguided runs/unguided --guided runs/guided
 
 Arguments:
-    backbone, task, sigma, grey, data, degraded, clean, right, rain, haze, steps, batch, crop: as in
-        configs/backbone.py, where `backbone` is called name; textpromptir needs encoder=, a folder
-        of a sentence-transformers model.
+    backbone, task, sigma, grey, data, degraded, clean, right, rain, haze, steps, batch, crop,
+        device: as in configs/backbone.py, where `backbone` is called name; textpromptir needs
+        encoder=, a folder of a sentence-transformers model.
     set: which network a task has, where it differs; above.
     guidance: a folder of guidance, 512x512, with the names of the degraded pictures or the clean
         ones; of hazy pictures one a scene is enough, with the name up to the first "_".
@@ -68,6 +68,7 @@ SHARED = dict(
     steps=0,
     batch=0,
     crop=0,
+    device="",
 )
 
 

@@ -18,6 +18,7 @@ Arguments, all optional:
     encoder: minilm (384-d) or the folder of a sentence-transformers model; base has no default.
     text_dim: the width of its vectors, where it is not the network's own (base 768, others 384).
     eval: a folder of clean photographs to measure on during the run.
+    device: tpu for bfloat16 and a batch in parts that stay in its fast memory.
 
 Expected score. base: the paper's table (CBSD68 34.17 / 31.52 / 28.26 dB at sigma 15 / 25 / 50,
 Rain100L 38.41, SOTS 31.65) is the target; this project has not trained it. compact: see the model
@@ -49,6 +50,7 @@ def get_config(argument: str = ""):
         encoder="",
         text_dim=0,
         eval="",
+        device="",
     )
     if given["size"] not in SIZES:
         raise ValueError(f"size={given['size']} is unknown; known: {', '.join(SIZES)}")
@@ -66,6 +68,7 @@ def get_config(argument: str = ""):
         pairs.append((f"{given['haze']}/synthetic", f"{given['haze']}/original", "haze", 1))
     config.data.pairs = tuple(pairs)
     SIZES[given["size"]](config)
+    common.fit(config, given["device"])
     if given["encoder"]:
         config.encoder = given["encoder"]
     if given["text_dim"]:

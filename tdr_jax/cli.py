@@ -13,6 +13,7 @@ from tdr_jax.errors import InputError
 COMMANDS = {
     "restore": ("tdr_jax.commands.restore", "restore photographs, as a sentence asks or blindly"),
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
+    "compile": ("tdr_jax.commands.compile", "tell what training will need of TPUs elsewhere"),
     "sweep": ("tdr_jax.commands.sweep", "train a config in many ways and rank the runs"),
     "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
@@ -83,7 +84,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             module.add_arguments(command)
             command.set_defaults(run=module.run, command=name)
     args, rest = parser.parse_known_args(argv)
-    if rest and args.command != "train":  # which hands --config.a.b=... on to the config
+    if rest and args.command not in ("train", "compile"):  # they hand --config.a.b=... on
         parser.error(f"unknown argument {rest[0]!r}")
     args.rest = rest
     return args

@@ -26,6 +26,9 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--profile", default="", metavar="A:B", help="trace the steps after A up to B"
     )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print parameters, shardings and batch, then leave"
+    )
     processes = parser.add_argument_group(
         "several processes", "found from Slurm, Open MPI, Kubernetes or TPU hosts unless given"
     )
@@ -47,14 +50,19 @@ def run(args) -> int:
         InputError: the config cannot be read, or a field does not fit.
         FloatingPointError: a loss was not finite.
     """
+    import jax
+
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop
+    from tdr_jax.train import distributed, loop, outline
 
     config = read_config(args.config, args.rest)
     if config.objective != "restore":
         choose_cpu_kernels()
     enable_compilation_cache()
     distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    if args.dry_run:
+        print(outline.make(config, jax.devices()))
+        return 0
     state = loop.run(config, args.workdir, profile=args.profile)
     return 0 if loop.finished(config, state) else distributed.STOPPED
 

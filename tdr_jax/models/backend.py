@@ -1,4 +1,4 @@
-"""The kind of device that a program is traced for, which decides between formulations."""
+"""What a program is traced for, where that decides between formulations."""
 
 import contextlib
 import contextvars
@@ -6,23 +6,38 @@ from collections.abc import Iterator
 
 import jax
 
-_ELSEWHERE: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+_KIND: contextvars.ContextVar[str | None] = contextvars.ContextVar("kind", default=None)
+_SHARING: contextvars.ContextVar[int] = contextvars.ContextVar("sharing", default=1)
 
 
 def name() -> str:
     """Returns "cpu", "gpu" or "tpu": where what is being traced will run."""
-    return _ELSEWHERE.get() or jax.default_backend()
+    return _KIND.get() or jax.default_backend()
 
 
-@contextlib.contextmanager
-def compiling_for(kind: str) -> Iterator[None]:
+def sharing() -> int:
+    """Returns the number of devices that the batch of what is being traced is cut over."""
+    return _SHARING.get()
+
+
+def compiling_for(kind: str) -> contextlib.AbstractContextManager:
     """Traces for devices that are not there, as a compilation ahead of time does.
 
     Args:
       kind: "cpu", "gpu" or "tpu".
     """
-    token = _ELSEWHERE.set(kind)
+    return _setting(_KIND, kind)
+
+
+def batch_over(devices: int) -> contextlib.AbstractContextManager:
+    """Traces for a batch that is cut over so many devices."""
+    return _setting(_SHARING, devices)
+
+
+@contextlib.contextmanager
+def _setting(variable: contextvars.ContextVar, value) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _ELSEWHERE.reset(token)
+        variable.reset(token)

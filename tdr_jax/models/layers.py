@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import ops, policies
+from tdr_jax.models import backend, ops, policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,8 +259,9 @@ class Stage(nnx.Module):
       depth: number of blocks.
       remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
       unroll: blocks per scan iteration: more compile time for a little speed.
-      parts: the examples go through all blocks in so many parts, one after the other, where their
-        number divides: what a block makes of a few pictures stays in the fast memory of a TPU.
+      parts: the examples of a device go through all blocks in so many parts, one after the other,
+        or in as many as their number divides by: what a block makes of a few pictures stays in the
+        fast memory of a TPU.
     """
 
     def __init__(
@@ -278,7 +279,7 @@ class Stage(nnx.Module):
         self.parts = parts
 
     def __call__(self, x, *context):
-        parts = math.gcd(self.parts, len(x))
+        parts = math.gcd(self.parts, len(x) // backend.sharing())
         if parts == 1:
             return self._run(x, *context)
         # Part j takes the rows j, j + parts, ...: each device keeps the rows that it has.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from tdr_jax.models import backend
 from tdr_jax.train.sharding import Layout
 
 
@@ -100,7 +101,8 @@ def make_step(
         whole = layout.whole(state.params) if layout else state.params
 
         def measure(part):
-            measured, grads = gradient(whole, part, rng, *frozen)
+            with backend.batch_over(layout.mesh.size if layout else 1):
+                measured, grads = gradient(whole, part, rng, *frozen)
             return measured, layout.cut(grads) if layout else grads
 
         batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}

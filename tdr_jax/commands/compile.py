@@ -1,0 +1,64 @@
+"""`tdr compile`: what a training step will need of TPUs that are not here."""
+
+EPILOG = """\
+Compiles the training step that the config describes for a slice of TPUs, on any machine with Linux,
+and tells what it needs of each chip. Nothing is downloaded or trained; frozen networks that are not
+there stand in by their published shapes. Needs the extra "tpu". Large networks take minutes.
+
+examples:
+  tdr compile --config configs/textpromptir.py:device=tpu --topology v5e:16x16 --per_chip 32
+  tdr compile --config configs/tdr_i2t.py --topology v6e:16x16 --config.mesh.fsdp=0 --dry_run
+
+exit status: 0 it fits, 2 it does not or the input is wrong
+"""
+
+
+def add_arguments(parser) -> None:
+    """Declare the arguments of `tdr compile`."""
+    parser.epilog = EPILOG
+    parser.usage = "tdr compile --config FILE.py[:ARGS] --topology KIND:SHAPE [...]"
+    parser.add_argument("--config", required=True, metavar="FILE.py[:ARGS]", help="as of tdr train")
+    parser.add_argument(
+        "--topology", required=True, metavar="KIND:SHAPE", help="of the slice: v5e:16x16"
+    )
+    parser.add_argument(
+        "--per_chip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="examples of each chip in a step; by default the config's batch, shared",
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="parameters, shardings and batch; compiles nothing"
+    )
+
+
+def run(args) -> int:
+    """Print the layout, and unless `--dry_run` compile and print what a step needs.
+
+    Args:
+        args: of add_arguments; args.rest holds the --config.NAME=VALUE.
+
+    Returns:
+        0.
+
+    Raises:
+        InputError: the config or the slice is not as it should be, or the step does not fit.
+    """
+    from tdr_jax.train import chips
+
+    chips.prepare()
+    from tdr_jax.commands.train import read_config
+    from tdr_jax.models import backend
+    from tdr_jax.train import ahead, outline
+
+    config = read_config(args.config, args.rest)
+    chip, devices = chips.slice_of(args.topology)
+    with backend.compiling_for("tpu"):
+        found = outline.make(config, devices, per_device=args.per_chip, rounded=True)
+    if args.dry_run:
+        print(found)
+        return 0
+    print("\n".join([found.title, *found.notes]), flush=True)
+    print(ahead.compiled(found, chip))
+    return 0
