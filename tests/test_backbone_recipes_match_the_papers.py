@@ -27,7 +27,7 @@ def trace(config):
     network = assemble.network(config)
     task = assemble.task(config, network)
     optimiser, schedule = optim.make(config.optim, total(config))
-    options = {"ema_decay": config.ema, "sharding": None}
+    options = {"ema_decay": config.ema, "layout": None}
     params = network.abstract_params()
     before = jax.eval_shape(lambda p: state.create(p, optimiser, **options), params)
     step = state.make_step(task, optimiser, schedule, seed=0, **options)

@@ -108,7 +108,7 @@ def test_a_step_of_every_network_has_consistent_shapes(setup, data, tmp_path):
     config.network.overrides.update(n_blks=(1,) * levels, reffusion_n_blocks=(1,) * levels)
     job = jobs.make(config, tmp_path)
     optimiser, schedule = optim.make(config.optim, 1_000_000)
-    options = {"ema_decay": config.ema, "sharding": None}
+    options = {"ema_decay": config.ema, "layout": None}
     params = job.network.abstract_params()
     before = jax.eval_shape(lambda p: state.create(p, optimiser, **options), params)
     step = state.make_step(job.task, optimiser, schedule, seed=0, **options)

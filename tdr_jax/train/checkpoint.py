@@ -61,6 +61,7 @@ class Checkpoints:
             InputError: if the checkpoint holds other names or shapes than `state`, or if there are
                 checkpoints and none of them can be read.
         """
+        self.wait()
         steps = [checkpoint.step for checkpoint in self._orbax.checkpoints]
         for step in sorted(steps, reverse=True):
             try:
