@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Callable
 
 COLLECTIVES = (
     "all-reduce",
@@ -228,31 +229,42 @@ class Program:
             return 0
         return of.hbm + sum(here[name].hbm for name in of.operands if name in here)
 
-    @functools.cache  # noqa: B019
-    def _read(self, computation: str, place: int) -> float:
-        """Bytes that a fused computation reads of its parameter."""
+    def _read(self, computation: str, place: int, beyond: Callable[[], float] | None = None):
+        """Bytes that a fused computation reads of its parameter.
+
+        Args:
+            computation: its name.
+            place: of the parameter.
+            beyond: of what leaves the computation unread, the bytes that are read elsewhere.
+        """
         here = self.computations[computation]
         (parameter,) = (
             each
             for each in here.values()
             if each.opcode == "parameter" and each.rest.split(")")[0] == str(place)
         )
-        return self._read_of(computation, parameter.name)
+        return self._read_of(computation, parameter.name, beyond)
 
-    def _read_of(self, computation: str, name: str) -> float:
+    def _read_of(self, computation: str, name: str, beyond: Callable[[], float] | None) -> float:
         here, total = self.computations[computation], 0.0
         for user in here.values():
             for place, operand in enumerate(user.operands):
                 if operand != name:
                     continue
+
+                def onwards(user=user):
+                    if user.root:
+                        return beyond() if beyond else math.inf
+                    return self._read_of(computation, user.name, beyond)
+
                 if user.opcode in ("dynamic-slice", "slice", "gather") and place == 0:
                     total += sum(array.bytes for array in user.arrays)
                 elif user.opcode == "dynamic-update-slice" and place == 0:
                     total += 0
                 elif user.opcode in ("bitcast", "tuple", "get-tuple-element"):
-                    total += self._read_of(computation, user.name)
+                    total += onwards()
                 elif user.opcode == "fusion":
-                    total += self._read(user.called("calls")[0], place)
+                    total += self._read(user.called("calls")[0], place, onwards)
                 else:
                     return math.inf  # all of it
         return total
