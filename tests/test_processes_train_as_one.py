@@ -40,8 +40,12 @@ class Run:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
-        argument = f"configs/textpromptir.py:size=tiny,data={photos},eval={photos},tasks=noise"
+        argument = "configs/backbone.py:name=nafnet,task=denoise,size=small"
+        argument += f",data={photos},eval={photos}"
         fields = {
+            "network.overrides.enc_blk_nums": (1, 1),
+            "network.overrides.dec_blk_nums": (1, 1),
+            "network.overrides.middle_blk_num": 1,
             "data.stages": f"(({STEPS},16,4),)",
             "optim.warmup": 0,
             "optim.schedule": "constant",

@@ -1,5 +1,7 @@
 """`tdr compile`: what a training step will need of TPUs that are not here."""
 
+from pathlib import Path
+
 EPILOG = """\
 Compiles the training step that the config describes for a slice of TPUs, on any machine with Linux,
 and tells what it needs of each chip. Nothing is downloaded or trained; frozen networks that are not
@@ -28,6 +30,7 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="examples of each chip in a step; by default the config's batch, shared",
     )
+    parser.add_argument("--hlo", metavar="FILE", help="write the text of the compiled program here")
     parser.add_argument(
         "--dry_run", action="store_true", help="parameters, shardings and batch; compiles nothing"
     )
@@ -49,9 +52,12 @@ def run(args) -> int:
 
     chips.prepare()
     from tdr_jax.commands.train import read_config
+    from tdr_jax.errors import InputError
     from tdr_jax.models import backend
     from tdr_jax.train import ahead, outline
 
+    if args.hlo and not Path(args.hlo).absolute().parent.is_dir():
+        raise InputError(f"--hlo={args.hlo}: there is no such folder; make it first")
     config = read_config(args.config, args.rest)
     chip, devices = chips.slice_of(args.topology)
     with backend.compiling_for("tpu"):
@@ -60,5 +66,8 @@ def run(args) -> int:
         print(found)
         return 0
     print("\n".join([found.title, *found.notes]), flush=True)
-    print(ahead.compiled(found, chip))
+    report = ahead.compiled(found, chip)
+    if args.hlo:
+        Path(args.hlo).write_text(report.text)
+    print(report)
     return 0

@@ -9,7 +9,10 @@ import jax
 from tdr_jax.errors import InputError
 from tdr_jax.models import backend
 from tdr_jax.train import chips, flops, hlo
-from tdr_jax.train.outline import Outline
+from tdr_jax.train.outline import Outline, amount
+
+# How the compiler says what it would need and what there is.
+_ROOM = re.compile(r"\(?([\d.]+\w)\)? (?:of|exceeds available HBM) \(?([\d.]+\w)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,9 @@ class Report:
         peak: bytes at the fullest moment, as the compiler counts them.
         useful: FLOPs of a step that loss and gradient need, recomputation left out; of one chip.
         cost: of the program, loops times their trips.
-        counted_once: bytes that XLA's own analysis tells, which counts the body of a loop once.
+        counted_once: bytes that XLA's own analysis tells: it takes the body of a loop once, and
+            counts what goes to and from fast memory too.
+        text: of the program.
     """
 
     outline: Outline
@@ -34,6 +39,7 @@ class Report:
     useful: float
     cost: hlo.Cost
     counted_once: float
+    text: str
 
     @property
     def times(self) -> dict[str, float]:
@@ -46,8 +52,7 @@ class Report:
 
     def __str__(self) -> str:
         cost, examples = self.cost, self.outline.examples
-        each = cost.traffic * self.outline.layout.mesh.size / examples
-        once = self.counted_once * self.outline.layout.mesh.size / examples
+        own = examples / self.outline.layout.mesh.size
         times = self.times
         limit = max(times, key=times.get)
         mfu = self.useful / self.chip.arithmetic / times[limit]
@@ -59,17 +64,18 @@ class Report:
             _line("at the fullest moment", self.peak),
             "",
             "a step, on each chip",
-            f"  {'arithmetic':22s}{cost.flops / 1e12:9.3f} TFLOP, "
-            f"{self.useful / 1e12:.3f} without recomputation",
-            f"{_line('memory traffic', cost.traffic)}, {each / 1e9:.2f} a picture "
-            f"({once / 1e9:.2f} if every loop ran once, as XLA counts)",
+            f"{_line('arithmetic', cost.flops, 'FLOP')}, "
+            f"{amount(self.useful, 'FLOP')} without recomputation",
+            f"{_line('memory traffic', cost.traffic)}, {amount(cost.traffic / own)} an example",
+            f"{_line('  by XLA', self.counted_once)}, {amount(self.counted_once / own)} an "
+            "example: every loop once, fast memory too",
             *(_line(kind, size) for kind, size in sorted(cost.collectives.items())),
             "",
-            "seconds of a step at the least, each for itself (roofline)",
-            *(f"  {what:22s}{seconds:9.4f}" for what, seconds in times.items()),
+            "a step takes at least, by each for itself (roofline)",
+            *(f"  {what:22s}{1e3 * seconds:9.2f} ms" for what, seconds in times.items()),
             "",
-            f"bound by {limit}: {times[limit]:.4f} s a step, {examples / times[limit]:,.0f} "
-            f"pictures a second on all chips, MFU {mfu:.1%} at most",
+            f"bound by {limit}: {1e3 * times[limit]:.2f} ms a step, {examples / times[limit]:,.0f} "
+            f"examples a second on all chips, MFU {mfu:.1%} at most",
         ]
         return "\n".join(lines)
 
@@ -95,11 +101,11 @@ def compiled(outline: Outline, chip: chips.Chip) -> Report:
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
             raise
         raise InputError(_too_large(outline, chip, str(error))) from None
     seconds = time.monotonic() - start
-    memory = program.memory_analysis()
+    memory, text = program.memory_analysis(), program.as_text()
     job = outline.job
     useful = flops.of_step(job.task, outline.state.params, outline.batch, job.frozen)
     return Report(
@@ -113,8 +119,9 @@ def compiled(outline: Outline, chip: chips.Chip) -> Report:
         },
         memory.peak_memory_in_bytes,
         useful / layout.mesh.size,
-        hlo.Program(program.as_text()).cost,
+        hlo.Program(text).cost,
         program.cost_analysis()["bytes accessed"],
+        text,
     )
 
 
@@ -129,10 +136,10 @@ def _placed(tree, shardings):
 
 def _too_large(outline: Outline, chip: chips.Chip, message: str) -> str:
     """What does not fit, and what would help."""
-    found = re.search(r"[Uu]sed ([\d.]+\w) of ([\d.]+\w)", message)
-    needs = f"{found[1]} of {found[2]}" if found else "more memory than there is"
+    found = _ROOM.search(message)
+    needs = f"{found[1]}B of {found[2]}B" if found else "more memory than there is"
     sizes = {kind: size for kind, size in outline.held.items() if size}
-    parts = ", ".join(f"{kind} {size / 1e9:.2f} GB" for kind, size in sizes.items())
+    parts = ", ".join(f"{kind} {amount(size)}" for kind, size in sizes.items())
     settings = outline.job.network.config
     hints = ["fewer examples a chip", "a larger config.accumulate"]
     if outline.layout.mesh.shape["fsdp"] == 1:
@@ -155,5 +162,6 @@ def _sent(collectives, devices: int) -> float:
     )
 
 
-def _line(what: str, size: float) -> str:
-    return f"  {what:22s}{size / 1e9:9.3f} GB"
+def _line(what: str, size: float, unit: str = "B") -> str:
+    number, unit = amount(size, unit).split()
+    return f"  {what:22s}{number:>9s} {unit}"

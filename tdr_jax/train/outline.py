@@ -58,13 +58,13 @@ class Outline:
 
     def __str__(self) -> str:
         """The title, the tables of parameters and of the batch, and the bytes of each device."""
-        sizes = [(kind, f"{size / 1e9:.3f}") for kind, size in self.held.items()]
+        sizes = [(kind, amount(size)) for kind, size in self.held.items()]
         return "\n\n".join(
             [
                 self.title,
                 parameters(self.state.params, self.layout),
                 batch(self.batch, self.layout),
-                table([("on each device", "GB"), *sizes]),
+                table([("on each device", "bytes"), *sizes]),
                 *self.notes,
             ]
         )
@@ -171,6 +171,14 @@ def held(tree, shardings) -> int:
         lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings
     )
     return sum(jax.tree.leaves(sizes))
+
+
+def amount(value: float, unit: str = "B") -> str:
+    """Three digits and a decimal prefix, as 51.2 GB."""
+    exponent = min(int(math.log10(value)) // 3, 4) if value >= 1 else 0
+    scaled = value / 1000**exponent
+    digits = 2 if scaled < 10 else 1 if scaled < 100 else 0
+    return f"{scaled:.{digits}f} {' kMGT'[exponent].strip()}{unit}"
 
 
 def shape(value) -> str:
