@@ -146,6 +146,7 @@ def assert_same(workdir, straight):
         assert ours[step] == pytest.approx(psnr, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_killed_told_to_stop_and_gone_on_in_other_numbers_it_learns_the_same(
     photos, straight, tmp_path
 ):

@@ -20,8 +20,8 @@ from tdr_jax.errors import InputError
 from tdr_jax.models import backend
 
 TAPS = tuple(itertools.product((-1, 0, 1), repeat=2))  # of a 3x3 patch, from its centre
-# Products that the coarse search holds at once, 16 MB: those of all blocks with the whole reference
-# would grow with the square of the picture.
+# Products that the coarse search holds at once on a device, 16 MB: those of all blocks with the
+# whole reference would grow with the square of the picture.
 PRODUCTS = 2**22
 LEAST_NORM = 1e-12  # F.normalize's
 
@@ -204,7 +204,8 @@ def _find_middles(query, reference, block, dilations):
         return jnp.argmax(scores.reshape(b, -1, h * w), -1)
 
     count = samples.shape[1]
-    size = max(1, PRODUCTS // (b * samples.shape[2] * flat.shape[1]))
+    own = max(1, b // backend.sharing())
+    size = max(1, PRODUCTS // (own * samples.shape[2] * flat.shape[1]))
     size = -(-count // -(-count // size))  # as many turns, equally long
     samples = jnp.pad(samples, ((0, 0), (0, -count % size), (0, 0), (0, 0)))
     turns = samples.reshape(b, -1, size, *samples.shape[2:]).swapaxes(0, 1)
