@@ -61,6 +61,14 @@ def test_a_loop_counts_as_often_as_it_runs(mesh):
     assert 7 <= cost.traffic / (4 * 4096**2) <= 7 * 3 + 4  # one factor or both stay in fast memory
 
 
+def test_a_loop_of_unknown_length_is_told(mesh):
+    def until(x):
+        return jax.lax.while_loop(lambda x: x[0, 0] < 1, lambda x: x @ x, x)
+
+    cost, _ = compiled(until, mesh, (1024, 1024))
+    assert cost.unknown == 1 and cost.flops == 2 * 1024**3
+
+
 def test_what_stays_in_fast_memory_is_no_traffic(mesh):
     def repeated(x):
         return jax.lax.fori_loop(0, 100, lambda _, x: jnp.sin(x) * 2, x)

@@ -70,6 +70,7 @@ class Report:
             f"{_line('  by XLA', self.counted_once)}, {amount(self.counted_once / own)} an "
             "example: every loop once, fast memory too",
             *(_line(kind, size) for kind, size in sorted(cost.collectives.items())),
+            *[f"  {cost.unknown} loops of unknown length count once"][: cost.unknown],
             "",
             "a step takes at least, by each for itself (roofline)",
             *(f"  {what:22s}{1e3 * seconds:9.2f} ms" for what, seconds in times.items()),

@@ -82,18 +82,21 @@ class Cost:
             that runs, where they lie in HBM, with the padding of their layout. A slice counts what
             it takes, an update in place what it writes.
         collectives: kind -> bytes of the results (of the operands, for reduce-scatter).
+        unknown: loops whose length is not in the program; they count once.
         by_instruction: (computation, instruction) -> traffic.
     """
 
     flops: float = 0.0
     traffic: float = 0.0
     collectives: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    unknown: int = 0
     by_instruction: collections.Counter = dataclasses.field(default_factory=collections.Counter)
 
     def add(self, other: "Cost", times: float = 1) -> None:
         """Adds another cost, so many times."""
         self.flops += times * other.flops
         self.traffic += times * other.traffic
+        self.unknown += other.unknown
         for mine, theirs in (
             (self.collectives, other.collectives),
             (self.by_instruction, other.by_instruction),
@@ -107,12 +110,9 @@ class Program:
 
     Args:
         text: of `Compiled.as_text()`.
-        trips: whether a loop counts as often as it runs; False counts its body once, as XLA does.
-        everywhere: whether memory other than HBM is counted too, as XLA does.
     """
 
-    def __init__(self, text: str, *, trips: bool = True, everywhere: bool = False):
-        self.trips, self.everywhere = trips, everywhere
+    def __init__(self, text: str):
         self.computations: dict[str, dict[str, Instruction]] = {}
         self.entry = ""
         here = None
@@ -139,7 +139,7 @@ class Program:
     def _array(self, dtype: str, dims: str, layout: str) -> Array:
         sizes = tuple(int(size.lstrip("<=")) for size in dims.split(",") if size)
         memory = re.search(r"S\((\d+)\)", layout)
-        in_hbm = self.everywhere or not memory or memory[1] == "0"
+        in_hbm = not memory or memory[1] == "0"
         return Array(sizes, _padded(sizes, layout) * _bits(dtype) // 8, in_hbm)
 
     @functools.cached_property
@@ -158,8 +158,9 @@ class Program:
         cost, opcode = Cost(), of.opcode
         if opcode == "while":
             times = self._trip_count(of)
+            cost.unknown = not times
             for part in of.called("body") + of.called("condition"):
-                cost.add(self._computation(part), times)
+                cost.add(self._computation(part), times or 1)
             return cost
         if opcode == "conditional":
             names = of.called("branch_computations") or (
@@ -181,8 +182,7 @@ class Program:
         return cost
 
     def _trip_count(self, loop: Instruction) -> int:
-        if not self.trips:
-            return 1
+        """How often a loop runs; 0 where that is not known before it does."""
         if found := _TRIPS.search(loop.rest):
             return int(found[1])
         # A counter below a constant, in the condition.
@@ -192,7 +192,7 @@ class Program:
             for each in self.computations[condition].values()
             if each.opcode == "constant" and re.match(r"\d+\)?", each.rest)
         ]
-        return max(limits, default=1)
+        return max(limits, default=0)
 
     # Bytes.
 
