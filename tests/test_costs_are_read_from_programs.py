@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tdr_jax.errors import InputError
+from tdr_jax.models import backend, layers
 from tdr_jax.train import chips, hlo
 
 MEGA = 2**20
@@ -96,6 +98,32 @@ ENTRY %main (x: f32[4096,8,130]) -> f32[4096,8,130] {
 """
     # Rows of 130 numbers take two tiles of 128; the other way round none is filled up.
     assert hlo.Program(text).cost.traffic == 4 * 4096 * 8 * (256 + 130)
+
+
+class Block(nnx.Module):
+    def __init__(self):
+        self.linear = layers.Linear(128, 128, bias=False)
+
+    def __call__(self, x):
+        return x + jnp.sin(self.linear(x))
+
+
+def test_gradients_of_a_batch_in_parts_are_summed_over_chips_once(mesh):
+    graphdef, params = nnx.split(layers.Stage(Block, 3, parts=4))
+
+    def gradient(params, x):
+        def loss(params):
+            with backend.batch_over(mesh):
+                return nnx.merge(graphdef, params)(x).sum()
+
+        return jax.grad(loss)(params)
+
+    whole, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=whole), params)
+    x = jax.ShapeDtypeStruct((32, 64, 128), "float32", sharding=cut)
+    program = jax.jit(gradient, out_shardings=whole).lower(params, x).compile()
+    cost = hlo.Program(program.as_text()).cost
+    assert cost.collectives["all-reduce"] == 4 * 3 * 128 * 128
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import jax
 
 _KIND: contextvars.ContextVar[str | None] = contextvars.ContextVar("kind", default=None)
-_SHARING: contextvars.ContextVar[int] = contextvars.ContextVar("sharing", default=1)
+_MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
+    "mesh", default=None
+)
 
 
 def name() -> str:
@@ -15,9 +17,16 @@ def name() -> str:
     return _KIND.get() or jax.default_backend()
 
 
+def mesh() -> jax.sharding.Mesh | None:
+    """Returns the devices that the batch of what is being traced is cut over, None for one."""
+    found = _MESH.get()
+    return found if found is not None and found.size > 1 else None
+
+
 def sharing() -> int:
-    """Returns the number of devices that the batch of what is being traced is cut over."""
-    return _SHARING.get()
+    """Returns the number of those devices."""
+    found = mesh()
+    return 1 if found is None else found.size
 
 
 def compiling_for(kind: str) -> contextlib.AbstractContextManager:
@@ -29,9 +38,9 @@ def compiling_for(kind: str) -> contextlib.AbstractContextManager:
     return _setting(_KIND, kind)
 
 
-def batch_over(devices: int) -> contextlib.AbstractContextManager:
-    """Traces for a batch that is cut over so many devices."""
-    return _setting(_SHARING, devices)
+def batch_over(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """Traces for a batch whose examples are cut over all devices of a mesh."""
+    return _setting(_MESH, mesh)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ float32 whatever the compute dtype is. Initial values follow torch's defaults.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.sharding import PartitionSpec as P
 
 from tdr_jax.models import backend, ops, policies
 
@@ -279,17 +281,28 @@ class Stage(nnx.Module):
         self.parts = parts
 
     def __call__(self, x, *context):
+        graphdef, params = nnx.split(self.blocks)
+        run = functools.partial(self._run, graphdef)
         parts = math.gcd(self.parts, len(x) // backend.sharing())
         if parts == 1:
-            return self._run(x, *context)
-        # Part j takes the rows j, j + parts, ...: each device keeps the rows that it has.
-        cut = [y.reshape(-1, parts, *y.shape[1:]).swapaxes(0, 1) for y in (x, *context)]
-        y = lax.map(lambda part: self._run(*part), cut)
-        return y.swapaxes(0, 1).reshape(x.shape)
+            return run(params, x, *context)
 
-    def _run(self, x, *context):
-        graphdef, params = nnx.split(self.blocks)
+        def in_parts(params, *inputs):
+            cut = [y.reshape(parts, -1, *y.shape[1:]) for y in inputs]
+            y = lax.map(lambda part: run(params, *part), cut)
+            return y.reshape(-1, *y.shape[2:])
 
+        mesh = backend.mesh()
+        if mesh is None:
+            return in_parts(params, x, *context)
+
+        # Left to the compiler, the devices would sum their gradients after every part.
+        own = P(mesh.axis_names)
+        specs = (P(), *[own] * (1 + len(context)))
+        on_each = jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
+        return on_each(params, x, *context)
+
+    def _run(self, graphdef, params, x, *context):
         def body(x, block_params):
             return nnx.merge(graphdef, block_params)(x, *context), None
 

@@ -101,7 +101,7 @@ def make_step(
         whole = layout.whole(state.params) if layout else state.params
 
         def measure(part):
-            with backend.batch_over(layout.mesh.size if layout else 1):
+            with backend.batch_over(layout.mesh if layout else None):
                 measured, grads = gradient(whole, part, rng, *frozen)
             return measured, layout.cut(grads) if layout else grads
 

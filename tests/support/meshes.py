@@ -46,6 +46,7 @@ def prompted(folder, photos):
     """A prompted network in a size that compiles in seconds."""
     config = textpromptir.get_config(f"size=tiny,data={photos}")
     config.network.overrides.update(LEVELS)
+    config.network.overrides.parts = 2
     config.data.stages = ((STEPS, 16, BATCH),)
     return config
 
