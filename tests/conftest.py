@@ -1,5 +1,9 @@
 """One compilation cache and one cache of sentence vectors for the whole run of the tests."""
 
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, for compiling ahead, looks for TPUs aloud
+
 import jax
 import pytest
 
