@@ -1,4 +1,4 @@
-"""Sentences that ask for the same brought together, others apart: how a text encoder learns tasks."""
+"""Sentences that ask for the same brought together, others apart: how text encoders learn."""
 
 import dataclasses
 from typing import Any

@@ -127,6 +127,6 @@ def _check(config) -> None:
         raise InputError("config.loss.cosine and config.loss.same are 0; there is nothing to learn")
     if config.loss.same and config.accumulate > 1:
         raise InputError(
-            f"config.accumulate is {config.accumulate}, but config.loss.same compares all sentences "
-            "of a batch; set one of them to 1 or 0"
+            f"config.accumulate is {config.accumulate}, but config.loss.same compares all "
+            "sentences of a batch; set one of them to 1 or 0"
         )
