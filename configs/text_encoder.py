@@ -30,7 +30,7 @@ def get_config(argument: str = ""):
     Raises:
         ValueError: the argument is unknown.
     """
-    given = common.parse(argument, encoder="minilm", layers=2, steps=400, batch=64, tokens=24)
+    given = common.parse(argument, encoder="minilm", layers=2, steps=300, batch=64, tokens=16)
     config = common.get_config()
     config.objective = "text_encoder"
     config.encoder = given["encoder"]
@@ -40,9 +40,9 @@ def get_config(argument: str = ""):
     config.data.stages = ((given["steps"], given["tokens"], given["batch"]),)
     config.data.typos = 0.3
     # The loss of TextPromptIR's first stage; `same` adds the supervised contrastive one.
-    config.loss.cosine, config.loss.same = 1.0, 0.0
-    config.optim.lr = 1e-4
+    config.loss.cosine, config.loss.same = 1.0, 1.0
+    config.optim.lr = 5e-4
     config.optim.warmup = 30
-    config.ema = 0.99
+    config.ema = 0.98
     config.log_every, config.save_every, config.panel_every = 20, 100, 0
     return config

@@ -193,7 +193,7 @@ class TextEncoder:
         Raises:
           InputError: a sentence is empty, or `texts` is not a list of strings.
         """
-        texts = _checked(texts)
+        texts = checked(texts)
         fresh = [t for t in dict.fromkeys(texts) if t not in self._memory]
         vectors = dict(zip(fresh, self._compute(fresh), strict=True)) if fresh else {}
         known = {t: self._memory[t] for t in texts if t in self._memory}
@@ -216,7 +216,7 @@ class TextEncoder:
         Raises:
           InputError: as in `encode`.
         """
-        texts = _checked(texts)
+        texts = checked(texts)
         key = _digest([], json.dumps([self.fingerprint, texts]))
         if key not in self._tables:
             root = runtime.cache_folder()
@@ -289,7 +289,8 @@ def bank_vectors(
     return {task: encoder.cached(sentences(task, strength)) for task in tasks}
 
 
-def _checked(texts) -> list[str]:
+def checked(texts) -> list[str]:
+    """Returns sentences as a list; an InputError says what is wrong with them."""
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise InputError(f"sentences must come as a list of strings, not {texts!r}")
     for index, text in enumerate(texts):

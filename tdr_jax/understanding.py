@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax import text, wordings
+from tdr_jax import spelling, text, wordings
 from tdr_jax.degrade import example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.wordings import MEANINGS
@@ -116,7 +116,7 @@ class Understanding:
         Raises:
             InputError: a sentence is empty, or `sentences` is not a list of strings.
         """
-        return self.head(self.encoder.encode(sentences))
+        return self.head(self.encoder.encode(_spelled(self.encoder, text.checked(sentences))))
 
 
 @functools.cache
@@ -154,7 +154,17 @@ def _examples(encoder, part: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
         sentences.append(wording.sentence)
         sentences += [wordings.varied(wording.sentence, rng, 1.0) for _ in range(VARIANTS - 1)]
         shares += [wordings.shares(wording.meanings)] * VARIANTS
-    return encoder.encode(sentences), np.array(shares)
+    return encoder.encode(_spelled(encoder, sentences)), np.array(shares)
+
+
+def _spelled(encoder, sentences: list[str]) -> list[str]:
+    """The sentences as the encoder gets them: with typing mistakes put right where that is easy."""
+    return list(map(_spelling(encoder.tokenizer), sentences))
+
+
+@functools.lru_cache(maxsize=4)
+def _spelling(tokenizer) -> spelling.Spelling:
+    return spelling.Spelling.of(tokenizer, [w.sentence for w in wordings.part("training")])
 
 
 def _regression(vectors, shares) -> tuple[np.ndarray, np.ndarray]:
