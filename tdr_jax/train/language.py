@@ -1,5 +1,6 @@
 """The job of fine-tuning a text encoder on pairs of sentences."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -94,8 +95,6 @@ class TextEncoder:
 
 def _replace(made: Path, target: Path) -> None:
     """Puts a whole folder in the place of an earlier one."""
-    import shutil
-
     if target.exists():
         shutil.rmtree(target)
     made.replace(target)
