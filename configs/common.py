@@ -15,7 +15,8 @@ def get_config(argument: str = "") -> ConfigDict:
     parse(argument)
     config = ConfigDict()
     # "restore"; or a stage of textual degradation removal: "contrast", "reconstruct", "denoise",
-    # "i2t", "tr" or "guided", see configs/tdr_towers.py, tdr_i2t.py, tdr_tr.py and tdr_guided.py
+    # "i2t", "tr" or "guided", see configs/tdr_towers.py, tdr_i2t.py, tdr_tr.py and tdr_guided.py;
+    # or "text_encoder", see configs/text_encoder.py
     config.objective = "restore"
     config.seed = 0  # of the initial parameters, the batches and every draw of a step
     config.init_from = ""  # weights to start from: a shipped name, a folder or a file
@@ -26,6 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.name = "textpromptir"
     config.network.text_encoder = ""  # the text tower that learns beside the UNet; "denoise"
     config.network.prediction_type = "v_prediction"  # or "epsilon"; "denoise"
+    config.network.layers = 0  # last layers that learn, 0 for everything; "text_encoder"
     config.network.overrides = ConfigDict()  # any field of the network's own config
     config.network.overrides.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     # What a block keeps for the backward pass, which computes the rest again: "none" of it is
@@ -59,6 +61,7 @@ def get_config(argument: str = "") -> ConfigDict:
     # squares of the drawn pictures' own size
     config.data.oversample = (1.0, 1.0)  # how much finer a square is when it is degraded
     config.data.distinct = 0  # examples of the run, whose features are kept; 0 for ever new ones
+    config.data.typos = 0.0  # share of sentences with typing mistakes; "text_encoder"
     config.data.workers = 0
     config.data.cache_mb = 1024
 
@@ -89,6 +92,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.kl = 0.0  # of latents; "reconstruct"
     config.loss.align = 0.0  # of guidance's features, degraded against clean; "guided"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
+    # Of cosines of pairs of sentences, and SupCon's over all of a batch; "text_encoder"
+    config.loss.cosine = 0.0
+    config.loss.same = 0.0
     config.loss.mixup = (
         0.0  # Beta parameter of blending two pictures, without sentences; 0 for none
     )

@@ -4,6 +4,7 @@ A restoration network is told what to do by one vector a sentence. The bank hold
 is trained with; `TextEncoder` turns those, and any free sentence, into vectors.
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -24,7 +25,9 @@ TASKS = ("noise", "rain", "haze", "blur", "low_light")
 STRENGTHS = ("mild", "strong")
 
 _ASSETS = Path(__file__).parent / "assets"
-_SHIPPED = {"minilm": _ASSETS / "minilm"}
+_SHIPPED = {"minilm": _ASSETS / "minilm", "minilm-tasks": _ASSETS / "minilm-tasks"}
+# A folder that holds only what differs from another encoder names it here.
+_BASE, _CHANGED = "base.json", "changed.safetensors"
 # Sentences are padded to one of few lengths and batch sizes, so that few programs are compiled.
 _SHORTEST, _BATCH = 16, 16
 _REMEMBERED = 4096
@@ -60,25 +63,49 @@ def mixed_sentences() -> tuple[tuple[tuple[str, ...], str], ...]:
     return tuple((tuple(tasks), sentence) for tasks, sentence in _bank()["mixed"])
 
 
+def understand(sentence: str) -> dict[str, float]:
+    """Says what a sentence asks for.
+
+    Args:
+      sentence: in English.
+
+    Returns:
+      "noise", "rain", "haze", "blur", "low light" and "none" (something else, or nothing) -> how
+      likely that is; of sum 1. Two wishes share it. See `tdr_jax.understanding` for many at once.
+
+    Raises:
+      InputError: the sentence is empty.
+    """
+    from tdr_jax import understanding
+
+    (shares,) = understanding.shipped()([sentence])
+    return dict(zip(understanding.MEANINGS, map(float, shares), strict=True))
+
+
 class TextEncoder:
     """Turns sentences into vectors with a BERT; made by `TextEncoder.from_pretrained`.
 
     Attributes:
       network, params: the BERT as `models.build` gives it, and its float32 parameters.
+      tokenizer: turns sentences into the BERT's tokens.
       dim: length of a sentence vector.
       max_length: tokens kept of a sentence, start and end marks included.
       normalise: whether vectors are divided by their Euclidean norm.
+      lower: whether sentences become lower case before the tokenizer sees them.
       fingerprint: hex digest of everything that decides what the vectors are.
+      folder: where the tokenizer and the sizes were read from.
     """
 
-    def __init__(self, network, params, tokenizer, *, max_length, normalise, lower, fingerprint):
+    def __init__(
+        self, network, params, tokenizer, *, max_length, normalise, lower, fingerprint, folder
+    ):
         import jax
 
         self.network, self.params = network, params
         self.dim = network.config.hidden_size
-        self.max_length, self.normalise = max_length, normalise
-        self.fingerprint = fingerprint
-        self._tokenizer, self._lower = tokenizer, lower
+        self.max_length, self.normalise, self.lower = max_length, normalise, lower
+        self.fingerprint, self.folder = fingerprint, folder
+        self.tokenizer = tokenizer
         self._pool = jax.jit(functools.partial(network.apply, method="mean_pool"))
         self._memory: dict[str, np.ndarray] = {}
         self._tables: dict[str, np.ndarray] = {}
@@ -88,7 +115,8 @@ class TextEncoder:
         """Reads an encoder from disk; nothing is downloaded.
 
         Args:
-          name_or_folder: "minilm" (shipped, 384-d), or a folder in the format of Hugging Face or
+          name_or_folder: "minilm" (shipped, 384-d), "minilm-tasks" (the same, fine-tuned to tell
+            what a sentence asks for), or a folder in the format of Hugging Face or
             sentence-transformers that holds a BERT: config.json, model.safetensors (float32,
             float16 or bfloat16), tokenizer.json or vocab.txt. `modules.json`, where present,
             decides about normalisation; without it vectors are plain means over tokens.
@@ -99,7 +127,10 @@ class TextEncoder:
         """
         from tdr_jax.models import bert, build
 
-        folder = _resolve(name_or_folder)
+        folder = folder_of(name_or_folder)
+        changed = folder / _CHANGED if (folder / _BASE).exists() else None
+        if changed:
+            folder = folder_of(_read_json(folder / _BASE)["base"])
         body, pooling = _modules(folder)
         config = bert.config_from_hf(_read_json(body / "config.json"))
         overrides = {field: getattr(config, field) for field in config.__dataclass_fields__}
@@ -110,7 +141,9 @@ class TextEncoder:
         max_length = int(min(asked or positions, positions))
         tokenizer, tokenizer_file = _tokenizer(body)
         weights = body / "model.safetensors"
-        params = bert.from_hf(config, _read_weights(weights))
+        tensors = _read_weights(weights) | (_read_weights(changed) if changed else {})
+        params = bert.from_hf(config, tensors)
+        files = [weights, tokenizer_file, *([changed] if changed else [])]
         lower = bool(limits.get("do_lower_case"))
         settings = json.dumps([overrides, max_length, pooling, lower, tokens], sort_keys=True)
         return cls(
@@ -120,8 +153,32 @@ class TextEncoder:
             max_length=max_length,
             normalise=pooling["normalise"],
             lower=lower,
-            fingerprint=_digest([weights, tokenizer_file], settings),
+            fingerprint=_digest(files, settings),
+            folder=body,
         )
+
+    def with_params(self, params) -> "TextEncoder":
+        """Returns an encoder with other parameters of the same names and shapes."""
+        digest = hashlib.sha256(self.fingerprint.encode())
+        for name in sorted(params):
+            digest.update(np.asarray(params[name]).tobytes())
+        other = copy.copy(self)
+        other.params, other.fingerprint = params, digest.hexdigest()
+        other._memory, other._tables = {}, {}
+        return other
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Writes a folder that transformers, sentence-transformers and `from_pretrained` read.
+
+        Args:
+          folder: is made; what it holds is replaced, once the new one is whole.
+
+        Returns:
+          the folder.
+        """
+        from tdr_jax.convert import sentence_folder
+
+        return sentence_folder.write(self, folder)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Turns sentences into vectors; those seen lately come from memory.
@@ -136,7 +193,7 @@ class TextEncoder:
         Raises:
           InputError: a sentence is empty, or `texts` is not a list of strings.
         """
-        texts = _checked(texts)
+        texts = checked(texts)
         fresh = [t for t in dict.fromkeys(texts) if t not in self._memory]
         vectors = dict(zip(fresh, self._compute(fresh), strict=True)) if fresh else {}
         known = {t: self._memory[t] for t in texts if t in self._memory}
@@ -159,7 +216,7 @@ class TextEncoder:
         Raises:
           InputError: as in `encode`.
         """
-        texts = _checked(texts)
+        texts = checked(texts)
         key = _digest([], json.dumps([self.fingerprint, texts]))
         if key not in self._tables:
             root = runtime.cache_folder()
@@ -177,8 +234,8 @@ class TextEncoder:
         """Tokenises, pads to a bucket and runs the network: (len(texts), dim)."""
         import jax
 
-        prepared = [t.lower() for t in texts] if self._lower else texts
-        ids = self._tokenizer(prepared, truncation=True, max_length=self.max_length)["input_ids"]
+        prepared = [t.lower() for t in texts] if self.lower else texts
+        ids = self.tokenizer(prepared, truncation=True, max_length=self.max_length)["input_ids"]
         if not all(ids):
             raise InputError(f"the encoder has no token for {texts[ids.index([])]!r}; use words")
         highest, limit = max(map(max, ids)), self.network.config.vocab_size
@@ -232,7 +289,8 @@ def bank_vectors(
     return {task: encoder.cached(sentences(task, strength)) for task in tasks}
 
 
-def _checked(texts) -> list[str]:
+def checked(texts) -> list[str]:
+    """Returns sentences as a list; an InputError says what is wrong with them."""
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise InputError(f"sentences must come as a list of strings, not {texts!r}")
     for index, text in enumerate(texts):
@@ -243,7 +301,12 @@ def _checked(texts) -> list[str]:
     return list(texts)
 
 
-def _resolve(name_or_folder) -> Path:
+def folder_of(name_or_folder: str | os.PathLike) -> Path:
+    """Returns the folder of an encoder: the shipped one of that name, or the folder itself.
+
+    Raises:
+      InputError: it is neither.
+    """
     folder = _SHIPPED.get(str(name_or_folder)) or Path(name_or_folder)
     if not folder.is_dir():
         raise InputError(

@@ -177,7 +177,7 @@ def test_all_wrong_keys_are_reported_together():
 
 def test_padding_and_company_do_not_change_a_vector(minilm):
     sentence = "Please take the grain out of this photo."
-    ids = minilm._tokenizer([sentence])["input_ids"][0]
+    ids = minilm.tokenizer([sentence])["input_ids"][0]
     vectors = []
     for length in (len(ids), 16, 64):
         tokens = np.full((1, length), 7, np.int32)  # padding holds some word: it must not count

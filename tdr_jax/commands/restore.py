@@ -148,6 +148,10 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
     restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder, rows=args.rows)
     guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
+    if takes.sentence(restorer.network):
+        from tdr_jax.commands import understood
+
+        understood.tell(sentences, args.model or usual)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     _say("a picture size met for the first time also compiles, which takes some seconds")
     failed = 0

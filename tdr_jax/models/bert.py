@@ -181,9 +181,25 @@ class Bert(nnx.Module):
         Returns:
           (B, hidden_size) float32, not normalised.
         """
-        x = self(token_ids, attention_mask).astype(jnp.float32)
-        weight = attention_mask.astype(jnp.float32)[..., None]
-        return (x * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)
+        return mean(self(token_ids, attention_mask), attention_mask)
+
+    def onwards(self, states, attention_mask):
+        """Runs the layers on hidden states, of layers before these: (B, T, hidden_size) both."""
+        return self.encoder(states, attention_mask.astype(bool))
+
+
+def mean(states, attention_mask):
+    """Averages hidden states over the tokens that are not padding.
+
+    Args:
+      states: (B, T, hidden_size).
+      attention_mask: (B, T) bool or 0/1.
+
+    Returns:
+      (B, hidden_size) float32.
+    """
+    weight = attention_mask.astype(jnp.float32)[..., None]
+    return (states.astype(jnp.float32) * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)
 
 
 # Exchange with Hugging Face. Not read: the pooler, buffers and the heads of BERT's pretraining.

@@ -15,7 +15,16 @@ from tdr_jax.errors import InputError
 from tdr_jax.infer import takes
 from tdr_jax.train import assemble
 
-OBJECTIVES = ("restore", "guided", "contrast", "reconstruct", "denoise", "i2t", "tr")
+OBJECTIVES = (
+    "restore",
+    "guided",
+    "contrast",
+    "reconstruct",
+    "denoise",
+    "i2t",
+    "tr",
+    "text_encoder",
+)
 
 
 def make(config, workdir, *, weights: bool = True, devices: int | None = None):
@@ -45,6 +54,10 @@ def make(config, workdir, *, weights: bool = True, devices: int | None = None):
         return Restoration(config, workdir)
     if config.objective == "guided":
         return Guided(config, workdir, weights=weights)
+    if config.objective == "text_encoder":
+        from tdr_jax.train import language
+
+        return language.TextEncoder(config, workdir)
     if config.objective not in OBJECTIVES:
         raise InputError(
             f"config.objective is {config.objective!r}; give one of {', '.join(OBJECTIVES)}"

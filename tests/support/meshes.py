@@ -1,6 +1,6 @@
 """Ten steps of an objective on meshes of eight simulated devices, for a process of its own.
 
-    python -m tests.support.meshes small|prompted|i2t|guided FOLDER
+    python -m tests.support.meshes small|prompted|i2t|guided|text_encoder FOLDER
 
 Writes `FOLDER/<run>.npz` for each run: the losses, and the parameters by name. The devices are
 simulated by XLA_FLAGS; `FOLDER/stack` holds what image to text needs.
@@ -17,7 +17,7 @@ from tdr_jax import models
 from tdr_jax.train import jobs, optim, sharding
 from tdr_jax.train.state import create, make_step
 from tests.support import small as small_networks
-from tests.support import words_runs
+from tests.support import tiny_bert, words_runs
 from tests.support.sizes import LEVELS, SMALLEST
 
 STEPS = 10
@@ -68,6 +68,14 @@ def i2t(folder, photos):
     return words_runs.config("i2t", folder / "stack", photos, steps=STEPS, batch=BATCH)
 
 
+def text_encoder(folder, photos):
+    """The last layers of a BERT, on pairs of sentences."""
+    bert = folder / "bert"
+    return tiny_bert.config(
+        bert if bert.exists() else tiny_bert.make(bert), steps=STEPS, batch=BATCH, layers=2
+    )
+
+
 def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, np.ndarray]:
     """Trains on the first `devices`, as the loop does."""
     config.mesh.fsdp, config.mesh.least, config.accumulate = fsdp, 64, accumulate
@@ -98,7 +106,13 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
     return {"losses": np.array(losses), "arrays cut": np.array(cut), **kept}
 
 
-OBJECTIVES = {"small": small, "prompted": prompted, "guided": guided, "i2t": i2t}
+OBJECTIVES = {
+    "small": small,
+    "prompted": prompted,
+    "guided": guided,
+    "i2t": i2t,
+    "text_encoder": text_encoder,
+}
 
 if __name__ == "__main__":
     objective, folder = sys.argv[1], Path(sys.argv[2])
