@@ -25,7 +25,7 @@ from tdr_jax.errors import InputError
 from tests.support.parity import QUICK, relative
 
 # Torch's own sums differ by so much between kinds of CPUs.
-CLOSE = dict(rtol=1e-5, atol=1e-6)
+FLOAT32 = dict(rtol=1e-5, atol=1e-6)
 STABLE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 SD15 = STABLE | dict(
     _class_name="PNDMScheduler",
@@ -166,7 +166,7 @@ def test_a_written_config_gives_diffusers_the_same_schedule(config, tmp_path):
     theirs.save_pretrained(tmp_path / "again")
     again = json.loads((tmp_path / "again" / "scheduler_config.json").read_text())
     assert Schedule.from_config(again) == Schedule.from_config(again, "ddim") == ours
-    np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), **CLOSE)
+    np.testing.assert_allclose(ours.alphas_cumprod, theirs.alphas_cumprod.numpy(), **FLOAT32)
 
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear"])
@@ -179,7 +179,7 @@ def test_the_share_of_signal_equals_diffusers(total, zero_snr, name):
     ours = Schedule(beta_start=0.0015, beta_end=0.0195, **fields).alphas_cumprod
     theirs = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, **fields).alphas_cumprod.numpy()
     assert ours.dtype == np.float32 and ours.shape == (total,)
-    np.testing.assert_allclose(ours, theirs, **CLOSE)
+    np.testing.assert_allclose(ours, theirs, **FLOAT32)
     assert (ours[-1] == 0) == zero_snr
 
 

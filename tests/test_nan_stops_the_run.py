@@ -59,7 +59,7 @@ def test_the_command_tells_it_in_one_line(small_network, tmp_path, capsys, monke
 
     config = small_config(10)
     run = loop.run
-    monkeypatch.setattr(loop, "run", lambda c, w: run(c, w, batches=poisoned(2, np.nan)))
+    monkeypatch.setattr(loop, "run", lambda c, w, **_: run(c, w, batches=poisoned(2, np.nan)))
     monkeypatch.setattr(train, "CONFIG", type("Flag", (), {"value": config}))
     monkeypatch.setattr(train, "WORKDIR", type("Flag", (), {"value": str(tmp_path)}))
     with pytest.raises(SystemExit) as stop:

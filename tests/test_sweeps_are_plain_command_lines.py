@@ -36,7 +36,7 @@ VALUES = {
     "optim.periods": (5,),
     "optim.eta_mins": (1e-6, None),
     "optim.lr_of": ((r"^a\.b|'c'", 1e-4),),
-    "network.overrides.remat": True,
+    "network.overrides.remat": "full",
     "stack.template": "None",
 }
 

@@ -58,8 +58,9 @@ def log(folder, name):
 
 
 def saved(folder, name):
-    """Whether the run has a checkpoint, and steps after it."""
-    return any((folder / name / "checkpoints").glob("[0-9]*")) and "step 7/" in log(folder, name)
+    """Whether the run has a whole checkpoint, and steps after it."""
+    whole = [path for path in (folder / name / "checkpoints").glob("*") if path.name.isdigit()]
+    return bool(whole) and "step 7/" in log(folder, name)
 
 
 def test_an_interrupted_sweep_finishes_each_run_once_and_names_the_best(tmp_path, capsys):

@@ -41,7 +41,7 @@ def batch_of(job, size=16):
 
 
 def test_pairs_are_told_apart_after_training(folder, tmp_path, few_sentences):
-    config = tiny_bert.config(folder, steps=120)
+    config = tiny_bert.config(folder, steps=120, batch=64)
     loop.run(config, tmp_path)
     errors = [record["cosine"] for record in records(tmp_path)]
     assert len(errors) == 120
