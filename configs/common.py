@@ -55,6 +55,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.stages = ((1000, 64, 8),)  # (steps, crop, batch), one after another
     config.data.absent = 0.0  # share of examples that ask for what is not there
     config.data.mixed = 0.0  # share with two degradations, one of them to stay
+    config.data.together = 0.0  # share with two degradations that are both asked for
+    config.data.partial = 0.0  # share that asks for less than full strength, by a shorter vector
     config.data.noise_mode = "uint8"
     # The next three are for the stages of textual degradation removal.
     config.data.cover = ()  # (least, most) share of the shorter side that a square takes; () for

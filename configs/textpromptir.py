@@ -11,7 +11,8 @@ and for the sizes that come with a text encoder, from any folder of photographs:
 
 Arguments, all optional:
     size: base (dim 48, 768-d sentences), compact (for a few CPU cores), tiny (to try the code).
-    tasks: noise+rain+haze, or some of them.
+    tasks: noise+rain+haze, or some of them, and +mixed for pictures with two of them that are both
+        asked for; base has noise+rain+haze if nothing is given, compact all four.
     data: a folder of clean photographs.
     rain: a folder with rainy/ and gt/ (Rain100L). haze: a folder with synthetic/ and original/
         (OTS). Without them rain and haze are synthesised on the photographs in `data`.
@@ -26,6 +27,8 @@ card of the shipped weights.
 """
 
 from configs import common
+
+TASKS, MIXED = ("noise", "rain", "haze"), "mixed"
 
 
 def get_config(argument: str = ""):
@@ -43,7 +46,7 @@ def get_config(argument: str = ""):
     given = common.parse(
         argument,
         size="base",
-        tasks=("noise", "rain", "haze"),
+        tasks=(),
         data="",
         rain="",
         haze="",
@@ -55,12 +58,14 @@ def get_config(argument: str = ""):
     if given["size"] not in SIZES:
         raise ValueError(f"size={given['size']} is unknown; known: {', '.join(SIZES)}")
     config = common.get_config()
+    tasks = given["tasks"] or TASKS + (MIXED,) * (given["size"] == "compact")
     config.data.path = given["data"]
-    config.data.tasks = given["tasks"]
-    config.data.weights = (1.0,) * len(given["tasks"])
+    config.data.together = 0.2 * (MIXED in tasks)
+    config.data.tasks = tasks = tuple(task for task in tasks if task != MIXED)
+    config.data.weights = (1.0,) * len(tasks)
     config.eval_data.path = given["eval"]
     settings = config.eval_data.settings
-    config.eval_data.settings = tuple(s for s in settings if s.startswith(given["tasks"]))
+    config.eval_data.settings = tuple(s for s in settings if s.startswith(tasks))
     pairs = []
     if given["rain"]:
         pairs.append((f"{given['rain']}/rainy", f"{given['rain']}/gt", "rain", 200))
@@ -113,6 +118,8 @@ def compact(config):
     config.data.weights = tuple(1.5 if task == "noise" else 1.0 for task in config.data.tasks)
     config.data.absent = 0.1
     config.data.mixed = 0.1
+    config.data.partial = 0.15
+    config.network.overrides.text_strength = True
     config.log_every = 20
     config.save_every = 200
     config.panel_every = 200
@@ -133,7 +140,7 @@ def tiny(config):
 
 def _needs_two_tasks(config):
     if len(config.data.tasks) < 2:
-        config.data.absent = config.data.mixed = 0.0
+        config.data.absent = config.data.mixed = config.data.together = 0.0
 
 
 SIZES = {"base": base, "compact": compact, "tiny": tiny}

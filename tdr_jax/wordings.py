@@ -77,6 +77,24 @@ def shares(meanings: tuple[str, ...]) -> np.ndarray:
     return np.array([(name in meanings) / len(meanings) for name in MEANINGS], np.float32)
 
 
+def mixed_vectors(encoder, tasks) -> dict[tuple[str, str], np.ndarray]:
+    """Returns the vectors of the training sentences that ask for two of the tasks.
+
+    Args:
+        encoder: a `tdr_jax.text.TextEncoder`.
+        tasks: some of `tdr_jax.text.TASKS`.
+
+    Returns:
+        (task, task), in the order of `TASKS`, -> float32 (number of sentences, encoder.dim).
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for wording in part("training"):
+        named = tuple(meaning.replace(" ", "_") for meaning in wording.meanings)
+        if len(named) == 2 and set(named) <= set(tasks):
+            groups.setdefault(named, []).append(wording.sentence)
+    return {named: encoder.cached(sentences) for named, sentences in groups.items()}
+
+
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns how alike meanings are: the cosine of their shares.
 

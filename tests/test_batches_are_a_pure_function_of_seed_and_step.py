@@ -1,5 +1,6 @@
 """Batches: equal for any number of hosts and after any restart; targets match what is asked."""
 
+import itertools
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def config(**changes):
         "stages": ((3, 24, 6), (2, 40, 4), (1, 32, 2)),
         "absent": 0.2,
         "mixed": 0.3,
+        "together": 0.0,
+        "partial": 0.0,
         "noise_mode": "uint8",
         "workers": 0,
     }
@@ -165,6 +168,42 @@ def test_mixed_examples_keep_the_other_degradation_unchanged(photos):
             assert min(abs(noise.std() - sigma) for sigma in (15, 25, 50)) < 3
         removed.add(named)
     assert removed == kept == set(WEATHER)
+
+
+def test_two_that_are_asked_for_together_both_go(photos):
+    both = {("noise", "rain"): np.full((3, 4), 7.0, np.float32)}
+    changes = {"absent": 0.0, "mixed": 0.0}
+    make = pipeline.Examples(photos, config(together=1.0, **changes), VECTORS | both, seed=1)
+    plain = pipeline.Examples(photos, config(**changes), VECTORS, seed=1)
+    in_one_sentence = 0
+    for n in range(60):
+        two, one = make(n, 24), plain(n, 24)  # the same crop with the first degradation alone
+        np.testing.assert_array_equal(two["clean"], one["clean"])
+        assert not np.array_equal(two["degraded"], one["degraded"])
+        if (two["vector"] == 7).all():
+            in_one_sentence += 1
+            continue
+        means = [
+            (first + second) / 2
+            for a, b in itertools.combinations(WEATHER, 2)
+            for first in VECTORS[a]
+            for second in VECTORS[b]
+        ]
+        assert any(np.allclose(two["vector"], mean) for mean in means)
+    assert 3 < in_one_sentence < 30
+
+
+def test_partial_examples_go_as_far_as_their_vector_is_long(photos):
+    changes = {"absent": 0.0, "mixed": 0.0, "stages": ((1, 24, 48),)}
+    vectors = {task: 1 + rows for task, rows in VECTORS.items()}  # none of length 0
+    whole = take(1, photos, config(**changes), vectors=vectors)[0]
+    part = take(1, photos, config(partial=1.0, **changes), vectors=vectors)[0]
+    np.testing.assert_array_equal(part["degraded"], whole["degraded"])
+    strengths = np.linalg.norm(part["vector"], axis=-1) / np.linalg.norm(whole["vector"], axis=-1)
+    assert strengths.min() < 0.1 and strengths.max() > 0.9
+    way = strengths[:, None, None, None]
+    wanted = whole["degraded"] + way * (whole["clean"] - whole["degraded"])
+    np.testing.assert_allclose(part["clean"], wanted, atol=1e-6)
 
 
 def test_noise_that_stays_is_the_same_draw_in_input_and_target():

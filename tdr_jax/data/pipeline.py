@@ -90,7 +90,7 @@ class Examples:
         if missing:
             raise InputError(f"no sentence vectors for the task {missing[0]!r} of data.tasks")
         self.vectors = vectors and {
-            task: np.asarray(vectors[task], np.float32) for task in self.tasks
+            what: np.asarray(rows, np.float32) for what, rows in vectors.items()
         }
         if data.channels not in (1, 3):
             raise InputError(f"data.channels is {data.channels}; give 3 for colour or 1 for grey")
@@ -101,12 +101,16 @@ class Examples:
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         self.makeable = [task for task in self.tasks if task in SYNTHESISED]
         self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
-        if data.absent + data.mixed > 0 and len(self.tasks) < 2:
-            raise InputError("data.absent and data.mixed need at least two data.tasks")
-        if min(data.absent, data.mixed) < 0 or data.absent + data.mixed > 1:
-            raise InputError("data.absent and data.mixed must be >= 0 with a sum of at most 1")
-        if data.absent + data.mixed > 0 and vectors is None:
-            raise InputError("data.absent and data.mixed are for networks that take a sentence")
+        names = "data.absent, data.mixed and data.together"
+        parts = (data.absent, data.mixed, data.together)
+        if sum(parts) > 0 and len(self.tasks) < 2:
+            raise InputError(f"{names} need at least two data.tasks")
+        if min(parts) < 0 or sum(parts) > 1:
+            raise InputError(f"{names} must be >= 0 with a sum of at most 1")
+        if not 0 <= data.partial <= 1:
+            raise InputError(f"data.partial is {data.partial}; give a share from 0 to 1")
+        if sum(parts) + data.partial > 0 and vectors is None:
+            raise InputError(f"{names} and data.partial are for networks that take a sentence")
 
     def _draw_task(self, u, but=None):
         """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
@@ -160,7 +164,7 @@ class Examples:
         epoch, place = divmod(n, len(self.source))
         index = int(order(self.seed, epoch, len(self.source))[place])
         item = self.source[index]
-        u = example_rng(self.seed, n, CHOICES).random(8)
+        u = example_rng(self.seed, n, CHOICES).random(10)
 
         # Crop: one window for both pictures of a pair; small pictures grow by reflection first.
         pair = "degraded" in item
@@ -185,27 +189,47 @@ class Examples:
         if first not in self.tasks:
             raise InputError(f"{item['name']} is for {first!r}; add it to data.tasks {self.tasks}")
         present = set() if pair else {first}
-        named, wanted = first, crops[-1]
-        if u[4] < self.data.absent:
+        named, wanted = (first,), crops[-1]
+        absent, mixed, together = accumulate(
+            (self.data.absent, self.data.mixed, self.data.together)
+        )
+        if u[4] < absent:
             others = [task for task in self.tasks if task != first]
-            named, wanted = others[int(u[5] * len(others))], crops[0]
-        elif u[4] < self.data.absent + self.data.mixed:
+            named, wanted = (others[int(u[5] * len(others))],), crops[0]
+        elif u[4] < together:
             second = self._draw_task(u[5], but=first)
             present.add(second)
-            if u[6] < 0.5:
-                named, wanted = second, crops[0]
+            if u[4] >= mixed:
+                named = (first, second)
+            elif u[6] < 0.5:
+                named, wanted = (second,), crops[0]
         # The same generators serve both calls: what stays in the target is equal in the input.
         degraded = self._render(crops[0], present, **where)
-        clean = self._render(wanted, present - {named}, **where)
+        clean = self._render(wanted, present - set(named), **where)
+        strength = np.float32(u[9] if u[8] < self.data.partial else 1)
+        if strength < 1:
+            clean = degraded + strength * (clean - degraded)
 
         example = {"degraded": degraded, "clean": clean}
         if self.vectors is not None:
-            bank = self.vectors[named]
-            example["vector"] = bank[int(u[7] * len(bank))]
+            example["vector"] = strength * self._vector(named, u[6], u[7])
         if self.guidance is not None:
             window, how = where["window"], where["how"]
             example |= self.guidance(n, index, item["name"], pictures[-1], window, how)
-        return example | {"task": np.int32(TASKS.index(named))}
+        return example | {"task": np.int32(TASKS.index(named[0]))}
+
+    def _vector(self, named, kind, which):
+        """Draws the condition: a sentence's vector, or of two sentences the mean.
+
+        Half of the pairs of tasks are asked for in one sentence, where there are such sentences.
+        """
+        both = tuple(sorted(named, key=TASKS.index))
+        if len(named) > 1 and kind < 0.5 and both in self.vectors:
+            named = (both,)
+        banks = [self.vectors[what] for what in named]
+        draws = (which, 2 * kind % 1)
+        rows = [bank[int(u * len(bank))] for bank, u in zip(banks, draws, strict=False)]
+        return np.mean(rows, axis=0)
 
 
 def _checked_stages(stages, process_count):
@@ -243,9 +267,14 @@ def batches(
           target is the input itself;
         mixed: share of examples with two degradations, of which the sentence names one; the target
           keeps the other;
+        together: share of examples with two degradations, both of them named and to go;
+        partial: share of examples that ask for less than all, by a shorter vector: at strength s,
+          drawn evenly, the vector is s times the sentence's and the target s of the way from the
+          input to the picture restored;
         workers: worker processes; 0 makes batches on one thread of this process.
-      vectors: dict task -> float (n, D); a row is drawn evenly for every example. None for a
-        network that takes no sentence.
+      vectors: dict task -> float (n, D), and (task, task), in the order of TASKS, -> float (n, D)
+        of sentences that name both; a row is drawn evenly for every example. None for a network
+        that takes no sentence.
       seed: int.
       guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
       step: number of the first batch; iterating from here gives what a run from 0 would give.

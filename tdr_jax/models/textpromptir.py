@@ -33,6 +33,8 @@ class TextPromptIRConfig:
     text_hidden: tuple[int, int] = (576, 384)
     # Pixel-unshuffle before patch_embed: 1 as published; 2 makes every level four times cheaper.
     input_shuffle: int = 1
+    # Whether training has taught it that a shorter sentence vector asks for less.
+    text_strength: bool = False
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1

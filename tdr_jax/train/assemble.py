@@ -252,7 +252,6 @@ def examples(config, network, encoder, step: int, guidance=None) -> Iterator:
     Raises:
         InputError: if the data or the encoder do not fit.
     """
-    from tdr_jax import text
     from tdr_jax.data import pipeline
     from tdr_jax.data.guidance import Guidance
 
@@ -262,13 +261,21 @@ def examples(config, network, encoder, step: int, guidance=None) -> Iterator:
     return pipeline.batches(
         pictures,
         config.data,
-        vectors=encoder and text.bank_vectors(encoder, config.data.tasks),
+        vectors=encoder and _vectors(encoder, config.data),
         seed=config.seed,
         guidance=guidance,
         step=step,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def _vectors(encoder, data):
+    """Those of the bank by task and, where two tasks come together, of sentences that name both."""
+    from tdr_jax import text, wordings
+
+    found = dict(text.bank_vectors(encoder, data.tasks))
+    return found | wordings.mixed_vectors(encoder, data.tasks) if data.together else found
 
 
 def source(data):
