@@ -16,7 +16,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config = ConfigDict()
     # "restore"; or a stage of textual degradation removal: "contrast", "reconstruct", "denoise",
     # "i2t", "tr" or "guided", see configs/tdr_towers.py, tdr_i2t.py, tdr_tr.py and tdr_guided.py;
-    # or "text_encoder", see configs/text_encoder.py
+    # or "text_encoder" or "estimate", see configs/text_encoder.py and estimator.py
     config.objective = "restore"
     config.seed = 0  # of the initial parameters, the batches and every draw of a step
     config.init_from = ""  # weights to start from: a shipped name, a folder or a file

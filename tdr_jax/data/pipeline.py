@@ -109,8 +109,6 @@ class Examples:
             raise InputError(f"{names} must be >= 0 with a sum of at most 1")
         if not 0 <= data.partial <= 1:
             raise InputError(f"data.partial is {data.partial}; give a share from 0 to 1")
-        if sum(parts) + data.partial > 0 and vectors is None:
-            raise InputError(f"{names} and data.partial are for networks that take a sentence")
 
     def _draw_task(self, u, but=None):
         """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
@@ -161,34 +159,14 @@ class Examples:
           where there are sentences, and `task`, int32: the place in TASKS of the task to do; and
           what `guidance` adds.
         """
-        epoch, place = divmod(n, len(self.source))
-        index = int(order(self.seed, epoch, len(self.source))[place])
-        item = self.source[index]
-        u = example_rng(self.seed, n, CHOICES).random(10)
-
-        # Crop: one window for both pictures of a pair; small pictures grow by reflection first.
-        pair = "degraded" in item
-        pictures = (item["degraded"], item["clean"]) if pair else (item["image"],)
-        pictures = tuple(grown(picture, size) for picture in pictures)
-        height, width = pictures[0].shape[:2]
-        y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
-        crops = [picture[y : y + size, x : x + size] for picture in pictures]
-        if self.data.channels == 1:
-            crops = [grey_of(crop) for crop in crops]
-        crops = [as_float(crop) for crop in crops]
-        where = {
-            "how": self.turns[int(u[2] * len(self.turns))],
-            "n": n,
-            "window": (y, x, size, size),
-        }
-        where["shape"] = (height, width)
+        crops, where, item, u = self._crop(n, size)
 
         # What is there, and which of it the sentence names. `present` holds what is to be made
         # here; the degradation of a pair is in its picture already.
         first = item["task"] if "task" in item else self._draw_task(u[3])
         if first not in self.tasks:
             raise InputError(f"{item['name']} is for {first!r}; add it to data.tasks {self.tasks}")
-        present = set() if pair else {first}
+        present = set() if "degraded" in item else {first}
         named, wanted = (first,), crops[-1]
         absent, mixed, together = accumulate(
             (self.data.absent, self.data.mixed, self.data.together)
@@ -215,8 +193,39 @@ class Examples:
             example["vector"] = strength * self._vector(named, u[6], u[7])
         if self.guidance is not None:
             window, how = where["window"], where["how"]
-            example |= self.guidance(n, index, item["name"], pictures[-1], window, how)
+            picture = grown(item["clean" if "clean" in item else "image"], size)
+            example |= self.guidance(n, self._index(n), item["name"], picture, window, how)
         return example | {"task": np.int32(TASKS.index(named[0]))}
+
+    def _index(self, n):
+        epoch, place = divmod(n, len(self.source))
+        return int(order(self.seed, epoch, len(self.source))[place])
+
+    def _crop(self, n, size):
+        """Cuts one window out of the picture of example n, or out of both pictures of a pair.
+
+        Small pictures grow by reflection first.
+
+        Returns:
+          the crops, float32, the clean one last; where they come from, for `_render`; the item of
+          the source; and ten draws from [0, 1), of which the first three are used up.
+        """
+        item = self.source[self._index(n)]
+        u = example_rng(self.seed, n, CHOICES).random(10)
+        pictures = (item["degraded"], item["clean"]) if "degraded" in item else (item["image"],)
+        pictures = tuple(grown(picture, size) for picture in pictures)
+        height, width = pictures[0].shape[:2]
+        y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
+        crops = [picture[y : y + size, x : x + size] for picture in pictures]
+        if self.data.channels == 1:
+            crops = [grey_of(crop) for crop in crops]
+        where = {
+            "how": self.turns[int(u[2] * len(self.turns))],
+            "n": n,
+            "window": (y, x, size, size),
+            "shape": (height, width),
+        }
+        return [as_float(crop) for crop in crops], where, item, u
 
     def _vector(self, named, kind, which):
         """Draws the condition: a sentence's vector, or of two sentences the mean.
@@ -291,6 +300,12 @@ def batches(
       InputError: if the config or the source cannot give such batches; while iterating, if a
         picture is unreadable.
     """
+    wishes = data.absent + data.mixed + data.together + data.partial
+    if wishes > 0 and vectors is None:
+        raise InputError(
+            "data.absent, data.mixed, data.together and data.partial are for networks that take a "
+            "sentence"
+        )
     return stream(
         Examples(source, data, vectors, seed, guidance),
         data,

@@ -275,6 +275,7 @@ _REGISTRY: dict[str, tuple[str, str, dict[str, Any]]] = {
             ),
         ),
     ),
+    "degradation-estimator": ("estimator", "DegradationEstimator", {}),
     "textual-restoration": ("mapper", "TextualRestoration", {}),
     "textual-restoration-sd15": ("mapper", "TextualRestoration", dict(input_dim=768)),
     "textual-restoration-tiny": (

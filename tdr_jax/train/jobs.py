@@ -24,6 +24,7 @@ OBJECTIVES = (
     "i2t",
     "tr",
     "text_encoder",
+    "estimate",
 )
 
 
@@ -54,6 +55,10 @@ def make(config, workdir, *, weights: bool = True, devices: int | None = None):
         return Restoration(config, workdir)
     if config.objective == "guided":
         return Guided(config, workdir, weights=weights)
+    if config.objective == "estimate":
+        from tdr_jax.train import estimation
+
+        return estimation.Estimation(config, workdir)
     if config.objective == "text_encoder":
         from tdr_jax.train import language
 
