@@ -63,6 +63,7 @@ def get_config(argument: str = ""):
     config.data.together = 0.2 * (MIXED in tasks)
     config.data.tasks = tasks = tuple(task for task in tasks if task != MIXED)
     config.data.weights = (1.0,) * len(tasks)
+    config.network.overrides.trained_for = tasks
     config.eval_data.path = given["eval"]
     settings = config.eval_data.settings
     config.eval_data.settings = tuple(s for s in settings if s.startswith(tasks))

@@ -175,16 +175,21 @@ def read_prompts(path: str) -> dict[str, str]:
     return prompts
 
 
-def prompt_of(job: Job, prompts: dict[str, str], default: str | None) -> str:
-    """Find the prompt of a picture: by its path in the folder, its name, else the default.
+def prompts_of(
+    job: Job, prompts: dict[str, str], default: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Find the prompts of a picture: by its path in the folder, its name, else the default.
 
     Raises:
         InputError: there is none.
     """
-    prompt = prompts.get(job.name, prompts.get(job.source.name, default))
-    if prompt is None:
-        raise InputError(f"{job.name}: has no prompt; give --prompt TEXT for what --prompts omits")
-    return prompt
+    prompt = prompts.get(job.name, prompts.get(job.source.name))
+    if prompt is None and default is None:
+        raise InputError(
+            f"{job.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what --prompts "
+            "omits"
+        )
+    return default if prompt is None else (prompt,)
 
 
 def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:

@@ -12,14 +12,16 @@ import numpy as np
 from tdr_jax import images
 from tdr_jax.commands import guidance, jobs
 from tdr_jax.errors import InputError
+from tdr_jax.infer import blind, takes
 from tdr_jax.infer import restorer as infer
-from tdr_jax.infer import takes
 
 PANEL_WIDTH = 3200  # of all pictures of a panel; none is higher than it is wide at most
 
 EPILOG = """\
 examples:
   tdr restore noisy.jpg -o clean.jpg --prompt "please remove the noise"
+  tdr restore photos/ -o restored/                   what is wrong is told from each picture
+  tdr restore wet.jpg -o dry.jpg --prompt "remove the rain" --prompt "and the noise"
   tdr restore holiday/ more.png -o restored/ --prompt "take the haze away" --panel
   tdr restore photos/ -o restored/ --prompts prompts.tsv
   tdr restore blurred/ -o sharp/ --model restormer_deblurring.pth
@@ -27,8 +29,9 @@ examples:
   tdr restore noisy.jpg -o clean.jpg --guidance another_shot.jpg --panel
   tdr restore noisy/ -o clean/ --guidance auto --fast --keep-guidance guidance/ --panel panels/
 
-A network that takes a sentence needs --prompt or --prompts, the others refuse them. So it is
-with --guidance: it helps as far as it shows what the restored picture should look like.
+A network that takes a sentence looks for noise, rain, haze and blur itself unless --prompt or
+--prompts says what to do; other networks refuse them. Networks with guidance need --guidance:
+it helps as far as it shows what the restored picture should look like.
 The output's suffix chooses its format. Grey, transparency, 16 bits (PNG, TIFF), the colour
 profile and EXIF are kept where that format can; the picture is turned upright. A damaged
 file is reported and the rest is restored (exit status 1). An input is never overwritten;
@@ -49,8 +52,10 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--prompt",
+        action="append",
         metavar="TEXT",
-        help='what to do, in English: "remove the noise"; for networks that take a sentence',
+        help='what to do, in English: "remove the noise"; for networks that take a sentence; '
+        'several times for several wishes; "auto" for whatever each picture shows (default: auto)',
     )
     parser.add_argument(
         "--prompts", metavar="FILE", help="a prompt for each picture: lines of file<TAB>prompt"
@@ -151,7 +156,8 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
     if takes.sentence(restorer.network):
         from tdr_jax.commands import understood
 
-        understood.tell(sentences, args.model or usual)
+        asked = [one for each in sentences for one in each if one != blind.AUTO]
+        understood.tell(asked, restorer.network)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     _say("a picture size met for the first time also compiles, which takes some seconds")
     failed = 0
@@ -172,8 +178,8 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
     return 1 if failed else 0
 
 
-def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) -> list[str | None]:
-    """Return the sentence of each job, after a look at whether the network fits the arguments."""
+def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) -> list:
+    """Return the sentences of each job, after a look at whether the network fits the arguments."""
     network = restorer.network
     if takes.two_views(network) and args.right is None:
         raise InputError(f"network {network.name} restores from two views; give --right RIGHT")
@@ -184,16 +190,14 @@ def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) ->
         if asked:
             raise InputError(f"network {network.name} takes no sentence; leave out --prompt")
         return [None] * len(todo)
-    if not asked:
-        example = '--prompt "remove the noise"'
-        raise InputError(f"network {network.name} needs a prompt; say what to do: {example}")
-    sentences = [jobs.prompt_of(job, prompts, args.prompt) for job in todo]
+    default = tuple(args.prompt or [blind.AUTO] * (args.prompts is None)) or None
+    sentences = [jobs.prompts_of(job, prompts, default) for job in todo]
     for sentence in sentences:
         restorer.check_prompt(sentence)
     return sentences
 
 
-def _restore(restorer, job: jobs.Job, prompt: str | None, args, label: str) -> None:
+def _restore(restorer, job: jobs.Job, prompts: tuple[str, ...] | None, args, label: str) -> None:
     began = time.perf_counter()
     picture = images.read_picture(job.source)
     options = {"max_pixels": args.max_pixels}
@@ -201,12 +205,15 @@ def _restore(restorer, job: jobs.Job, prompt: str | None, args, label: str) -> N
         options["right"] = images.read_picture(job.right).pixels
     if job.guidance:
         options["guidance"] = guidance.read(job.guidance)
-    shown = [picture.pixels]
-    captions = ["before", prompt or "after"]
     try:
+        if prompts == (blind.AUTO,):
+            prompts = _look(restorer.network, picture.pixels, label)
+        asked = " ".join(prompts or ())
+        shown = [picture.pixels]
+        captions = ["before", asked or "after"]
         with _tile_bar(label) as progress:
             pixels = restorer(
-                picture.pixels, prompt, strength=args.strength, progress=progress, **options
+                picture.pixels, prompts, strength=args.strength, progress=progress, **options
             )
         if job.panel and job.guidance:
             with _tile_bar(f"{label}: confidence") as progress:
@@ -214,7 +221,7 @@ def _restore(restorer, job: jobs.Job, prompt: str | None, args, label: str) -> N
             shown += [options["guidance"], confidence]
             drawn = ", drawn" if args.guidance == guidance.AUTO else ""
             sure = f"confidence {confidence.mean():.2f}"
-            captions = ["input", f"guidance{drawn}", sure, prompt or "output"]
+            captions = ["input", f"guidance{drawn}", sure, asked or "output"]
     except InputError as error:
         raise InputError(f"{job.source}: {error}") from error
     _make(job.target.parent)
@@ -224,6 +231,14 @@ def _restore(restorer, job: jobs.Job, prompt: str | None, args, label: str) -> N
         images.write_rgb(job.panel, _panel([*shown, pixels], captions))
     height, width, _ = pixels.shape
     _say(f"{label} -> {job.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
+
+
+def _look(network, pixels: np.ndarray, label: str) -> tuple[str, ...]:
+    """Tell what the picture shows, and return what to ask for."""
+    estimate = blind.shipped()(pixels)
+    prompts = blind.prompts(estimate, network)
+    _say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
+    return prompts
 
 
 def _make(folder: Path) -> None:

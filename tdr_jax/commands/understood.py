@@ -3,44 +3,45 @@
 import sys
 
 from tdr_jax import understanding
-from tdr_jax.infer import restorer as infer
-
-# What the shipped networks that take a sentence were trained to remove.
-TRAINED_FOR = {infer.MODEL: ("noise", "rain", "haze")}
 
 
-def tell(prompts: list[str], model: str) -> None:
+def tell(prompts: list[str], network) -> None:
     """Prints a line for each prompt, and another where it is unsure or not what the network does.
 
     Restoring is not affected: the network sees the sentence itself.
 
     Args:
         prompts: sentences; each is told once.
-        model: name or path of the network.
+        network: that takes them; `config.trained_for` says what it removes.
     """
     prompts = list(dict.fromkeys(prompts))
-    tasks = TRAINED_FOR.get(str(model))
+    if not prompts:
+        return
+    tasks = tuple(task.replace("_", " ") for task in network.config.trained_for)
     for prompt, shares in zip(prompts, understanding.shipped()(prompts), strict=True):
         found, sure = understanding.told(shares)
         what = ", ".join(f"{meaning} {share:.2f}" for meaning, share in found)
         of = f' of "{prompt}"' if len(prompts) > 1 else ""
         _say(f"understood{of}: {what}")
         foreign = [meaning for meaning, _ in found if tasks and meaning not in tasks]
-        if not sure:
-            _say(f"warning: unsure what the prompt{of} asks for; {_known(model, tasks)}")
+        if found[0][0] == "none" and found[0][1] >= understanding.SURE:
+            _say(f"warning: the prompt{of} seems to ask for none of it; {_known(network, tasks)}")
+        elif not sure:
+            _say(f"warning: unsure what the prompt{of} asks for; {_known(network, tasks)}")
         elif foreign:
-            _say(f"warning: not trained for {' and '.join(foreign)}; {_known(model, tasks)}")
+            _say(f"warning: not trained for {' and '.join(foreign)}; {_known(network, tasks)}")
 
 
-def _known(model: str, tasks: tuple[str, ...] | None) -> str:
+def _known(network, tasks: tuple[str, ...]) -> str:
     if tasks:
-        return f"{model} was trained for {_list(tasks)}"
+        return f"{network.name} was trained for {_list(tasks)}"
     known = _list(understanding.MEANINGS[:-1])
     return f"ask for what the network was trained for, of {known}"
 
 
 def _list(names) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _say(line: str) -> None:

@@ -15,10 +15,12 @@ from tdr_jax.errors import InputError
 from tdr_jax.evaluate import protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images import write_rgb
-from tdr_jax.infer import takes, tiles
+from tdr_jax.infer import blind, conditions, takes, tiles
 from tdr_jax.infer.pictures import open_guidance
 from tdr_jax.infer.rows import Rows
-from tdr_jax.text import bank_vectors, sentences
+from tdr_jax.text import bank_vectors, mixed_sentences, sentences
+
+UNCHANGED = 100.0  # dB that a clean picture counts which comes back as it went
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +106,8 @@ def results(
         source, start, limit, size: see `protocols.examples`.
         setting: the degradation and the task whose words are used.
         seed: of the degradations and of the choice of sentences.
-        prompt: one sentence for every picture; None draws one from the bank for each.
+        prompt: one sentence for every picture; "auto" for what each picture shows (`infer.blind`);
+            None draws one from the bank for each.
         guidance, over_rows: see `evaluate`.
 
     Raises:
@@ -116,7 +119,7 @@ def results(
     stop = None if limit is None else start + limit
     guide = protocols.open_guidance(guidance, protocols.open_source(source), stop)
     restore = restorer_over_rows(network, over_rows) if over_rows > 1 else restorer(network)
-    bank, vectors = _words(network, encoder, setting, prompt)
+    words = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
         source,
         setting,
@@ -127,8 +130,11 @@ def results(
         channels=network.config.channels,
     ):
         _, rng = protocols.example_streams(seed, setting, example.index)
-        chosen = int(rng.integers(len(bank)))
-        others = vectors[chosen]
+        asked, others = words(example, rng)
+        if asked == blind.NOTHING:
+            restored = np.clip(example.degraded, 0, 1)
+            yield Result(example, asked, restored, _scores(example, asked, restored, setting))
+            continue
         if guide is not None:
             pixels = example.clean.shape[0] * example.clean.shape[1]
             others = (open_guidance(guide(example), pixels), *others)
@@ -138,7 +144,7 @@ def results(
                 f"the network's output for {example.name} ({setting.name}) is not a number; "
                 "its weights are damaged"
             )
-        yield Result(example, bank[chosen], restored, _scores(example, bank[chosen], restored))
+        yield Result(example, asked, restored, _scores(example, asked, restored, setting))
 
 
 def evaluate(
@@ -170,7 +176,8 @@ def evaluate(
             folders, or a list of arrays (see `protocols.open_source`).
         settings: rows of the table: names such as "noise25", "rain", "noise25@haze", or `Setting`s.
         seed: of the degradations and of the choice of sentences.
-        prompt: one sentence for every picture; None draws one from the bank for each.
+        prompt: one sentence for every picture, "auto" for what each shows; None draws one from the
+            bank for each.
         wrong_prompt: a task; adds a row for every other degradation with the words of this task.
         noise: "uint8", or "float" for the noise of the denoising papers.
         guidance: for a guided network, a folder with a picture for each degraded one, found by its
@@ -277,21 +284,48 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
     if prompt is not None:
         raise InputError(f"network {network.name} takes no sentence; leave the prompt out")
     for setting in settings:
-        if setting.words != setting.task:
+        if setting.words != setting.asked:
             raise InputError(
                 f"network {network.name} takes no sentence; row {setting.name} means nothing to it"
             )
 
 
-def _words(network, encoder, setting: Setting, prompt: str | None):
-    """The sentences to draw from, and for each what goes into the network beside the picture."""
+def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
+    """How to ask: (example, generator) -> the sentence, what goes in beside the picture."""
     if not takes.sentence(network):
-        return (None,), ((),)
-    fixed = prompt is not None and setting.words == setting.task
-    bank = (prompt,) if fixed else sentences(setting.words)
-    vectors = encoder.encode([prompt]) if fixed else bank_vectors(encoder, [setting.words])
-    vectors = np.asarray(vectors if fixed else vectors[setting.words], np.float32)
-    return bank, vectors[:, None]
+        return lambda example, rng: (None, ())
+    own = setting.words == setting.asked
+    if setting.words == blind.AUTO or (prompt == blind.AUTO and own):
+        estimate = blind.shipped()
+
+        def look(example, rng):
+            prompts = blind.prompts(estimate(example.degraded), network)
+            if not prompts:
+                return blind.NOTHING, ()
+            return " ".join(prompts), (conditions.vector(encoder, prompts),)
+
+        return look
+    if prompt is not None and own:
+        bank, vectors = (prompt,), encoder.encode([prompt])
+    elif setting.words == protocols.CLEAN:
+        raise InputError(
+            "row clean has no words of its own; name what is asked (clean@noise, clean@auto) or "
+            "give --prompt"
+        )
+    elif "+" in setting.words:
+        bank = [s for tasks, s in mixed_sentences() if set(tasks) == set(setting.words.split("+"))]
+        if not bank:
+            raise InputError(f"no sentence asks for {setting.words}; give --prompt")
+        vectors = encoder.cached(bank)
+    else:
+        bank, vectors = sentences(setting.words), bank_vectors(encoder, [setting.words])
+        vectors = vectors[setting.words]
+
+    def draw(example, rng):
+        chosen = int(rng.integers(len(bank)))
+        return bank[chosen], (np.asarray(vectors[chosen], np.float32),)
+
+    return draw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,13 +427,17 @@ def _input(example: Example) -> np.ndarray:
     return np.clip(example.degraded[..., : example.clean.shape[-1]], 0, 1)
 
 
-def _scores(example: Example, prompt: str | None, restored: np.ndarray) -> report.Scores:
+def _scores(
+    example: Example, prompt: str | None, restored: np.ndarray, setting: Setting
+) -> report.Scores:
     degraded = _input(example)
+    # A clean picture that comes back as it went would make the mean over all of them infinite.
+    most = UNCHANGED if setting.task == protocols.CLEAN else np.inf
     return report.Scores(
         name=example.name,
         prompt=prompt,
-        psnr=float(metrics.psnr(restored, example.clean)),
+        psnr=min(float(metrics.psnr(restored, example.clean)), most),
         ssim=float(metrics.ssim(restored, example.clean)),
-        input_psnr=float(metrics.psnr(degraded, example.clean)),
+        input_psnr=min(float(metrics.psnr(degraded, example.clean)), most),
         input_ssim=float(metrics.ssim(degraded, example.clean)),
     )

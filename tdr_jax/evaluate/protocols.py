@@ -17,6 +17,7 @@ from tdr_jax.data import sources
 from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images import partners, read_rgb
+from tdr_jax.infer.blind import AUTO
 from tdr_jax.text import TASKS
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
@@ -24,6 +25,8 @@ DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")
 NOISES = ("uint8", "float")  # how noise is added: clipped whole levels, or exactly
 FLOAT_SEED = 0  # of the float noise, whatever the evaluation's seed: that of the papers' scripts
 COLOUR = (3, 3)  # channels in and out of most networks
+CLEAN = "clean"  # the row of pictures to which nothing is done
+LAYERS = ("haze", "rain", "blur", "noise")  # in which order degradations come about
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,61 +34,91 @@ class Setting:
     """One row of the table: a degradation, and the task that the words ask for.
 
     Attributes:
-        task: one of `tdr_jax.text.TASKS`.
+        task: one of `tdr_jax.text.TASKS`, or "clean".
         sigma: noise level on the scale of 255, for synthesised noise only.
-        words: task whose sentences are used; differs from `task` to show that words matter.
+        words: task whose sentences are used, or "auto" for what the picture shows; differs from
+            `task` to show that words matter.
         noise: "uint8" or "float", for synthesised noise only; see docs/evaluation.md.
+        over: what the picture went through before, for two degradations; or None.
     """
 
     task: str
     sigma: float | None = None
     words: str = ""
     noise: str = "uint8"
+    over: "Setting | None" = None
 
     def __post_init__(self):
         if not self.words:
-            object.__setattr__(self, "words", self.task)
+            object.__setattr__(self, "words", self.asked)
+
+    @property
+    def asked(self) -> str:
+        """What the right words ask for: "noise", "rain+noise"."""
+        return self.task if self.over is None else f"{self.over.asked}+{self.task}"
 
     @property
     def degradation(self) -> str:
-        """Name of what is done to the picture: "noise25", "noise25float", "rain"."""
+        """Name of what is done to the picture: "noise25", "noise25float", "rain+noise25"."""
         mode = "float" if self.noise == "float" else ""
-        return self.task + ("" if self.sigma is None else f"{self.sigma:g}{mode}")
+        name = self.task + ("" if self.sigma is None else f"{self.sigma:g}{mode}")
+        return name if self.over is None else f"{self.over.degradation}+{name}"
 
     @property
     def name(self) -> str:
         """Name of the row: "noise25", or "noise25@haze" when the words ask for something else."""
-        return self.degradation + (f"@{self.words}" if self.words != self.task else "")
+        return self.degradation + (f"@{self.words}" if self.words != self.asked else "")
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
         """Read a row's name: a task, "noise" with its sigma, "@task" for the words of another.
 
         Args:
-            text: such as "noise25", "noise25float", "rain" or "noise25@haze".
+            text: such as "noise25", "noise25float", "rain", "noise25@haze", "rain+noise25" or
+                "clean@auto".
 
         Raises:
             InputError: unknown task or sigma that is not a number.
         """
         degradation, _, words = text.strip().partition("@")
-        task, sigma, noise = degradation, None, "uint8"
-        if degradation.startswith("noise") and degradation != "noise":
-            task, level = "noise", degradation.removeprefix("noise")
+        parts = [cls._parse(part, text) for part in degradation.split("+")]
+        tasks = [part.task for part in parts]
+        for name in words.split("+") if words not in ("", AUTO) else ():
+            if name not in TASKS:
+                raise _unknown(text)
+        if len(parts) == 1:
+            return dataclasses.replace(parts[0], words=words)
+        if len(set(tasks)) < len(tasks) or not set(tasks) <= set(LAYERS) or len(tasks) > 2:
+            raise InputError(f"{text!r}: two of {', '.join(LAYERS)} go together")
+        below, above = sorted(parts, key=lambda part: LAYERS.index(part.task))
+        if "float" in (below.noise, above.noise):
+            raise InputError(f"{text!r}: noise in floats goes with nothing else; use whole levels")
+        return dataclasses.replace(above, words=words, over=below)
+
+    @classmethod
+    def _parse(cls, part: str, text: str) -> "Setting":
+        task, sigma, noise = part, None, "uint8"
+        if part.startswith("noise") and part != "noise":
+            task, level = "noise", part.removeprefix("noise")
             if level.endswith("float"):
                 level, noise = level.removesuffix("float"), "float"
             try:
                 sigma = float(level)
             except ValueError:
-                task = degradation  # reported below
-        for name in (task, words or task):
-            if name not in TASKS:
-                raise InputError(
-                    f"unknown setting {text!r}; use noise<sigma> (noise25) or one of "
-                    f"{', '.join(TASKS)}, with @task for the words of another task"
-                )
+                raise _unknown(text) from None
+        if task not in (*TASKS, CLEAN):
+            raise _unknown(text)
         if sigma is not None and not 0 <= sigma < float("inf"):
             raise InputError(f"unknown setting {text!r}; sigma is on the scale of 0 to 255")
-        return cls(task, sigma, words, noise)
+        return cls(task, sigma, noise=noise)
+
+
+def _unknown(text: str) -> InputError:
+    return InputError(
+        f"unknown setting {text!r}; use noise<sigma> (noise25) or one of {', '.join(TASKS)}, two "
+        f"of them (rain+noise25) or {CLEAN}, with @task for the words of another task and @auto "
+        "for what the picture shows"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,10 +156,15 @@ def settings_of(settings, wrong_prompt: str | None = None, noise: str = "uint8")
         settings = [part for part in settings.split(",") if part.strip()]
     rows = [s if isinstance(s, Setting) else Setting.parse(s) for s in settings]
     if noise == "float":
-        rows = [dataclasses.replace(s, noise=noise) if s.sigma is not None else s for s in rows]
+        alone = [s.sigma is not None and s.over is None for s in rows]
+        rows = [
+            dataclasses.replace(s, noise=noise) if one else s
+            for s, one in zip(rows, alone, strict=True)
+        ]
     if wrong_prompt:
         Setting.parse(wrong_prompt)  # a clear error for an unknown task
-        rows += [dataclasses.replace(s, words=wrong_prompt) for s in rows if s.task != wrong_prompt]
+        wrong = [s for s in rows if s.asked != wrong_prompt]
+        rows += [dataclasses.replace(s, words=wrong_prompt) for s in wrong]
     names = [s.name for s in rows]
     if not rows or len(set(names)) < len(names):
         raise InputError(f"settings must be named once each, given {', '.join(names) or 'none'}")
@@ -265,7 +303,13 @@ def example(
             f"setting {setting.name} asks for synthesised noise, but the pictures come in pairs; "
             f"name the task alone ({setting.task}), or give a folder of clean pictures"
         )
-    made = setting.task in SYNTHESISED and (setting.sigma is not None) == (setting.task == "noise")
+    layers = [setting] if setting.over is None else [setting.over, setting]
+    made = all(
+        layer.task in (*SYNTHESISED, CLEAN) and (layer.sigma is not None) == (layer.task == "noise")
+        for layer in layers
+    )
+    if paired and setting.task == CLEAN:
+        raise InputError("row clean needs clean pictures; these come in pairs")
     if not paired and not made:
         rest = [task for task in SYNTHESISED if task not in ("noise", *DEFAULT_SETTINGS)]
         raise InputError(
@@ -291,7 +335,9 @@ def example(
         noise = np.random.RandomState(FLOAT_SEED).normal(0, setting.sigma / 255, clean.shape)
         return Example(index, name, (clean + noise).astype(np.float32), clean)
     rng, _ = example_streams(seed, setting, index)
-    degraded = degrade(clean, setting.task, rng, sigma=setting.sigma)
+    degraded = clean
+    for layer in layers if setting.task != CLEAN else ():
+        degraded = degrade(degraded, layer.task, rng, sigma=layer.sigma)
     # Haze has the three channels of its light, which are equal.
     degraded = np.asarray(degraded, np.float32)[..., : clean.shape[-1]]
     return Example(index, name, degraded, clean)

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from os import PathLike
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer import takes, tiles
+from tdr_jax.infer import blind, conditions, takes, tiles
 from tdr_jax.infer.pictures import open_guidance, open_picture
 
 MODEL = "textpromptir-compact"
@@ -92,7 +92,7 @@ class Restorer:
     def __call__(
         self,
         image,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         *,
         guidance=None,
         right=None,
@@ -124,14 +124,16 @@ class Restorer:
             image: uint8, uint16 or float array (H, W, 3), or grey (H, W) or (H, W, 1), float in
                 [0, 1], NumPy or JAX; or a PIL image, whose alpha stays as it is. Palette and CMYK
                 images become RGB or RGBA, 1-bit ones L.
-            prompt: what to do, in words, such as "remove the noise"; None for a network that
-                takes no sentence.
+            prompt: what to do, in words, such as "remove the noise"; several sentences, all of
+                which are to be fulfilled; "auto" for whatever the picture shows, which may be
+                nothing, and then it comes back as it is; None for a network that takes no sentence.
             guidance: for a guided network, a picture that shows what the restored one should look
                 like, such as another photograph of the scene: of any type that `image` may have,
                 grey too, and any size; else None.
             right: the right view, like `image` and of its size, for a network that restores the
                 left view from both; else None.
-            strength: 1 gives the restored picture, 0 the input, between them a blend.
+            strength: 1 gives the restored picture, 0 the input; between them, a network that has
+                learnt it (`config.text_strength`) does less, and of others it is a blend.
             max_pixels: the most pixels that go through the network at once, at least 4096 for each
                 device; None chooses by the network's need for memory, see `Restorer.max_pixels`.
             progress: called as progress(tiles done, tiles in all) before the first tile and
@@ -148,10 +150,14 @@ class Restorer:
         check_strength(strength)
         self.check_prompt(prompt)
         self.check_guidance(guidance)
+        pixels, close = open_picture(image)
         others = ()
         if prompt is not None:
-            others = (np.asarray(self.encoder.encode([prompt.strip()]), np.float32),)
-        pixels, close = open_picture(image)
+            prompts = self.prompts(pixels, prompt)
+            if not prompts:
+                return close(pixels)
+            scale = strength if self._scales else 1
+            others = (conditions.vector(self.encoder, prompts, scale)[None],)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
         if guidance is not None:
@@ -162,7 +168,7 @@ class Restorer:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
             restored = np.repeat(restored, 3, -1)
-        if strength < 1:
+        if strength < 1 and (strength == 0 or not self._scales):
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
         return close(np.clip(restored, 0, 1, out=restored))
@@ -195,17 +201,35 @@ class Restorer:
         others = (_guidance(guidance, pixels, most),)
         return self._tiled(self._match, 1, given, others, most, progress).mean(-1)
 
-    def check_prompt(self, prompt: str | None) -> None:
+    def prompts(self, image, prompt: str | Sequence[str]) -> tuple[str, ...]:
+        """Tell which sentences a picture is restored with.
+
+        Args:
+            image, prompt: as for restoring.
+
+        Returns:
+            the sentences; of "auto" one for each degradation that the picture shows and that the
+            network was trained for, so perhaps none.
+        """
+        if prompt == blind.AUTO:
+            return blind.prompts(blind.shipped()(image), self.network)
+        return (prompt,) if isinstance(prompt, str) else tuple(prompt)
+
+    def check_prompt(self, prompt: str | Sequence[str] | None) -> None:
         """Raise InputError unless there is a prompt that says something where one is needed."""
         if not takes.sentence(self.network):
             if prompt is not None:
                 raise InputError(
                     f"network {self.network.name} takes no sentence; leave the prompt out"
                 )
-        elif not isinstance(prompt, str) or not prompt.strip():
+            return
+        given = [prompt] if isinstance(prompt, str) or prompt is None else list(prompt)
+        if not all(isinstance(each, str) and each.strip() for each in given):
             raise InputError(
                 f'the prompt is {prompt!r}; say what to do, such as "remove the noise"'
             )
+        if len(given) > 1 and blind.AUTO in given:
+            raise InputError(f'the prompt "{blind.AUTO}" stands alone; leave the others out')
 
     def check_guidance(self, guidance) -> None:
         """Raise InputError unless there is guidance just where it is needed."""
@@ -243,6 +267,11 @@ class Restorer:
         planes = [pixels[..., i : i + 1] for i in range(pixels.shape[-1])]
         equal = all(np.array_equal(plane, planes[0]) for plane in planes[1:])
         return planes[:1] if equal else planes
+
+    @property
+    def _scales(self) -> bool:
+        """Whether the network has learnt that a shorter vector asks for less."""
+        return getattr(self.network.config, "text_strength", False)
 
     @cached_property
     def _placed(self) -> dict:

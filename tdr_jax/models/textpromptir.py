@@ -33,7 +33,9 @@ class TextPromptIRConfig:
     text_hidden: tuple[int, int] = (576, 384)
     # Pixel-unshuffle before patch_embed: 1 as published; 2 makes every level four times cheaper.
     input_shuffle: int = 1
-    # Whether training has taught it that a shorter sentence vector asks for less.
+    # What training has taught it: degradations it removes (none: unknown), and whether a shorter
+    # sentence vector asks for less.
+    trained_for: tuple[str, ...] = ()
     text_strength: bool = False
     dtype: str = "float32"
     remat: bool | str = False
