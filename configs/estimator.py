@@ -38,7 +38,7 @@ def get_config(argument: str = ""):
     config.data.absent, config.data.together = 0.25, 0.25
     config.data.turns = (0, 4)  # people hold pictures upright, and sky is above
     config.data.stages = ((1000, 256, 16), (500, 448, 8))
-    config.optim.lr, config.optim.warmup, config.optim.end = 2e-3, 50, 0.01
+    config.optim.lr, config.optim.warmup, config.optim.end = 3e-3, 50, 0.01
     config.ema = 0.99
     config.log_every, config.save_every, config.panel_every, config.eval_every = 20, 100, 0, 0
     return config

@@ -21,7 +21,7 @@ MESHES = [name for name in meshes.RUNS if name != "single"]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("prompted", "i2t", "guided")]
 
 
-@pytest.fixture(scope="module", params=["small", "text_encoder", *SLOW])
+@pytest.fixture(scope="module", params=["small", "text_encoder", "estimate", *SLOW])
 def runs(request, tmp_path_factory):
     """The same ten steps on every mesh, each a dict of arrays."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -15,11 +15,9 @@ class Estimate:
 
     Args:
         network: a `tdr_jax.models.estimator.DegradationEstimator`'s Network.
-        level: weight of the error in the noise's level, in octaves.
     """
 
     network: Any
-    level: float = 0.3
 
     def loss(self, params, batch, rng):
         """Measure how surprising the truth is.
@@ -31,20 +29,19 @@ class Estimate:
             rng: a key; unused.
 
         Returns:
-            the loss, a float32 scalar: the cross-entropies' sum and the mean absolute error of the
-            level where there is noise; and `surprise`, the former, `octaves`, the latter, and
-            `right`, the share of pictures about which everything is right.
+            the loss, a float32 scalar: the cross-entropies' sum and the absolute error of the
+            noise's level, 0 where there is none; and `surprise`, the former, `octaves`, the latter,
+            and `right`, the share of pictures about which everything is right.
         """
         del rng
         logits, level = self.predict(params, batch)
         present, sigma = batch["present"], batch["sigma"]
         surprise = optax.sigmoid_binary_cross_entropy(logits, present).sum(-1).mean()
-        noisy = present[:, NOISE]
-        error = jnp.abs(level - jnp.log2(jnp.maximum(sigma, 1))) * noisy
-        octaves = error.sum() / jnp.maximum(noisy.sum(), 1)
+        octaves = jnp.abs(level - jnp.log2(jnp.maximum(sigma, 1)))
+        octaves = (octaves * present[:, NOISE]).mean()
         right = ((logits > 0) == (present > 0.5)).all(-1).mean(dtype=jnp.float32)
         metrics = {"surprise": surprise, "octaves": octaves, "right": right}
-        return surprise + self.level * octaves, metrics
+        return surprise + octaves, metrics
 
     def predict(self, params, batch):
         """Answer for `degraded` of the batch, see `DegradationEstimator.conclude`."""

@@ -1,6 +1,6 @@
 """Ten steps of an objective on meshes of eight simulated devices, for a process of its own.
 
-    python -m tests.support.meshes small|prompted|i2t|guided|text_encoder FOLDER
+    python -m tests.support.meshes small|prompted|i2t|guided|text_encoder|estimate FOLDER
 
 Writes `FOLDER/<run>.npz` for each run: the losses, and the parameters by name. The devices are
 simulated by XLA_FLAGS; `FOLDER/stack` holds what image to text needs.
@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from configs import tdr_guided, textpromptir
+from configs import estimator, tdr_guided, textpromptir
 from tdr_jax import models
 from tdr_jax.train import jobs, optim, sharding
 from tdr_jax.train.state import create, make_step
@@ -74,6 +74,15 @@ def text_encoder(folder, photos):
     return tiny_bert.config(
         bert if bert.exists() else tiny_bert.make(bert), steps=STEPS, batch=BATCH, layers=2
     )
+
+
+def estimate(folder, photos):
+    """What is wrong with pictures."""
+    config = estimator.get_config(f"data={photos}")
+    config.network.overrides.widths = (16, 16, 16)
+    config.data.stages = ((STEPS, 16, BATCH),)
+    config.mesh.least = 2**8
+    return config
 
 
 def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, np.ndarray]:
