@@ -143,6 +143,40 @@ def test_examples_depend_on_seed_task_sigma_and_place_only(folder):
     assert all(np.array_equal(first[name], wrong[name]) for name in first)
 
 
+def test_two_degradations_come_about_in_the_order_of_the_world(folder):
+    setting = Setting.parse("noise25+rain")
+    assert setting == Setting.parse("rain+noise25")
+    assert (setting.name, setting.asked) == ("rain+noise25", "rain+noise")
+    assert Setting.parse("rain+noise25@rain+noise").name == "rain+noise25"
+    assert Setting.parse("haze+noise15@auto").name == "haze+noise15@auto"
+    clean = np.full((64, 64, 3), 100, np.uint8)
+    (example,) = protocols.examples([clean], setting)
+    (rainy,) = protocols.examples([clean], Setting.parse("rain"))
+    # Noise lies over the rain: where no drop is, too.
+    dry = np.abs(rainy.degraded - rainy.clean).max(-1) < 1e-3
+    assert dry.any() and example.degraded[dry].std() * 255 > 15
+    for wrong in ("rain+rain", "noise15+noise25", "rain+low_light", "haze+rain+noise25"):
+        with pytest.raises(InputError, match="go together"):
+            Setting.parse(wrong)
+    with pytest.raises(InputError, match="goes with nothing else"):
+        Setting.parse("rain+noise25float")
+
+
+def test_clean_pictures_are_asked_something_and_never_count_as_infinite(folder, pairs):
+    (row,) = evaluate(Fake(), PARAMS, Words(), folder, ["clean@noise"])
+    assert row.psnr == row.input_psnr == 100 and row.gain == 0
+    with pytest.raises(InputError, match="no words of its own"):
+        evaluate(Fake(), PARAMS, Words(), folder, ["clean"])
+    with pytest.raises(InputError, match="needs clean pictures"):
+        evaluate(Fake(), PARAMS, Words(), pairs, ["clean@noise"])
+
+
+def test_a_mixture_is_asked_about_in_sentences_that_name_both(folder):
+    row = evaluate(Fake(), PARAMS, Words(), folder, ["rain+noise25"])[0]
+    bank = {s for tasks, s in text.mixed_sentences() if set(tasks) == {"rain", "noise"}}
+    assert {score.prompt for score in row.scores} <= bank
+
+
 def test_listing_order_of_the_file_system_does_not_matter(folder, monkeypatch):
     expected = report.to_json(fake_rows(folder, limit=2))
     import os

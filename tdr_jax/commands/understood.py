@@ -3,6 +3,7 @@
 import sys
 
 from tdr_jax import understanding
+from tdr_jax.infer import takes
 
 
 def tell(prompts: list[str], network) -> None:
@@ -17,7 +18,7 @@ def tell(prompts: list[str], network) -> None:
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         return
-    tasks = tuple(task.replace("_", " ") for task in network.config.trained_for)
+    tasks = tuple(task.replace("_", " ") for task in takes.trained_for(network))
     for prompt, shares in zip(prompts, understanding.shipped()(prompts), strict=True):
         found, sure = understanding.told(shares)
         what = ", ".join(f"{meaning} {share:.2f}" for meaning, share in found)

@@ -9,6 +9,7 @@ EPILOG = """\
 examples:
   tdr eval --data photos/                             noise, rain and haze made from clean pictures
   tdr eval --data photos/ --tasks noise25 --wrong-prompt haze
+  tdr eval --data photos/ --tasks rain,rain@auto,rain+noise25,clean@auto
   tdr eval --data Rain100L/ --task rain               a folder with degraded/ and clean/
   tdr eval --degraded hazy/ --clean clear/ --task haze -o results/
   tdr eval --model restormer_denoising.pth --data CBSD68/ --tasks noise25 --noise float
@@ -52,7 +53,8 @@ def add_arguments(parser) -> None:
         "--tasks",
         metavar="LIST",
         help="rows for clean pictures (default: noise15,noise25,noise50,rain,haze); "
-        "noise25@haze restores noise with the words for haze",
+        "noise25@haze restores noise with the words for haze, @auto what each picture shows; "
+        "rain+noise25 has both",
     )
     parser.add_argument(
         "--noise",
@@ -62,7 +64,9 @@ def add_arguments(parser) -> None:
         "denoising papers (default: %(default)s)",
     )
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="one sentence for all pictures (default: one drawn each)"
+        "--prompt",
+        metavar="TEXT",
+        help='one sentence for all pictures; "auto": what each shows (default: one drawn each)',
     )
     parser.add_argument(
         "--wrong-prompt", metavar="TASK", help="add rows with the words of this task instead"

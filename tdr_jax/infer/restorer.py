@@ -156,7 +156,7 @@ class Restorer:
             prompts = self.prompts(pixels, prompt)
             if not prompts:
                 return close(pixels)
-            scale = strength if self._scales else 1
+            scale = strength if takes.strength(self.network) else 1
             others = (conditions.vector(self.encoder, prompts, scale)[None],)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
@@ -168,7 +168,7 @@ class Restorer:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
             restored = np.repeat(restored, 3, -1)
-        if strength < 1 and (strength == 0 or not self._scales):
+        if strength < 1 and (strength == 0 or not takes.strength(self.network)):
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
         return close(np.clip(restored, 0, 1, out=restored))
@@ -267,11 +267,6 @@ class Restorer:
         planes = [pixels[..., i : i + 1] for i in range(pixels.shape[-1])]
         equal = all(np.array_equal(plane, planes[0]) for plane in planes[1:])
         return planes[:1] if equal else planes
-
-    @property
-    def _scales(self) -> bool:
-        """Whether the network has learnt that a shorter vector asks for less."""
-        return getattr(self.network.config, "text_strength", False)
 
     @cached_property
     def _placed(self) -> dict:

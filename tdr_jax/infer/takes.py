@@ -14,6 +14,16 @@ def _config(network):
     return getattr(network, "config", None)  # a pipeline of several networks has none
 
 
+def trained_for(network) -> tuple[str, ...]:
+    """The tasks of `tdr_jax.text` that the network is known to have been trained for."""
+    return tuple(getattr(_config(network), "trained_for", ()))
+
+
+def strength(network) -> bool:
+    """Whether the network has learnt that a shorter sentence vector asks for less."""
+    return getattr(_config(network), "text_strength", False)
+
+
 def guidance(network) -> bool:
     """Whether the network restores with the help of a guidance picture."""
     return getattr(_config(network), "guided", False)

@@ -61,7 +61,7 @@ class Estimation:
 
     def _check(self) -> None:
         """Refuse fields that do not fit, with an InputError."""
-        data, multiple = self.config.data, self.network.config.multiple
+        data = self.config.data
         if unknown := [task for task in data.tasks if task not in LOOKED_FOR]:
             raise InputError(
                 f"config.data.tasks has {unknown[0]!r}; the estimator looks for "
@@ -73,8 +73,3 @@ class Estimation:
             raise InputError(f"config.data.channels is {data.channels}; the estimator sees colour")
         if self.config.panel_every:
             raise InputError("config.panel_every: an estimate is no picture; set it to 0")
-        for _, crop, _ in data.stages:
-            if crop % multiple:
-                raise InputError(
-                    f"config.data.stages has crops of {crop} pixels; give a multiple of {multiple}"
-                )

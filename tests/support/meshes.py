@@ -121,6 +121,7 @@ OBJECTIVES = {
     "guided": guided,
     "i2t": i2t,
     "text_encoder": text_encoder,
+    "estimate": estimate,
 }
 
 if __name__ == "__main__":
