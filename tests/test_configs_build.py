@@ -39,8 +39,8 @@ CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument 
 
 
 def test_every_config_file_is_tested():
-    # The last: test_text_encoder_learns.py.
-    tested = set(ARGUMENTS) | set(words.ARGUMENTS) | {"text_encoder"}
+    # The last: test_text_encoder_learns.py and test_pictures_tell_what_is_wrong.py.
+    tested = set(ARGUMENTS) | set(words.ARGUMENTS) | {"text_encoder", "estimator"}
     assert {path.stem for path in FOLDER.glob("*.py")} - {"__init__"} == tested
 
 

@@ -151,10 +151,12 @@ def test_two_degradations_come_about_in_the_order_of_the_world(folder):
     assert Setting.parse("haze+noise15@auto").name == "haze+noise15@auto"
     clean = np.full((64, 64, 3), 100, np.uint8)
     (example,) = protocols.examples([clean], setting)
+    # The camera adds its noise to the rain that fell: rain alone makes nothing darker.
+    assert (setting.task, setting.over.task) == ("noise", "rain")
+    assert example.degraded.mean() > example.clean.mean() + 0.02
+    assert example.degraded.min() < example.clean.min() - 0.1
     (rainy,) = protocols.examples([clean], Setting.parse("rain"))
-    # Noise lies over the rain: where no drop is, too.
-    dry = np.abs(rainy.degraded - rainy.clean).max(-1) < 1e-3
-    assert dry.any() and example.degraded[dry].std() * 255 > 15
+    assert rainy.degraded.min() >= rainy.clean.min()
     for wrong in ("rain+rain", "noise15+noise25", "rain+low_light", "haze+rain+noise25"):
         with pytest.raises(InputError, match="go together"):
             Setting.parse(wrong)

@@ -279,7 +279,8 @@ def test_networks_of_a_size_fit_each_other(size):
 
 
 def test_every_objective_has_a_job():
-    assert set(words.JOBS) | {"restore", "guided", "text_encoder"} == set(jobs.OBJECTIVES)
+    others = {"restore", "guided", "text_encoder", "estimate"}
+    assert set(words.JOBS) | others == set(jobs.OBJECTIVES)
     for name, job in words.JOBS.items():
         assert job.wanted == PARTS.get(name, "pair")
 
