@@ -6,7 +6,7 @@ PHOTOS is a folder of clean photographs that training has not seen. Two tables o
 pictures and damage by the protocol of docs/evaluation.md:
 
 - pictures with two degradations, restored with the sentence for one of them, with one sentence for
-  both, with two sentences as one condition, and with two passes in both orders;
+  both, with two sentences as one condition, and with two passes, the later damage first;
 - pictures with one degradation, restored at less than full strength by a shorter condition and by
   a blend with the input, against the picture as far between input and clean one.
 
