@@ -15,6 +15,7 @@ from tdr_jax.evaluate import evaluate
 from tdr_jax.images import list_pictures, read_rgb
 from tdr_jax.infer import blind
 from tdr_jax.infer.restorer import Restorer
+from tdr_jax.models import estimator
 from tdr_jax.models.estimator import LOOKED_FOR
 from tdr_jax.text import TextEncoder
 from tdr_jax.train import jobs, loop
@@ -117,6 +118,35 @@ def test_large_pictures_are_looked_at_in_windows_that_cost_no_more(drawn):
     for name in LOOKED_FOR:
         assert abs(alone.shares[name] - repeated.shares[name]) < 1e-5
     assert len(list(drawn._windows(np.broadcast_to(np.float32(0), (9000, 9000, 3))))) == 9
+
+
+def test_histograms_hold_the_dark_channel_of_each_third(drawn):
+    rng = np.random.default_rng(0)
+    image = (rng.random((96, 64, 3)) * np.linspace(0.2, 1, 96)[:, None, None]).astype(np.float32)
+    moments = np.asarray(drawn._moments(drawn.params, image[None]))[0]
+    histograms = moments[2 * sum(drawn.network.config.widths) :].reshape(
+        estimator.MAPS, estimator.BANDS, estimator.BINS
+    )
+    np.testing.assert_allclose(histograms.sum(-1), 1, rtol=1e-5)
+    coarse = image.reshape(24, 4, 16, 4, 3).mean((1, 3))
+    dark = coarse.min(-1).reshape(6, 4, 4, 4).min((1, 3))
+    rows = np.linspace(0, 2, 6)
+    parts = [np.maximum(1 - np.abs(rows - part), 0) for part in range(3)]
+    wanted = [np.average(dark.mean(1), weights=part) for part in parts]
+    found = histograms[0] @ np.linspace(0, 1, estimator.BINS)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert found[0] < found[1] < found[2]
+
+
+def test_good_pictures_are_shown_in_other_colours_too(photos):
+    data = small_config(**{"data.absent": 1.0, "data.together": 0.0}).data
+    make = labelled.Labelled(sources.Pictures(photos), data, seed=1)
+    plain = sources.Pictures([np.full((64, 64, 3), value, np.uint8) for value in range(10, 250)])
+    flat = labelled.Labelled(plain, data, seed=1)
+    shown = [np.ptp(flat(n, 32)["degraded"].mean((0, 1))) for n in range(200)]
+    assert 0.3 < np.mean(np.array(shown) < 0.01) < 0.7  # grey, as it was, up to JPEG
+    example = make(3, 64)["degraded"]
+    assert example.dtype == np.float32 and 0 <= example.min() < example.max() <= 1
 
 
 def test_what_is_found_is_what_is_asked_for():

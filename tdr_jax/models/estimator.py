@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -10,6 +11,8 @@ from tdr_jax.models import layers, ops
 
 # What it looks for, in the order of its answers; `tdr_jax.degrade` makes examples of all of it.
 LOOKED_FOR = ("noise", "rain", "haze", "blur")
+BINS, BANDS = 16, 3  # of histograms: from 0 to 1, and from the upper edge to the lower one
+MAPS = 6  # of which there are histograms, see `_histograms`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +32,10 @@ class DegradationEstimatorConfig:
 class DegradationEstimator(nnx.Module):
     """Tells a good picture from one with noise, rain, haze or blur, and how strong the noise is.
 
-    Noise shows at the finest level and haze at the coarsest, so the answer is drawn from the
-    moments of every level. No normalisation: it would hide how strong a degradation is.
+    Noise shows at the finest level and blur at coarser ones, so the answer is drawn from the
+    moments of every level. No normalisation: it would hide how strong a degradation is. Haze leaves
+    nothing dark and nothing colourful, above all in the distance, which is seldom at the lower
+    edge: histograms show it.
     """
 
     def __init__(self, config: DegradationEstimatorConfig):
@@ -43,7 +48,7 @@ class DegradationEstimator(nnx.Module):
             for fine, coarse in itertools.pairwise(widths)
         ]
         self.levels = nnx.List(convs)
-        self.hidden = layers.Linear(2 * sum(widths), config.hidden)
+        self.hidden = layers.Linear(2 * sum(widths) + BANDS * MAPS * BINS, config.hidden)
         self.answer = layers.Linear(config.hidden, len(LOOKED_FOR) + 1)
 
     def __call__(self, images):
@@ -58,10 +63,12 @@ class DegradationEstimator(nnx.Module):
         return self.conclude(self.moments(images))
 
     def moments(self, images):
-        """Means and means of squares of all levels' channels over each picture: float32 (B, 2 F).
+        """Means over each picture, which for a large one are the means of its windows'.
 
-        Those of a large picture are the means of its windows'.
+        Returns:
+            float32 (B, N): of all levels' channels, of their squares, and histograms.
         """
+        histograms = _histograms(images.astype(jnp.float32))
         images = images.astype(self.config.dtype)
         detail = 16 * (images - _smooth(images))  # what noise changes most, to learn in less time
         x = jnp.concatenate([4 * images - 2, detail, jnp.abs(detail)], -1)
@@ -72,21 +79,24 @@ class DegradationEstimator(nnx.Module):
             values = x.astype(jnp.float32)
             first.append(values.mean((1, 2)))
             second.append(jnp.square(values).mean((1, 2)))
-        return jnp.concatenate([*first, *second], -1)
+        return jnp.concatenate([*first, *second, histograms], -1)
 
     def conclude(self, moments):
         """Answers from the moments of a picture.
 
         Args:
-            moments: float32 (B, 2 F), see `moments`.
+            moments: float32 (B, N), see `moments`.
 
         Returns:
             float32 (B, 4), the log-odds of each of `LOOKED_FOR`; and float32 (B,), the binary
             logarithm of the noise's standard deviation on the scale of 0 to 255, if there is any.
         """
-        mean, square = jnp.split(moments, 2, -1)
+        channels = sum(self.config.widths)
+        mean, square, histograms = jnp.split(moments, (channels, 2 * channels), -1)
         spread = jnp.log(jnp.maximum(square - jnp.square(mean), 0) + 1e-6)
-        x = ops.gelu(self.hidden(jnp.concatenate([mean, spread / 4], -1)))
+        # The root keeps a rare value in sight; the epsilon keeps its slope finite.
+        shares = 2 * jnp.sqrt(histograms + 1e-6)
+        x = ops.gelu(self.hidden(jnp.concatenate([mean, spread / 4, shares], -1)))
         x = self.answer(x)
         return x[:, :-1], x[:, -1]
 
@@ -96,3 +106,44 @@ def _smooth(images):
     x = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     x = x[:, :-2] + x[:, 1:-1] + x[:, 2:]
     return (x[:, :, :-2] + x[:, :, 1:-1] + x[:, :, 2:]) / 9
+
+
+def _histograms(images):
+    """Histograms by which haze is told, of the upper, middle and lower part of each picture.
+
+    Of the dark channel over 16 and 32 pixels (He et al., CVPR 2009), of the bright channel over 16,
+    their difference, luminance, and saturation; all of means over 4x4 pixels, which hide noise.
+
+    Args:
+        images: float32 (B, H, W, 3) in [0, 1], sides multiples of 4.
+
+    Returns:
+        float32 (B, BANDS * MAPS * BINS), each histogram with the sum 1.
+    """
+    batch, height, width, _ = images.shape
+    coarse = images.reshape(batch, height // 4, 4, width // 4, 4, 3).mean((2, 4))
+    least, most = coarse.min(-1), coarse.max(-1)
+    dark, bright = _least(least, 4), -_least(-most, 4)
+    saturation = 1 - least / jnp.maximum(most, 1e-3)
+    maps = (dark, _least(least, 8), bright, bright - dark, coarse.mean(-1), saturation)
+    return jnp.concatenate([_histogram(values) for values in maps], -1)
+
+
+def _least(values, side: int):
+    """Minima over squares, (B, H, W) -> (B, ceil(H / side), ceil(W / side))."""
+    window = (1, side, side)
+    return jax.lax.reduce_window(values, jnp.inf, jax.lax.min, window, window, "SAME")
+
+
+def _histogram(values):
+    """How often values in [0, 1] occur in each part: (B, H, W) -> (B, BANDS * BINS).
+
+    A value counts for both bins that it lies between and a row for both parts, so that nothing
+    jumps.
+    """
+    bins = jnp.arange(BINS, dtype=jnp.float32)
+    near = jax.nn.relu(1 - jnp.abs(values[..., None] * (BINS - 1) - bins)).mean(2)
+    rows = jnp.linspace(0, BANDS - 1, values.shape[1])[:, None]
+    parts = jax.nn.relu(1 - jnp.abs(rows - jnp.arange(BANDS)))
+    found = jnp.einsum("bhk,hp->bpk", near, parts / (parts.sum(0) + 1e-6))
+    return found.reshape(len(values), -1)
