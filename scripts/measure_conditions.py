@@ -6,7 +6,7 @@ PHOTOS is a folder of clean photographs that training has not seen. Two tables o
 pictures and damage by the protocol of docs/evaluation.md:
 
 - pictures with two degradations, restored with the sentence for one of them, with one sentence for
-  both, with two sentences as one condition, and with two passes, the later damage first;
+  both, with two sentences as one condition, and with two passes, the later damage first or last;
 - pictures with one degradation, restored at less than full strength by a shorter condition and by
   a blend with the input, against the picture as far between input and clean one.
 
@@ -21,6 +21,7 @@ import numpy as np
 MIXTURES = ("rain+noise25", "haze+noise25", "haze+rain")
 SINGLE = ("noise25", "rain", "haze")
 STRENGTHS = (0.25, 0.5, 0.75)
+WAYS = ("the first", "the second", "one sentence", "one condition", "in turn", "in wrong turn")
 
 
 def main(args) -> None:
@@ -39,8 +40,8 @@ def main(args) -> None:
         setting = protocols.Setting.parse(name)
         return protocols.examples(source, setting, limit=args.limit, size=args.size)
 
-    print("| mixture | input | the first | the second | one sentence | one condition | in turn |")
-    print("|---|---|---|---|---|---|---|")
+    print("| mixture | input | " + " | ".join(WAYS) + " |")
+    print("|---|---|" + "---|" * len(WAYS))
     for name in MIXTURES:
         tasks = protocols.Setting.parse(name).asked.split("+")  # in the order they came about
         below, above = (blind.PROMPTS[task] for task in tasks)
@@ -55,6 +56,7 @@ def main(args) -> None:
                 restore(x, sentences[number % len(sentences)]),
                 restore(x, [below, above]),
                 restore(restore(x, above), below),
+                restore(restore(x, below), above),
             ]
             rows.append([metrics.psnr(y, example.clean) for y in made])
         print(f"| {name} | " + " | ".join(f"{v:.2f}" for v in np.mean(rows, 0)) + " |", flush=True)

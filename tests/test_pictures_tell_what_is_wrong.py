@@ -150,13 +150,23 @@ def test_good_pictures_are_shown_in_other_colours_too(photos):
 
 
 def test_what_is_found_is_what_is_asked_for():
-    estimate = blind.Estimate({"noise": 0.9, "rain": 0.2, "haze": 0.95, "blur": 0.6}, 25.4)
+    estimate = blind.Estimate({"noise": 0.9, "rain": 0.2, "haze": 0.98, "blur": 0.6}, 25.4)
     assert estimate.found() == ("haze", "noise", "blur")
-    assert str(estimate) == "haze 0.95, noise 0.90 (sigma 25), blur 0.60"
+    assert str(estimate) == "haze 0.98, noise 0.90 (sigma 25), blur 0.60"
     trained = models.build("textpromptir-tiny", trained_for=("noise", "rain"))
     assert blind.prompts(estimate, trained) == ("Remove the noise.",)
     assert len(blind.prompts(estimate, models.build("textpromptir-tiny"))) == 3
     assert str(blind.Estimate(dict.fromkeys(LOOKED_FOR, 0.1), 3.0)) == "nothing"
+
+
+def test_haze_beside_noise_or_rain_has_to_be_certain():
+    shares = {"noise": 0.1, "rain": 0.1, "haze": 0.9, "blur": 0.7}
+    assert blind.Estimate(shares, 3.0).found() == ("haze", "blur")
+    assert blind.Estimate(shares | {"haze": 0.52}, 3.0).found() == ("blur",)
+    for task in ("noise", "rain"):
+        beside = blind.Estimate(shares | {task: 0.8}, 3.0)
+        assert "haze" not in beside.found() and task in beside.found()
+        assert "haze" in blind.Estimate(shares | {task: 0.8, "haze": 0.99}, 3.0).found()
 
 
 @pytest.mark.parametrize("task", ["noise", "rain", "haze"])
