@@ -2,7 +2,7 @@
 
     python train.py --config configs/estimator.py:data=PHOTOS --workdir runs/estimator
 
-About half an hour on two CPU cores; the recipe of the shipped weights.
+About half an hour on two CPU cores. The shipped weights learnt on from there, see their model card.
 
 Argument:
     data: a folder of clean photographs.

@@ -21,9 +21,9 @@ PROMPTS = {
     "haze": "Remove the haze.",
     "blur": "Remove the blur.",
 }
-# The least probability of what is asked for. Haze needs more: to take it from a picture without any
-# costs some five times of what leaving it in does. Beside noise or rain it needs much more, as it is
-# told worse there, and two degradations are rarer outside of the training.
+# The least probability of what is asked for. Haze needs more: to take it from a picture without
+# any costs some five times of what leaving it in does. Beside noise or rain it needs much more, as
+# it is told worse there, and two degradations are rarer outside of the training.
 LEAST = {"noise": 0.5, "rain": 0.5, "haze": 0.55, "blur": 0.5}
 LEAST_HAZE_BESIDE = 0.975
 SIDE = 448  # of the windows that are looked at, the largest crop of the training
