@@ -17,6 +17,8 @@ Arguments:
 
 from configs import common
 
+LONG = 40  # tokens of the longest sentence
+
 
 def get_config(argument: str = ""):
     """The recipe.
@@ -37,7 +39,11 @@ def get_config(argument: str = ""):
     config.network.name = "bert"
     config.network.layers = given["layers"]
     del config.network.overrides.parts
-    config.data.stages = ((given["steps"], given["tokens"], given["batch"]),)
+    steps, tokens, batch = given["steps"], given["tokens"], given["batch"]
+    # Few sentences are longer; the last steps show them too, as padding all to them costs much.
+    last = steps // 5
+    stages = ((steps - last, tokens, batch), (last, LONG, batch // 2))
+    config.data.stages = stages if last else stages[:1]
     config.data.typos = 0.3
     # The loss of TextPromptIR's first stage; `same` adds the supervised contrastive one.
     config.loss.cosine, config.loss.same = 1.0, 1.0

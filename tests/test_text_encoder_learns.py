@@ -151,6 +151,18 @@ def test_half_of_the_pairs_mean_the_same_and_every_meaning_is_drawn(folder):
     assert drawn.min() > 0.6 * drawn.max()
 
 
+def test_sentences_are_drawn_whole(folder, monkeypatch):
+    monkeypatch.setattr(wordings, "varied", lambda sentence, rng, share: sentence)
+    encoder = text.TextEncoder.from_pretrained(folder)
+    known = [wording.sentence for wording in wordings.part("training")]
+    whole = {tuple(ids) for ids in encoder.tokenizer(known)["input_ids"]}
+    assert max(map(len, whole)) > 12
+    pairs = wordings.Pairs(wordings.part("training"), encoder.tokenizer, 0, typos=0.0)
+    for pair in (pairs(n, 12) for n in range(200)):
+        for tokens, mask in zip(pair["tokens"], pair["mask"], strict=True):
+            assert tuple(tokens[mask]) in whole
+
+
 def test_every_sentence_of_a_batch_keeps_its_marks(folder, tmp_path):
     batch = batch_of(jobs.make(tiny_bert.config(folder), tmp_path))
     assert batch["tokens"].shape == batch["mask"].shape == (16, 2, 16)
