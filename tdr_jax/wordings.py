@@ -151,7 +151,7 @@ def varied(sentence: str, rng: np.random.Generator, share: float) -> str:
         share: of sentences with typing mistakes.
     """
     if rng.random() < 0.4:
-        sentence = sentence.rstrip(".!?").lower()
+        sentence = sentence.rstrip(".!?").lower() or sentence  # "???" is all it says
     if rng.random() < 0.3:
         sentence = sentence.replace("'", "")
     if rng.random() < 0.1:
