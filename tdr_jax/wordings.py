@@ -230,8 +230,8 @@ class Pairs:
 
 
 def _draw(groups, rng) -> list[Wording]:
-    """Each meaning as often as the next, and one time in eight a mixture."""
+    """Each task as often as the next, one time in eight a mixture, and "none", the widest, thrice."""
     single, mixed = groups
     if mixed and rng.random() < 0.125:
         return mixed[rng.integers(len(mixed))]
-    return single[rng.integers(len(single))]
+    return single[min(rng.integers(len(single) + 2), len(single) - 1)]

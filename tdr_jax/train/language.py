@@ -44,7 +44,8 @@ class TextEncoder:
             whole = whole.replace(**config.network.overrides)
         except (TypeError, ValueError) as error:
             raise InputError(f"config.network.overrides: {error}") from None
-        self.network = tasks.LastLayers(whole, layers)
+        meanings = len(wordings.MEANINGS) if config.loss.meaning else 0
+        self.network = tasks.LastLayers(whole, layers, meanings)
         self.task = tasks.TextEncoder(self.network, config.loss)
         self.frozen = (self.encoder.params if layers else {},)
 
@@ -122,8 +123,10 @@ def _check(config) -> None:
         )
     if not 0 <= config.data.typos <= 1:
         raise InputError(f"config.data.typos is {config.data.typos}; give a share from 0 to 1")
-    if not (config.loss.cosine or config.loss.same):
-        raise InputError("config.loss.cosine and config.loss.same are 0; there is nothing to learn")
+    if not (config.loss.cosine or config.loss.same or config.loss.meaning):
+        raise InputError(
+            "config.loss.cosine, same and meaning are 0; there is nothing to learn: set one"
+        )
     if config.loss.same and config.accumulate > 1:
         raise InputError(
             f"config.accumulate is {config.accumulate}, but config.loss.same compares all "
