@@ -230,8 +230,8 @@ class Pairs:
 
 
 def _draw(groups, rng) -> list[Wording]:
-    """Each task as often as the next, one time in eight a mixture, and "none", the widest, thrice."""
+    """Tasks as often as each other, "none", the widest, twice; one time in eight a mixture."""
     single, mixed = groups
     if mixed and rng.random() < 0.125:
         return mixed[rng.integers(len(mixed))]
-    return single[min(rng.integers(len(single) + 2), len(single) - 1)]
+    return single[min(rng.integers(len(single) + 1), len(single) - 1)]

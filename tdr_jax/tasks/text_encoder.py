@@ -10,7 +10,7 @@ import optax
 from tdr_jax.models import bert
 
 STACK = "encoder.layer.blocks."
-PROBE = "meaning.weight"  # name of the linear probe, which ends with the training
+PROBE = "meaning.weight"  # name of the linear probe that learns beside the encoder
 TEMPERATURE = 0.1  # of the contrastive loss: SupCon's
 SHARPNESS = 16.0  # of the probe's answers: vectors of norm 1 have small products
 

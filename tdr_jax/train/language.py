@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from tdr_jax import text, understanding, wordings
 from tdr_jax.data import pipeline
@@ -85,7 +86,11 @@ class TextEncoder:
         """Writes the encoder, and the head that reads its vectors, to `text_encoder/`."""
         whole = self.network.join(self.encoder.params, jax.device_get(params))
         encoder = self.encoder.with_params(whole)
-        head = understanding.fit(encoder, seed=self.config.seed)
+        # The probe reads vectors of norm 1. It tells "none" better than a head fitted afterwards,
+        # to sentences that the encoder has learnt by then.
+        probe = params.get(tasks.PROBE) if encoder.normalise else None
+        kernel = None if probe is None else tasks.SHARPNESS * np.asarray(probe).T
+        head = understanding.fit(encoder, kernel=kernel, seed=self.config.seed)
         target = self.workdir / "text_encoder"
         with tempfile.TemporaryDirectory(dir=self.workdir, suffix=".tmp") as folder:
             made = encoder.save(Path(folder) / target.name)
