@@ -39,7 +39,7 @@ def test_held_out_sentences_are_understood(shares, right):
     assert (shares.argmax(-1) == right).mean() >= 0.94
     none = wordings.MEANINGS.index("none")
     tasks = right != none
-    assert (shares.argmax(-1) == right)[tasks].mean() >= 0.95
+    assert (shares.argmax(-1) == right)[tasks].mean() >= 0.97
     assert measuring().recall_at(shares[:, none], ~tasks, 0.95) >= 0.9
 
 
