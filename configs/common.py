@@ -94,9 +94,11 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.kl = 0.0  # of latents; "reconstruct"
     config.loss.align = 0.0  # of guidance's features, degraded against clean; "guided"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
-    # Of cosines of pairs of sentences, and SupCon's over all of a batch; "text_encoder"
+    # Of cosines of pairs of sentences, SupCon's over all of a batch, and cross-entropy of what a
+    # linear probe reads; "text_encoder"
     config.loss.cosine = 0.0
     config.loss.same = 0.0
+    config.loss.meaning = 0.0
     config.loss.mixup = (
         0.0  # Beta parameter of blending two pictures, without sentences; 0 for none
     )

@@ -48,7 +48,8 @@ class Head:
 
         path = Path(folder) / HEAD
         temporary = path.with_name(path.name + ".tmp")
-        tensors = {"kernel": self.kernel, "bias": self.bias}
+        # safetensors writes memory as it lies, whatever the strides say.
+        tensors = {"kernel": np.ascontiguousarray(self.kernel), "bias": self.bias}
         safetensors.numpy.save_file(tensors, temporary, metadata={"meanings": ",".join(MEANINGS)})
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -125,18 +126,20 @@ def shipped() -> Understanding:
     return Understanding.from_pretrained()
 
 
-def fit(encoder, *, seed: int = 0) -> Head:
+def fit(encoder, *, kernel: np.ndarray | None = None, seed: int = 0) -> Head:
     """Fits a head to the training sentences, and its temperature to the calibration families.
 
     Args:
         encoder: whose vectors it reads.
+        kernel: float32 (D, 6) of a head that is there already; only its temperature is fitted.
         seed: of the typing mistakes that sentences are shown with.
 
     Returns:
         a Head; the same for the same encoder and seed.
     """
-    vectors, shares = _examples(encoder, "training", seed)
-    kernel, bias = _regression(vectors, shares)
+    bias = np.zeros(len(MEANINGS), np.float32)
+    if kernel is None:
+        kernel, bias = _regression(*_examples(encoder, "training", seed))
     vectors, shares = _examples(encoder, "calibration", seed)
     logits = vectors @ kernel + bias
     surprise = [

@@ -151,7 +151,7 @@ def varied(sentence: str, rng: np.random.Generator, share: float) -> str:
         share: of sentences with typing mistakes.
     """
     if rng.random() < 0.4:
-        sentence = sentence.rstrip(".!?").lower()
+        sentence = sentence.rstrip(".!?").lower() or sentence  # "???" is all it says
     if rng.random() < 0.3:
         sentence = sentence.replace("'", "")
     if rng.random() < 0.1:
@@ -176,26 +176,25 @@ class Pairs:
     def __init__(self, wordings, tokenizer, seed: int, *, typos: float, lower: bool = False):
         self._tokenizer, self._lower = tokenizer, lower
         self._seed, self._typos = seed, typos
-        groups: dict[tuple[str, ...], list[Wording]] = {}
-        for wording in wordings:
-            groups.setdefault(wording.meanings, []).append(wording)
-        self._single = [groups[(name,)] for name in MEANINGS]
-        self._mixed = [group for meanings, group in groups.items() if len(meanings) > 1]
+        ids = tokenizer([wording.sentence for wording in wordings])["input_ids"]
+        self._sized = list(zip(wordings, map(len, ids), strict=True))
+        self._groups: dict[int, tuple[list, list]] = {}
 
     def __call__(self, n: int, length: int) -> dict[str, np.ndarray]:
         """Makes a pair.
 
         Args:
             n: its number.
-            length: tokens of a sentence; longer ones are cut, shorter ones padded.
+            length: tokens of a sentence; longer ones are not drawn, shorter ones padded.
 
         Returns:
             `tokens` int32 and `mask` bool (2, length), `meaning` float32 (2, 6), the shares of
             both, and `label` float32, their likeness. Half of the pairs mean the same.
         """
         rng = example_rng(self._seed, n)
-        group = self._group(rng)
-        other = group if rng.random() < 0.5 else self._group(rng)
+        groups = self._fitting(length)
+        group = _draw(groups, rng)
+        other = group if rng.random() < 0.5 else _draw(groups, rng)
         pair = [g[rng.integers(len(g))] for g in (group, other)]
         sentences = [varied(wording.sentence, rng, self._typos) for wording in pair]
         if self._lower:
@@ -212,8 +211,27 @@ class Pairs:
             "label": likeness(meaning[0], meaning[1]),
         }
 
-    def _group(self, rng) -> list[Wording]:
-        """Each meaning as often as the next, and one time in eight a mixture."""
-        if self._mixed and rng.random() < 0.125:
-            return self._mixed[rng.integers(len(self._mixed))]
-        return self._single[rng.integers(len(self._single))]
+    def _fitting(self, length: int) -> tuple[list, list]:
+        """Sentences by what they mean, one meaning and mixtures; half a sentence may mean nothing.
+
+        A meaning of which no sentence is short enough keeps all of them, and they are cut.
+        """
+        if length not in self._groups:
+            groups: dict[tuple[str, ...], list[Wording]] = {}
+            for wording, size in self._sized:
+                if size <= length:
+                    groups.setdefault(wording.meanings, []).append(wording)
+            single = [
+                groups.pop((name,), None) or [w for w, _ in self._sized if w.meanings == (name,)]
+                for name in MEANINGS
+            ]
+            self._groups[length] = single, list(groups.values())
+        return self._groups[length]
+
+
+def _draw(groups, rng) -> list[Wording]:
+    """Tasks as often as each other, "none", the widest, twice; one time in eight a mixture."""
+    single, mixed = groups
+    if mixed and rng.random() < 0.125:
+        return mixed[rng.integers(len(mixed))]
+    return single[min(rng.integers(len(single) + 1), len(single) - 1)]

@@ -39,7 +39,7 @@ def test_held_out_sentences_are_understood(shares, right):
     assert (shares.argmax(-1) == right).mean() >= 0.94
     none = wordings.MEANINGS.index("none")
     tasks = right != none
-    assert (shares.argmax(-1) == right)[tasks].mean() >= 0.95
+    assert (shares.argmax(-1) == right)[tasks].mean() >= 0.97
     assert measuring().recall_at(shares[:, none], ~tasks, 0.95) >= 0.9
 
 
@@ -89,13 +89,19 @@ def test_what_is_told_is_in_order_and_unsure_when_it_should_be():
 
 def test_the_shipped_encoder_is_small_and_leaves_minilm_as_it_is():
     folder = text.folder_of("minilm-tasks")
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 8e6
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 22e6
     plain, tuned = (text.TextEncoder.from_pretrained(n) for n in ("minilm", "minilm-tasks"))
     assert plain.fingerprint != tuned.fingerprint
     np.testing.assert_array_equal(
         plain.params["embeddings.word_embeddings.weight"],
         tuned.params["embeddings.word_embeddings.weight"],
     )
+
+
+def test_a_head_is_read_as_it_was_saved_however_it_lies_in_memory(tmp_path):
+    kernel = np.arange(24, dtype=np.float32).reshape(6, 4).T
+    understanding.Head(kernel, np.zeros(6, np.float32)).save(tmp_path)
+    np.testing.assert_array_equal(understanding.load_head(tmp_path, 4).kernel, kernel)
 
 
 def test_a_missing_or_foreign_head_is_told_in_a_line(tmp_path):
@@ -133,7 +139,7 @@ def test_the_command_tells_what_it_understood_and_goes_on(restored):
     picture, lines = restored("who painted this?")
     assert any(line.startswith("understood: none") for line in lines)
     (warning,) = [line for line in lines if line.startswith("warning: ")]
-    assert "none of it" in warning and "noise, rain, haze, blur and low light" in warning
+    assert warning.endswith("none of the supported tasks: noise, rain, haze, blur and low light")
     assert picture.shape == (32, 32, 3) and lines[-1] == "restored 1 of 1"
 
 

@@ -127,6 +127,26 @@ def test_a_run_with_the_contrastive_loss_learns_it(folder, tmp_path, few_sentenc
     assert np.mean(losses[-15:]) < np.mean(losses[:15]) - 0.1
 
 
+def test_a_probe_learns_beside_the_encoder_and_becomes_the_head(folder, tmp_path, few_sentences):
+    config = tiny_bert.config(folder, steps=60)
+    config.loss.cosine, config.loss.meaning = 0.0, 1.0
+    config.optim.lr_of = text_encoder.get_config().optim.lr_of
+    loop.run(config, tmp_path)
+    losses = [record["meaning"] for record in records(tmp_path)]
+    assert losses[0] == pytest.approx(np.log(len(wordings.MEANINGS)), rel=0.01)
+    assert np.mean(losses[-15:]) < 0.8 * np.mean(losses[:5])
+    before = text.TextEncoder.from_pretrained(folder).params
+    after = text.TextEncoder.from_pretrained(tmp_path / "text_encoder").params
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert name.startswith("embeddings") == np.array_equal(after[name], value), name
+    model = understanding.Understanding.from_pretrained(tmp_path / "text_encoder")
+    assert not model.head.bias.any()
+    training = [w for w in wordings.part("training") if len(w.meanings) == 1]
+    right = [understanding.MEANINGS.index(w.meanings[0]) for w in training]
+    assert (model([w.sentence for w in training]).argmax(-1) == right).mean() > 0.5
+
+
 def test_pairs_are_a_pure_function_of_seed_and_number(folder):
     encoder = text.TextEncoder.from_pretrained(folder)
 
@@ -148,7 +168,20 @@ def test_half_of_the_pairs_mean_the_same_and_every_meaning_is_drawn(folder):
     assert 0.5 < (labels > 0.999).mean() < 0.68  # half, and those that meet by chance
     assert ((labels > 0.1) & (labels < 0.9)).any()  # mixtures share a wish
     drawn = np.concatenate([pair["meaning"] for pair in made]).sum(0)
-    assert drawn.min() > 0.6 * drawn.max()
+    assert drawn[:-1].min() > 0.6 * drawn[:-1].max()
+    assert 1.5 < drawn[-1] / drawn[:-1].mean() < 2.5  # "none" is the widest
+
+
+def test_sentences_are_drawn_whole(folder, monkeypatch):
+    monkeypatch.setattr(wordings, "varied", lambda sentence, rng, share: sentence)
+    encoder = text.TextEncoder.from_pretrained(folder)
+    known = [wording.sentence for wording in wordings.part("training")]
+    whole = {tuple(ids) for ids in encoder.tokenizer(known)["input_ids"]}
+    assert max(map(len, whole)) > 12
+    pairs = wordings.Pairs(wordings.part("training"), encoder.tokenizer, 0, typos=0.0)
+    for pair in (pairs(n, 12) for n in range(200)):
+        for tokens, mask in zip(pair["tokens"], pair["mask"], strict=True):
+            assert tuple(tokens[mask]) in whole
 
 
 def test_every_sentence_of_a_batch_keeps_its_marks(folder, tmp_path):
@@ -169,10 +202,10 @@ def test_the_config_has_the_fields_of_all_configs():
             if hasattr(value, "items") and key != "overrides":
                 yield from fields(value, f"{prefix}{key}.")
 
-    for argument in ("", "encoder=folder,layers=0,steps=3,batch=8,tokens=32"):
+    for argument in ("", "encoder=folder,layers=1,steps=3,batch=8,tokens=32"):
         config = text_encoder.get_config(argument)
         assert set(fields(config)) == set(fields(common.get_config()))
-    assert (config.encoder, config.network.layers) == ("folder", 0)
+    assert (config.encoder, config.network.layers) == ("folder", 1)
     assert config.data.stages == ((3, 32, 8),)
     with pytest.raises(ValueError, match="'speed=2' is unknown; known: encoder, layers"):
         text_encoder.get_config("speed=2")

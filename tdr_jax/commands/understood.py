@@ -26,7 +26,10 @@ def tell(prompts: list[str], network) -> None:
         _say(f"understood{of}: {what}")
         foreign = [meaning for meaning, _ in found if tasks and meaning not in tasks]
         if found[0][0] == "none" and found[0][1] >= understanding.SURE:
-            _say(f"warning: the prompt{of} seems to ask for none of it; {_known(network, tasks)}")
+            supported = _list(tasks or understanding.MEANINGS[:-1])
+            _say(
+                f"warning: the prompt{of} seems to ask for none of the supported tasks: {supported}"
+            )
         elif not sure:
             _say(f"warning: unsure what the prompt{of} asks for; {_known(network, tasks)}")
         elif foreign:

@@ -5,11 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from tdr_jax.models import bert
 
 STACK = "encoder.layer.blocks."
+PROBE = "meaning.weight"  # name of the linear probe that learns beside the encoder
 TEMPERATURE = 0.1  # of the contrastive loss: SupCon's
+SHARPNESS = 16.0  # of the probe's answers: vectors of norm 1 have small products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +22,12 @@ class LastLayers:
     Args:
         network: the whole BERT.
         layers: how many of its last layers learn; 0 for all of it, embeddings too.
+        meanings: how many rows the linear probe has that learns beside it; 0 for no probe.
     """
 
     network: Any
     layers: int
+    meanings: int = 0
 
     @property
     def name(self) -> str:
@@ -44,15 +49,18 @@ class LastLayers:
         return jax.eval_shape(self.cut, self.network.abstract_params())
 
     def cut(self, params):
-        """The part of a whole BERT's parameters that learns."""
+        """The part of a whole BERT's parameters that learns, and the probe as it begins."""
+        probe = jnp.zeros((self.meanings, self.config.hidden_size))
+        own = {PROBE: probe} if self.meanings else {}
         if not self.layers:
-            return dict(params)
-        return {n: v[-self.layers :] for n, v in params.items() if n.startswith(STACK)}
+            return dict(params) | own
+        return {n: v[-self.layers :] for n, v in params.items() if n.startswith(STACK)} | own
 
     def join(self, params, own):
         """The whole BERT's parameters, with the part that has learnt in its place."""
+        own = {name: value for name, value in own.items() if name != PROBE}
         if not self.layers:
-            return dict(own)
+            return own
         below = {n: v[: -self.layers] for n, v in params.items() if n in own}
         return params | {n: jnp.concatenate([v, own[n]]) for n, v in below.items()}
 
@@ -67,6 +75,7 @@ class LastLayers:
         Returns:
             float32 (B, hidden_size).
         """
+        own = {name: value for name, value in own.items() if name != PROBE}
         if not self.layers:
             return self.network.apply(own, tokens, mask, method="mean_pool")
         below = self.config.num_hidden_layers - self.layers
@@ -86,10 +95,10 @@ class TextEncoder:
         network: a `LastLayers`.
         weights: the loss configuration: `cosine`, of the squared difference between cosine and
             label of each pair; `same`, of the supervised contrastive loss over all sentences of
-            the batch, 0 for none.
+            the batch; `meaning`, of the cross-entropy of what a linear probe reads; 0 for none.
 
     Source: the first is the loss that TextPromptIR's encoder is fine-tuned with; the second is
-    SupCon (arXiv 2004.11362, eq. 2).
+    SupCon (arXiv 2004.11362, eq. 2); the third is ours.
     """
 
     network: Any
@@ -107,7 +116,7 @@ class TextEncoder:
 
         Returns:
             the loss, a float32 scalar, and `told`, the share of pairs whose cosine is on the right
-            side of one half, with `cosine` and `same`, the terms.
+            side of one half, with `cosine`, `same` and `meaning`, the terms.
         """
         del rng
         tokens, mask = (batch[name].reshape(-1, batch[name].shape[-1]) for name in TOKENS)
@@ -120,6 +129,11 @@ class TextEncoder:
         if self.weights.same:
             metrics["same"] = same(vectors, batch["meaning"].reshape(len(vectors), -1))
             loss = loss + self.weights.same * metrics["same"]
+        if self.weights.meaning:
+            logits = SHARPNESS * vectors @ params[PROBE].T
+            meaning = batch["meaning"].reshape(logits.shape)
+            metrics["meaning"] = optax.softmax_cross_entropy(logits, meaning).mean()
+            loss = loss + self.weights.meaning * metrics["meaning"]
         told = ((cosine > 0.5) == (batch["label"] > 0.5)).mean(dtype=jnp.float32)
         return loss, metrics | {"told": told}
 

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from tdr_jax import text, understanding, wordings
 from tdr_jax.data import pipeline
@@ -44,7 +45,8 @@ class TextEncoder:
             whole = whole.replace(**config.network.overrides)
         except (TypeError, ValueError) as error:
             raise InputError(f"config.network.overrides: {error}") from None
-        self.network = tasks.LastLayers(whole, layers)
+        meanings = len(wordings.MEANINGS) if config.loss.meaning else 0
+        self.network = tasks.LastLayers(whole, layers, meanings)
         self.task = tasks.TextEncoder(self.network, config.loss)
         self.frozen = (self.encoder.params if layers else {},)
 
@@ -84,7 +86,11 @@ class TextEncoder:
         """Writes the encoder, and the head that reads its vectors, to `text_encoder/`."""
         whole = self.network.join(self.encoder.params, jax.device_get(params))
         encoder = self.encoder.with_params(whole)
-        head = understanding.fit(encoder, seed=self.config.seed)
+        # The probe reads vectors of norm 1. It tells "none" better than a head fitted afterwards,
+        # to sentences that the encoder has learnt by then.
+        probe = params.get(tasks.PROBE) if encoder.normalise else None
+        kernel = None if probe is None else tasks.SHARPNESS * np.asarray(probe).T
+        head = understanding.fit(encoder, kernel=kernel, seed=self.config.seed)
         target = self.workdir / "text_encoder"
         with tempfile.TemporaryDirectory(dir=self.workdir, suffix=".tmp") as folder:
             made = encoder.save(Path(folder) / target.name)
@@ -122,8 +128,10 @@ def _check(config) -> None:
         )
     if not 0 <= config.data.typos <= 1:
         raise InputError(f"config.data.typos is {config.data.typos}; give a share from 0 to 1")
-    if not (config.loss.cosine or config.loss.same):
-        raise InputError("config.loss.cosine and config.loss.same are 0; there is nothing to learn")
+    if not (config.loss.cosine or config.loss.same or config.loss.meaning):
+        raise InputError(
+            "config.loss.cosine, same and meaning are 0; there is nothing to learn: set one"
+        )
     if config.loss.same and config.accumulate > 1:
         raise InputError(
             f"config.accumulate is {config.accumulate}, but config.loss.same compares all "

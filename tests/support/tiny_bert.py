@@ -53,9 +53,11 @@ def make(folder: Path, *, normalise: bool = True) -> Path:
 
 def config(folder: Path, *, steps: int = 40, batch: int = 16, layers: int = 0):
     """A run that takes seconds."""
-    given = f"encoder={folder},layers={layers},steps={steps},batch={batch},tokens=16"
+    given = f"encoder={folder},layers={layers}"
     found = text_encoder.get_config(given)
-    found.data.typos, found.loss.same = 0.0, 0.0
+    found.data.stages = ((steps, 16, batch),)
+    found.data.typos, found.loss.same, found.loss.meaning = 0.0, 0.0, 0.0
+    found.optim.lr_of = ()
     found.optim.lr, found.optim.warmup, found.ema = 3e-3, 5, 0.0
     found.log_every, found.save_every = 1, 1000
     return found
