@@ -128,7 +128,7 @@ def test_a_run_with_the_contrastive_loss_learns_it(folder, tmp_path, few_sentenc
 
 
 def test_a_probe_learns_beside_the_encoder_and_becomes_the_head(folder, tmp_path, few_sentences):
-    config = tiny_bert.config(folder, steps=60)
+    config = tiny_bert.config(folder, steps=120, batch=64)
     config.loss.cosine, config.loss.meaning = 0.0, 1.0
     config.optim.lr_of = text_encoder.get_config().optim.lr_of
     loop.run(config, tmp_path)

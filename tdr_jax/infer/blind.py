@@ -24,7 +24,7 @@ PROMPTS = {
 # The least probability of what is asked for. Haze needs more: to take it from a picture without
 # any costs some five times of what leaving it in does. Beside noise or rain it needs much more, as
 # it is told worse there, and two degradations are rarer outside of the training.
-LEAST = {"noise": 0.5, "rain": 0.5, "haze": 0.55, "blur": 0.5}
+LEAST = {"noise": 0.5, "rain": 0.5, "haze": 0.6, "blur": 0.5}
 LEAST_HAZE_BESIDE = 0.975
 SIDE = 448  # of the windows that are looked at, the largest crop of the training
 WINDOWS = 3  # of them at most along each side of a picture
