@@ -144,8 +144,13 @@ def test_what_shapes_do_not_tell_can_be_set(tmp_path, capsys):
 
 def test_shipped_weights_convert_by_name(tmp_path, capsys):
     status, lines, _ = run(capsys, "textpromptir-compact", "-o", tmp_path / "net.pth")
-    assert status == 0 and "textpromptir-compact; " in lines[0]
-    network, values = tdr_jax.load(tmp_path / "net.pth")
+    assert status == 0 and "textpromptir-compact trained_for=noise,rain,haze " in lines[0]
+    # What it was trained for is in no shape; the line above says what has to be set again.
+    told = lines[0].partition(";")[0].split()[5:]
+    assert len(told) == 3 and all("=" in setting for setting in told)
+    words = [word for setting in told for word in ("--set", setting)]
+    assert run(capsys, tmp_path / "net.pth", "-o", tmp_path / "back", *words)[0] == 0
+    network, values = tdr_jax.load(tmp_path / "back")
     shipped, params = tdr_jax.load("textpromptir-compact")
     assert network.config == shipped.config
     assert all(np.array_equal(values[name], params[name]) for name in params)

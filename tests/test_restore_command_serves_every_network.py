@@ -65,9 +65,13 @@ def refused(result, *parts):
     assert all(part in lines[0] for part in parts), lines
 
 
-def test_a_prompt_is_needed_by_those_that_take_one_and_refused_by_the_others(tdr, views):
+def test_without_a_prompt_those_that_take_one_say_what_they_see(tdr, views):
+    status, lines = tdr("worded", views / "left" / "cat.png", "-o", views / "out.png")
+    assert status == 0 and any("cat.png: found " in line for line in lines), lines
+
+
+def test_a_prompt_is_refused_by_networks_that_take_none(tdr, views):
     left, out = views / "left", views / "out"
-    refused(tdr("worded", left, "-o", out), "needs a prompt", "--prompt")
     refused(tdr("plain", left, "-o", out, "--prompt", "deblur"), "takes no sentence", "--prompt")
     table = views / "prompts.tsv"
     table.write_text("cat.png\tdeblur\n")

@@ -80,6 +80,8 @@ def estimate(folder, photos):
     """What is wrong with pictures."""
     config = estimator.get_config(f"data={photos}")
     config.network.overrides.widths = (16, 16, 16)
+    # At the rate of the others: Adam turns rounding into steps of this over its epsilon.
+    config.optim.lr = 3e-4
     config.data.stages = ((STEPS, 16, BATCH),)
     config.mesh.least = 2**8
     return config
