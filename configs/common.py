@@ -56,6 +56,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.absent = 0.0  # share of examples that ask for what is not there
     config.data.mixed = 0.0  # share with two degradations, one of them to stay
     config.data.together = 0.0  # share with two degradations that are both asked for
+    config.data.recoloured = 0.0  # share in other light and colours; "estimate", "tr"
     config.data.partial = 0.0  # share that asks for less than full strength, by a shorter vector
     config.data.noise_mode = "uint8"
     # The next three are for the stages of textual degradation removal.
@@ -93,6 +94,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.coarse = 0.0  # of mean colours; "reconstruct"
     config.loss.kl = 0.0  # of latents; "reconstruct"
     config.loss.align = 0.0  # of guidance's features, degraded against clean; "guided"
+    config.loss.denoise = 1.0  # denoising error of the clean picture; "tr"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
     # Of cosines of pairs of sentences, SupCon's over all of a batch, and cross-entropy of what a
     # linear probe reads; "text_encoder"

@@ -36,6 +36,7 @@ def get_config(argument: str = ""):
     config.data.sigma_range = (5.0, 60.0)
     # A quarter stays as it is, another has two degradations.
     config.data.absent, config.data.together = 0.25, 0.25
+    config.data.recoloured = 0.5
     config.data.turns = (0, 4)  # people hold pictures upright, and sky is above
     config.data.stages = ((1000, 256, 16), (500, 448, 8))
     config.optim.lr, config.optim.warmup, config.optim.end = 3e-3, 50, 0.01

@@ -18,9 +18,10 @@ Arguments:
     data: a folder of clean photographs, degraded as they are read: noise of any level up to 50,
         rain, haze, blur.
     rain, haze, blur: folders of pairs, with lq/ and hq/.
-    direct: weight of the distance between restored and clean words; 0 as published. tiny has 10
-        and residual words, and sees clean pictures too, to leave their words alone: what the
-        paper has not, but what few photographs need.
+    direct: weight of the distance between restored and clean words beside the denoising error; 0
+        as published. tiny learns from the distance alone unless this is given, and has residual
+        words that see each other, pictures in other colours, and clean ones, to leave their
+        words alone: what the paper has not, but what few photographs and two cores need.
 """
 
 from configs import tdr_towers
@@ -52,11 +53,13 @@ def get_config(argument: str = ""):
     config.data.weights = (1.0,) * 4
     config.loss.words = max(given["direct"], 0.0)
     if given["size"] == "tiny":
-        config.loss.words = 10.0 if given["direct"] < 0 else given["direct"]
+        if given["direct"] < 0:
+            config.loss.denoise, config.loss.words = 0.0, 1.0
         config.data.tasks, config.data.weights = tdr_towers.STATES, (1.0, 3.0, 2.0, 2.0, 1.0)
         # Shrinking takes noise away: little of it, and of strong noise, so that some is left.
         config.data.oversample, config.data.sigma_range = (1.0, 1.3), (10.0, 75.0)
-        config.data.distinct = 6000
-        config.data.stages = ((given["steps"] or 250, 128, given["batch"] or 32),)
+        config.data.cover, config.data.recoloured = (0.4, 1.0), 0.6
+        config.data.distinct = 24000
+        config.data.stages = ((given["steps"] or 6000, 128, given["batch"] or 64),)
         config.optim.lr = 1e-3
     return config

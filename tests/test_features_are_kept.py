@@ -64,6 +64,9 @@ def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
     )
     frozen, towers = job.frozen[0], job.task.towers
     see = jax.jit(lambda batch: towers.hidden(frozen, batch), compiler_options=QUICK)
+    if stage == "tr":
+        mapper, its = job.task.mapper, frozen["image_to_text"]
+        say = jax.jit(lambda hidden: mapper.apply(its, hidden), compiler_options=QUICK)
     vae = towers.vae
     draw = jax.jit(
         lambda drawn: vae.apply(frozen["vae"], drawn, method="encode"), compiler_options=QUICK
@@ -72,13 +75,13 @@ def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
     for k in (0, 2):
         rows = [make(m, 16) for m in numbers(job, k)]
         examples = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        pair = {"hidden_clean"} if stage == "tr" else set()
-        assert batches[k].keys() == {"hidden", "moments", "kind"} | pair
+        names = {"i2t": {"hidden"}, "tr": {"words", "words_clean"}}[stage]
+        assert batches[k].keys() == {"moments", "kind"} | names
         np.testing.assert_array_equal(batches[k]["kind"], examples["kind"])
         wanted = {"moments": np.concatenate(draw(examples["drawn"]), -1)}
-        wanted["hidden"] = see({"seen": examples["seen"]})
-        if pair:
-            wanted["hidden_clean"] = see({"seen": examples["seen_clean"]})
+        for name in names:
+            seen = see({"seen": examples["seen_clean" if name == "words_clean" else "seen"]})
+            wanted[name] = seen if stage == "i2t" else say(seen)
         for name, array in wanted.items():
             assert batches[k][name].dtype == "float32"
             scale = np.abs(array).max()
@@ -147,6 +150,20 @@ def test_what_decides_no_feature_may_change(folders, kept):
     batch = next(make_job(folders, "i2t", folder.parent, **fields).batches(0))
     for name, array in batch.items():
         np.testing.assert_array_equal(array, batches[0][name])
+
+
+def test_no_latents_are_kept_for_a_loss_without_pictures(folders, kept, tmp_path):
+    job = make_job(folders, "tr", tmp_path, **{"loss.denoise": 0.0, "loss.words": 1.0})
+    batch = next(job.batches(0))
+    whole = kept["tr"][1][0]
+    assert whole.keys() - batch.keys() == {"moments"}
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array, whole[name])
+    batch["row"] = np.arange(BATCH)
+    loss, metrics = job.task.loss(job.initial_params(), batch, jax.random.key(0), job.frozen[0])
+    assert float(loss) == float(metrics["words"]) > 0
+    with pytest.raises(InputError, match="features0 holds features of other data.*remove"):
+        make_job(folders, "tr", tmp_path).batches(0)
 
 
 def test_crops_of_several_sizes_cannot_be_kept(folders, tmp_path):

@@ -236,6 +236,24 @@ def test_the_clean_picture_of_a_restoration_is_clean():
     np.testing.assert_array_equal(same["drawn"], same["seen"] * np.float32(2) - 1)
 
 
+def test_pictures_in_other_colours_are_seen_and_drawn_in_the_same():
+    picture, options = ramp(40, 70), dict(tasks=("rain",), view=40)
+    plain, some = (make([picture], "pair", recoloured=share, **options) for share in (0.0, 0.5))
+    changed = 0
+    for n in range(40):
+        before, after = plain(n, 40), some(n, 40)
+        np.testing.assert_array_equal(after["drawn"], after["seen_clean"] * np.float32(2) - 1)
+        if np.array_equal(before["drawn"], after["drawn"]):
+            np.testing.assert_array_equal(before["seen"], after["seen"])
+            continue
+        changed += 1
+        # Rain adds light, wherever it falls: to the other colours too.
+        assert (after["seen"] - after["seen_clean"]).mean() > 0
+        wrong = (after["seen"] - after["seen_clean"]) - (before["seen"] - before["seen_clean"])
+        assert np.abs(wrong).mean() < 0.1
+    assert 10 < changed < 30
+
+
 @pytest.mark.parametrize("tasks", [("clean", "noise"), ("noise",), ("clean", "noise", "noise")])
 def test_a_view_is_shown_in_another_state_too(tasks):
     weights = (1.0,) * len(tasks)

@@ -106,9 +106,8 @@ def test_arguments_say_where_things_lie_and_how_long_to_train():
     config = tdr_towers.get_config("part=unet,data=photos,vae=towers/vae,steps=9,batch=4")
     assert (config.stack.vae, config.data.path) == ("towers/vae", "photos")
     assert config.data.stages == ((9, 128, 4),)
-    directs = [tdr_tr.get_config(f"size=tiny{more}").loss.words for more in ("", ",direct=0")]
-    assert directs == [10.0, 0.0]
-    assert tdr_tr.get_config("direct=0.5").loss.words == 0.5
+    losses = [tdr_tr.get_config(x).loss for x in ("size=tiny", "size=tiny,direct=0", "direct=0.5")]
+    assert [(loss.denoise, loss.words) for loss in losses] == [(0.0, 1.0), (1.0, 0.0), (1.0, 0.5)]
 
 
 @pytest.mark.parametrize("size", PUBLISHED)
@@ -251,6 +250,15 @@ def test_unknown_arguments_are_told_in_one_line(module, argument, line):
         (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of restore, guided"),
         (tdr_tr, {"save_every": 0}, "config.save_every is 0"),
         (tdr_tr, {"stack.path": "nowhere"}, "nowhere"),
+        (
+            tdr_tr,
+            {
+                "loss.denoise": 0.0,
+                "stack.path": "tdr-tiny",
+                "network.name": "tdr-tiny/textual_restoration",
+            },
+            "config.loss.denoise and config.loss.words are both 0",
+        ),
         (tdr_towers, {"network.overrides": {"depth": 3}}, "config.network: .*depth"),
     ],
 )

@@ -227,7 +227,7 @@ def test_the_second_stages_loss_and_gradients_equal_torch(prediction, direct):
         towers(prediction),
         networks["image_to_text"],
         networks["restoration"],
-        types.SimpleNamespace(words=direct),
+        types.SimpleNamespace(denoise=1.0, words=direct),
     )
     metrics = compare(
         task,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tdr_jax.data.colours import COLOURS, recoloured
 from tdr_jax.data.pipeline import DEGRADATION, Examples
 from tdr_jax.degrade import example_rng
 from tdr_jax.models.estimator import LOOKED_FOR
@@ -9,8 +10,6 @@ from tdr_jax.text import TASKS
 
 JPEG = 0.4  # share of examples that were saved as JPEG ...
 QUALITY = (60, 98)  # ... and how well
-COLOURS = 64  # stream of an example's generator, far from those of the pipeline
-RECOLOURED = 0.5  # share of pictures whose light and colours are changed first
 
 
 class Labelled(Examples):
@@ -19,8 +18,8 @@ class Labelled(Examples):
     Args:
       source: of clean pictures, see `tdr_jax.data.sources`.
       data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `absent` is the
-        share of pictures that stay as they are, and `together` that of pictures with two
-        degradations.
+        share of pictures that stay as they are, `together` that of pictures with two
+        degradations, and `recoloured` that of pictures whose light and colours are changed first.
       seed: int.
     """
 
@@ -40,8 +39,8 @@ class Labelled(Examples):
           255, or 0.
         """
         crops, where, _, u = self._crop(n, size)
-        if u[8] < RECOLOURED:
-            crops = [_recoloured(crops[0], example_rng(self.seed, n, COLOURS))]
+        if u[8] < self.data.recoloured:
+            crops = [recoloured(crops[0], example_rng(self.seed, n, COLOURS))]
         present = set()
         if u[4] >= self.data.absent:
             present.add(self._draw_task(u[3]))
@@ -56,19 +55,6 @@ class Labelled(Examples):
             "present": np.array([name in present for name in LOOKED_FOR], np.float32),
             "sigma": np.float32(sigma),
         }
-
-
-def _recoloured(image, rng):
-    """Gives a good picture other light, contrast and colours, as another camera or hour would.
-
-    Some hundred photographs are few to learn from how different good ones can be.
-    """
-    shade, vivid, strong = np.exp(rng.uniform((-0.25, -0.5, -0.2), (0.25, 0.35, 0.25)))
-    image = image ** np.float32(shade)
-    grey = image.mean(-1, keepdims=True)
-    image = (grey + (image - grey) * vivid) * np.exp(rng.uniform(-0.08, 0.08, 3))
-    pivot = rng.random()
-    return np.clip(pivot + (image - pivot) * strong, 0, 1).astype(np.float32)
 
 
 def _as_file(image, kind, quality):

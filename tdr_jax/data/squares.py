@@ -7,6 +7,7 @@ tower sees, and to what the diffusion network draws. Both are of the same window
 import numpy as np
 
 from tdr_jax import captions
+from tdr_jax.data.colours import COLOURS, recoloured
 from tdr_jax.data.pipeline import CHOICES, DEGRADATION, order, turn
 from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
@@ -27,7 +28,8 @@ class Squares:
         highest share of a picture's shorter side that the square takes, or () for a square of the
         pictures' own size where they are large enough, and else the central one of the shorter
         side; `oversample`, how many times finer than what is drawn the square is when it is
-        degraded, at least and at most.
+        degraded, at least and at most; `recoloured`, the share of pictures, but pairs, whose light
+        and colours are changed before.
       seed: int.
       wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
         vision tower, and the first once more in another state; "caption", the picture and what
@@ -86,7 +88,7 @@ class Squares:
         epoch, place = divmod(n, len(self.source))
         item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
         rng = example_rng(self.seed, n, CHOICES)
-        u = rng.random(13)
+        u = rng.random(14)
         paired = "degraded" in item
         pictures = (item["degraded"], item["clean"]) if paired else (item["image"],)
         pictures = self._cut(pictures, u, size)
@@ -95,6 +97,8 @@ class Squares:
         pictures = [turn(picture.astype(np.float32) / 255, how) for picture in pictures]
         clean, kind = pictures[-1], item.get("task")
         if not paired:
+            if u[13] < self.data.recoloured:
+                clean = recoloured(clean, example_rng(self.seed, n, COLOURS))
             kind = kind or self.tasks[int(np.searchsorted(self.edges, u[4], side="right"))]
             degraded = self._degrade(clean, kind, n)
         else:

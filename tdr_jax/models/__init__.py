@@ -142,7 +142,7 @@ _PIPELINES = {
         "textual_restoration": (
             "mapper",
             "TextualRestoration",
-            dict(input_dim=128, hidden_dim=64, residual=True),  # wider ones learn pictures by heart
+            dict(input_dim=128, hidden_dim=128, residual=True, attention=True),
         ),
     },
 }

@@ -18,9 +18,10 @@ class TextualRestoration:
         towers: the frozen networks.
         mapper: the frozen ImageToText, copies of keys and values included.
         network: a TextualRestoration.
-        weights: `words`, of the distance between restored words and those of the clean picture,
-            the root of the mean square for each example: squares would leave slight damage to
-            chance beside heavy. 0 leaves it out, as the paper does.
+        weights: `denoise`, of the denoising error, the paper's whole loss; and `words`, of the
+            distance between restored words and those of the clean picture, the root of the mean
+            square for each example: squares would leave slight damage to chance beside heavy.
+            0 leaves one out.
 
     Source: TDR (arXiv 2312.17334), second stage.
     """
@@ -35,32 +36,45 @@ class TextualRestoration:
 
         Args:
             params: flat dict of the restoration's parameters.
-            batch: `seen`, degraded, and `drawn`, clean (or `hidden` and `moments`), `kind` and
-                `row` int (B,); with `weights.words` also `seen_clean` (or `hidden_clean`).
+            batch: `seen`, degraded, and `drawn`, clean (or `words` and `moments`), `kind` and
+                `row` int (B,); with `weights.words` also `seen_clean` (or `words_clean`).
             rng: a key.
             frozen: parameters of the towers and of `image_to_text`, by name.
 
         Returns:
             the loss, a float32 scalar, and the distances to the clean picture's words,
-            `words` and `words_before`, with `weights.words` or where its states are known.
+            `words` and `words_before`, with `weights.words` or where these words are known.
         """
-        copies = frozen["image_to_text"]
-        said = self.mapper.apply(copies, self.towers.hidden(frozen, batch))
-        said = jax.lax.stop_gradient(said)
+        said = self.said(frozen, batch)
         task = (batch["kind"],) if self.network.config.tasks else ()
         words = self.network.apply(params, said, *task)
-        loss = self.towers.errors(frozen, batch, rng, words, mapper.kv(copies)).mean()
+        loss = jnp.zeros(())
+        if self.weights.denoise:
+            copies = mapper.kv(frozen["image_to_text"])
+            loss = self.towers.errors(frozen, batch, rng, words, copies).mean()
+            loss = self.weights.denoise * loss
         # The vision tower looks at the clean picture only where that is asked for.
-        known = "hidden_clean" if "hidden_clean" in batch else "seen_clean"
-        if known not in batch or (known == "seen_clean" and not self.weights.words):
+        if not self.weights.words and "words_clean" not in batch:
             return loss, {}
-        clean = {known.removesuffix("_clean"): batch[known]}
-        wanted = self.mapper.apply(copies, self.towers.hidden(frozen, clean)).astype(jnp.float32)
+        wanted = self.said(frozen, batch, "_clean").astype(jnp.float32)
         metrics = {
             name: _distance(wanted, given.astype(jnp.float32)).mean()
             for name, given in (("words", words), ("words_before", said))
         }
         return loss + self.weights.words * metrics["words"], metrics
+
+    def said(self, frozen, batch, which: str = ""):
+        """Returns the words (B, N, C) of `seen`, or those that `words` of the batch holds.
+
+        Args:
+            frozen: parameters by network.
+            batch: as for the loss.
+            which: "_clean" for those of the clean picture.
+        """
+        if f"words{which}" in batch:
+            return batch[f"words{which}"]
+        hidden = self.towers.hidden(frozen, {"seen": batch[f"seen{which}"]})
+        return jax.lax.stop_gradient(self.mapper.apply(frozen["image_to_text"], hidden))
 
 
 def _distance(words, others):

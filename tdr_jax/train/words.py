@@ -12,7 +12,7 @@ from tdr_jax import captions, diffusion, models, pipeline, placeholder, stack, w
 from tdr_jax.data import pipeline as data_pipeline
 from tdr_jax.data import squares
 from tdr_jax.errors import InputError
-from tdr_jax.models import clip, mapper
+from tdr_jax.models import mapper
 from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
 from tdr_jax.train import assemble, features
 
@@ -42,6 +42,7 @@ class Job:
     wanted: str  # of squares.Squares
     view = 0
     part = ""  # the folder that is exported
+    instead = {"drawn": "moments"}  # what takes the place of pictures where features are kept
     frozen: tuple = ()
     panels = False
 
@@ -98,15 +99,17 @@ class Job:
                     f"{self.config.objective!r} with crops of {sorted(sizes)}; it keeps what "
                     "frozen networks make of pictures of one size"
                 )
+            (size,) = sizes
             make = features.Kept(
                 self.workdir / f"features{jax.process_index()}",
                 make,
                 jax.jit(self.encode),  # of the jobs that have frozen networks
                 data.distinct,
-                sizes.pop(),
+                size,
                 self.config.seed,
                 {
                     "data": {k: v for k, v in data.to_dict().items() if k not in NOT_DATA},
+                    "arrays": sorted(self.kept(size)),
                     "seed": self.config.seed,
                     "networks": features.digest(self.frozen[0]),
                 },
@@ -130,7 +133,7 @@ class Job:
         names = PARTS[self.wanted]
         if self.config.data.distinct and self.frozen:  # what `encode` makes of these
             made |= self.kept(crop)
-            names = [INSTEAD.get(name, name) for name in names]
+            names = [self.instead.get(name, name) for name in names]
         return {
             name: jax.ShapeDtypeStruct((batch, *shape), dtype)
             for name, (shape, dtype) in made.items()
@@ -147,7 +150,7 @@ class Job:
         return path
 
 
-# What an example has, see `squares.Squares`, and what takes its place where features are kept.
+# What an example has, see `squares.Squares`.
 SEEN = ("seen", "seen_too", "seen_other", "seen_clean")
 PARTS = {
     "drawn": ("kind", "drawn"),
@@ -156,7 +159,6 @@ PARTS = {
     "same": ("kind", "drawn", "seen"),
     "pair": ("kind", "drawn", "seen", "seen_clean"),
 }
-INSTEAD = {"drawn": "moments", "seen": "hidden", "seen_clean": "hidden_clean"}
 # What decides neither the examples nor their features.
 NOT_DATA = ("stages", "workers", "cache_mb")
 
@@ -333,25 +335,6 @@ class Words(Job):
             remat=self.config.stack.remat,
         )
 
-    def kept(self, crop: int):
-        """Shapes and dtypes of what `encode` makes of one example."""
-        vision = self.networks["image_encoder"].config
-        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
-        hidden = (tokens, vision.hidden_size), "float32"
-        moments = _kept_moments(self.networks["vae"].config, crop)
-        return {"moments": moments, "hidden": hidden, "hidden_clean": hidden}
-
-    def encode(self, batch):
-        """Hidden states and latents in place of pictures."""
-        frozen = self.frozen[0]
-        found = {"moments": _moments(self.networks["vae"], frozen, batch), "kind": batch["kind"]}
-        for name in ("seen", "seen_clean"):
-            if name in batch:
-                pixels = clip.normalise(batch[name])
-                hidden, _ = self.networks["image_encoder"].apply(frozen["image_encoder"], pixels)
-                found[name.replace("seen", "hidden")] = hidden.astype(jnp.float32)
-        return found
-
 
 def published(name: str, dtype: str) -> stack.Stack:
     """The frozen networks that a network goes with, and shapes in place of their parameters.
@@ -413,6 +396,7 @@ class ImageToText(Words):
     """The first stage: the mapper and its copies of keys and values."""
 
     wanted, part = "same", "image_to_text"
+    instead = {"drawn": "moments", "seen": "hidden"}
 
     def __init__(self, config, workdir, *, weights: bool = True):
         super().__init__(config, workdir, weights=weights)
@@ -427,11 +411,28 @@ class ImageToText(Words):
         own = self.frozen[0]["unet"]
         return mapper.with_kv(params, {k: own[k].astype(jnp.float32) for k in own})
 
+    def kept(self, crop: int):
+        """Shapes and dtypes of what `encode` makes of one example."""
+        vision = self.networks["image_encoder"].config
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        moments = _kept_moments(self.networks["vae"].config, crop)
+        return {"moments": moments, "hidden": ((tokens, vision.hidden_size), "float32")}
+
+    def encode(self, batch):
+        """Hidden states and latents in place of pictures."""
+        frozen = self.frozen[0]
+        return {
+            "kind": batch["kind"],
+            "moments": _moments(self.networks["vae"], frozen, batch),
+            "hidden": self.task.towers.hidden(frozen, batch).astype(jnp.float32),
+        }
+
 
 class TextualRestoration(Words):
     """The second stage: the restoration of words."""
 
     wanted, part = "pair", "textual_restoration"
+    instead = {"drawn": "moments", "seen": "words", "seen_clean": "words_clean"}
 
     def __init__(self, config, workdir, *, weights: bool = True):
         super().__init__(config, workdir, weights=weights)
@@ -447,8 +448,33 @@ class TextualRestoration(Words):
                 f"config.network.overrides.tasks is {tasks}; give 0, or {len(squares.KINDS)} for "
                 f"{', '.join(squares.KINDS)}"
             )
+        if not (config.loss.denoise or config.loss.words):
+            raise InputError(
+                "config.loss.denoise and config.loss.words are both 0, so that there is nothing to "
+                "learn; set one of them"
+            )
         first = self.networks[stack.IMAGE_TO_TEXT]
         self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
+
+    def kept(self, crop: int):
+        """Shapes and dtypes of what `encode` makes of one example."""
+        config = self.network.config
+        words = (config.num_words, config.input_dim), "float32"
+        found = {"words": words, "words_clean": words}
+        if self.config.loss.denoise:
+            found["moments"] = _kept_moments(self.networks["vae"].config, crop)
+        return found
+
+    def encode(self, batch):
+        """Words of both pictures and, where they are needed, latents, in place of pictures."""
+        frozen = self.frozen[0]
+        found = {
+            f"words{which}": self.task.said(frozen, batch, which).astype(jnp.float32)
+            for which in ("", "_clean")
+        }
+        if self.config.loss.denoise:
+            found["moments"] = _moments(self.networks["vae"], frozen, batch)
+        return {"kind": batch["kind"], **found}
 
 
 class Several:

@@ -30,6 +30,7 @@ def config(objective, stack, pictures, *, steps=3, batch=4, size=16, **given):
     argument = ",".join(f"{name}={value}" for name, value in given.items())
     config = RECIPES[objective].get_config(argument)
     config.network.name = NETWORKS[objective]
+    config.loss.denoise = 1.0
     config.data.distinct = 0
     config.data.stages = ((steps, size, batch),)
     config.optim.schedule = "constant"
