@@ -94,7 +94,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.loss.coarse = 0.0  # of mean colours; "reconstruct"
     config.loss.kl = 0.0  # of latents; "reconstruct"
     config.loss.align = 0.0  # of guidance's features, degraded against clean; "guided"
-    config.loss.denoise = 1.0  # denoising error of the clean picture; "tr"
+    config.loss.denoise = 0.0  # denoising error of the clean picture; "tr"
     config.loss.words = 0.0  # distance to the clean picture's words; "tr"
     # Of cosines of pairs of sentences, SupCon's over all of a batch, and cross-entropy of what a
     # linear probe reads; "text_encoder"

@@ -51,7 +51,7 @@ def get_config(argument: str = ""):
     config.stack.image_to_text = given["words"]
     config.data.tasks = tdr_towers.STATES[1:]
     config.data.weights = (1.0,) * 4
-    config.loss.words = max(given["direct"], 0.0)
+    config.loss.denoise, config.loss.words = 1.0, max(given["direct"], 0.0)
     if given["size"] == "tiny":
         if given["direct"] < 0:
             config.loss.denoise, config.loss.words = 0.0, 1.0

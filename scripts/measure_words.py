@@ -5,9 +5,10 @@
 Prints, for the central square of every photograph: how often the picture drawn from its words is
 more alike to it than to 19 other photographs (chance is 5 %); and for each degradation how far its
 words, and the picture drawn from them, are from those of the clean photograph, before and after the
-restoration of the words. Intervals are 95 %, by bootstrap over photographs; the rows "all" hold the
-means of each photograph's degradations. With --draws N every photograph is degraded and drawn N
-times, with other noise, and counts by the mean.
+restoration of the words, and how much nearer it is at best, drawn from the clean picture's words.
+Intervals are 95 %, by bootstrap over photographs; the rows "all" hold the means of each
+photograph's degradations. With --draws N every photograph is degraded and drawn N times, with other
+noise, and counts by the mean.
 """
 
 import argparse
@@ -73,7 +74,8 @@ def main(args) -> None:
         "of DPM-Solver++\n"
     )
     print("| drawn from | judged by | source found among 20 |\n|---|---|---|")
-    for name, (_, right) in judge("clean", False).items():
+    best = judge("clean", False)
+    for name, (_, right) in best.items():
         found = _percent(words.estimate(right))
         print(f"| words of the clean picture | {name} | {found} |", flush=True)
 
@@ -87,13 +89,17 @@ def main(args) -> None:
         _words_row(kind, *everything[-1])
     _words_row("all", *np.mean(everything, 0))
 
-    print("\n| degradation | judged by | distance before | after | change | found before | after |")
-    print("|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "\n| degradation | judged by | distance before | after | change | change at best | "
+        "found before | after |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     rows = {name: [] for name in distances}
     for kind in args.kinds:
         before, after = (judge(kind, restore) for restore in (False, True))
         for name in distances:
-            rows[name].append(np.stack([before[name], after[name]], 1).reshape(4, -1))
+            values = before[name][0], after[name][0], best[name][0], before[name][1], after[name][1]
+            rows[name].append(values)
             _guidance_row(kind, name, *rows[name][-1])
     for name, values in rows.items():
         _guidance_row("all", name, *np.mean(values, 0))
@@ -104,10 +110,11 @@ def _words_row(kind, before, after) -> None:
     print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {_percent(change)} |")
 
 
-def _guidance_row(kind, name, before, after, *found) -> None:
-    change, found = words.estimate(after - before), [values.mean() for values in found]
+def _guidance_row(kind, name, before, after, best, *found) -> None:
+    change, most = words.estimate(after - before), words.estimate(best - before)
+    found = [values.mean() for values in found]
     print(
-        f"| {kind} | {name} | {before.mean():.4f} | {after.mean():.4f} | {change} | "
+        f"| {kind} | {name} | {before.mean():.4f} | {after.mean():.4f} | {change} | {most} | "
         f"{found[0]:.0%} | {found[1]:.0%} |",
         flush=True,
     )

@@ -39,6 +39,20 @@ def test_restored_words_are_nearer_to_the_clean_pictures(guide, pictures, kind):
     assert words.estimate(after - before).high < 0
 
 
+def test_pictures_drawn_from_restored_words_are_nearer_to_the_clean_one(guide, pictures):
+    clean = words.shrunk(pictures["clean"], guide.size[0])
+    distance = words.feature_distance(guide)
+    changes = []
+    for kind in KINDS:
+        drawn = [
+            guide(pictures[kind], steps=10, sampler="dpm++", restore=restore)
+            for restore in (False, True)
+        ]
+        before, after = (distance(each, clean) for each in drawn)
+        changes.append(after - before)
+    assert words.estimate(np.mean(changes, 0)).high < 0
+
+
 def test_a_picture_is_drawn_like_its_source(guide):
     paths = sorted(PHOTOS.rglob("*.jpg"))
     side = guide.size[0]
