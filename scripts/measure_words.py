@@ -6,6 +6,8 @@ Prints, for the central square of every photograph: how often the picture drawn 
 more alike to it than to 19 other photographs (chance is 5 %); and for each degradation how far its
 words, and the picture drawn from them, are from those of the clean photograph, before and after the
 restoration of the words, and how much nearer it is at best, drawn from the clean picture's words.
+The last table ranks 20 photographs by how much they are like the drawn picture: how many others
+come before the clean one (by chance 9.5), and how often none does.
 Intervals are 95 %, by bootstrap over photographs; the rows "all" hold the means of each
 photograph's degradations. With --draws N every photograph is degraded and drawn N times, with other
 noise, and counts by the mean.
@@ -60,13 +62,13 @@ def main(args) -> None:
         return np.concatenate(made)
 
     def judge(kind, restore):
-        """By judge: distances from the clean picture, and whether it was found, (2, N)."""
+        """By judge: distance from the clean picture, others before it, whether none is, (3, N)."""
         found = {name: [] for name in distances}
         for seed, pictures in zip(seeds, states, strict=True):
             drawn = draw(pictures[kind], restore, seed)
             for name, distance in distances.items():
-                right = words.top1(distance, drawn, clean, seed=seed)
-                found[name].append((distance(drawn, clean), right))
+                rank = words.rank(distance, drawn, clean, seed=seed)
+                found[name].append((distance(drawn, clean), rank, rank == 0))
         return {name: np.mean(values, 0) for name, values in found.items()}
 
     print(
@@ -75,8 +77,8 @@ def main(args) -> None:
     )
     print("| drawn from | judged by | source found among 20 |\n|---|---|---|")
     best = judge("clean", False)
-    for name, (_, right) in best.items():
-        found = _percent(words.estimate(right))
+    for name, (_, _, right) in best.items():
+        found = _interval(words.estimate(right), ".0%")
         print(f"| words of the clean picture | {name} | {found} |", flush=True)
 
     wanted, _ = guide.words(whole, restore=False)
@@ -90,38 +92,44 @@ def main(args) -> None:
     _words_row("all", *np.mean(everything, 0))
 
     print(
-        "\n| degradation | judged by | distance before | after | change | change at best | "
-        "found before | after |\n|---|---|---|---|---|---|---|---|",
+        "\n| degradation | judged by | distance before | after | change | change at best |\n"
+        "|---|---|---|---|---|---|",
         flush=True,
     )
-    rows = {name: [] for name in distances}
+    measured = {}  # (kind, judge) -> before, after and at best, (3, 3, N)
     for kind in args.kinds:
         before, after = (judge(kind, restore) for restore in (False, True))
         for name in distances:
-            values = before[name][0], after[name][0], best[name][0], before[name][1], after[name][1]
-            rows[name].append(values)
-            _guidance_row(kind, name, *rows[name][-1])
-    for name, values in rows.items():
-        _guidance_row("all", name, *np.mean(values, 0))
+            measured[kind, name] = np.stack([before[name], after[name], best[name]])
+            _changes_row(kind, name, measured[kind, name][:, 0], 4)
+    for name in distances:
+        measured["all", name] = np.mean([measured[kind, name] for kind in args.kinds], 0)
+        _changes_row("all", name, measured["all", name][:, 0], 4)
+
+    print(
+        "\n| degradation | judged by | others before it, of 19: before | after | change | "
+        "change at best | found before | after |\n|---|---|---|---|---|---|---|---|"
+    )
+    for (kind, name), values in measured.items():
+        found = [f"{share:.0%}" for share in values[:2, 2].mean(-1)]
+        _changes_row(kind, name, values[:, 1], 2, *found)
 
 
 def _words_row(kind, before, after) -> None:
-    change = words.estimate((after - before) / before.mean())
-    print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {_percent(change)} |")
+    shown = _interval(words.estimate((after - before) / before.mean()), ".0%")
+    print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {shown} |")
 
 
-def _guidance_row(kind, name, before, after, best, *found) -> None:
-    change, most = words.estimate(after - before), words.estimate(best - before)
-    found = [values.mean() for values in found]
-    print(
-        f"| {kind} | {name} | {before.mean():.4f} | {after.mean():.4f} | {change} | {most} | "
-        f"{found[0]:.0%} | {found[1]:.0%} |",
-        flush=True,
-    )
+def _changes_row(kind, name, values, digits, *more) -> None:
+    """A row of what was before, after and at best, (3, N)."""
+    before, after, best = values
+    means = [f"{each.mean():.{digits}f}" for each in (before, after)]
+    changes = [_interval(words.estimate(each - before), f".{digits}f") for each in (after, best)]
+    print("| " + " | ".join([kind, name, *means, *changes, *more]) + " |", flush=True)
 
 
-def _percent(found) -> str:
-    return f"{found.mean:.0%} [{found.low:.0%}, {found.high:.0%}]"
+def _interval(found, shown) -> str:
+    return f"{found.mean:{shown}} [{found.low:{shown}}, {found.high:{shown}}]"
 
 
 if __name__ == "__main__":

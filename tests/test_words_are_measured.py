@@ -90,11 +90,12 @@ def test_a_source_is_found_by_likeness_and_otherwise_by_chance():
     rng = np.random.default_rng(0)
     sources = rng.random((200, 4, 4, 3))
     near = sources + rng.normal(0, 0.01, sources.shape)
-    assert words.top1(l2, near, sources).all()
-    unlike = words.top1(l2, rng.random(sources.shape), sources)
-    assert 0 < unlike.mean() < 0.12  # 5 % and three standard deviations
+    assert (words.rank(l2, near, sources) == 0).all()
+    unlike = words.rank(l2, rng.random(sources.shape), sources)
+    assert 0 < (unlike == 0).mean() < 0.12  # 5 % and three standard deviations
+    assert 8 < unlike.mean() < 11  # 9.5, likewise
     with pytest.raises(ValueError, match="20 photographs"):
-        words.top1(l2, near[:19], sources[:19])
+        words.rank(l2, near[:19], sources[:19])
 
 
 def test_intervals_narrow_with_pictures_and_hold_the_mean():

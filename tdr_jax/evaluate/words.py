@@ -49,8 +49,8 @@ def feature_distance(guide) -> Callable:
     return distance
 
 
-def top1(distances: Callable, drawn, sources, *, among: int = 20, seed: int = 0) -> np.ndarray:
-    """Asks for each drawn picture whether its source is the most alike among several photographs.
+def rank(distances: Callable, drawn, sources, *, among: int = 20, seed: int = 0) -> np.ndarray:
+    """Counts for each drawn picture the photographs that are as much like it as its source is.
 
     Args:
         distances: `(pictures, others) -> (B,)`, the smaller the more alike.
@@ -60,19 +60,20 @@ def top1(distances: Callable, drawn, sources, *, among: int = 20, seed: int = 0)
         seed: of the others.
 
     Returns:
-        bool (N,). Chance is 1 / among.
+        int (N,): how many of the others are not further away than the source; 0 where the source is
+        found, (among - 1) / 2 by chance.
     """
     count = len(sources)
     if among > count:
         raise ValueError(f"{among} photographs are to choose from, but there are {count}")
-    right = []
+    ranks = []
     for i in range(count):
         others = np.delete(np.arange(count), i)
         chosen = example_rng(seed, i).choice(others, among - 1, replace=False)
         pictures = sources[np.concatenate([[i], chosen])]
         found = distances(np.broadcast_to(drawn[i], pictures.shape), pictures)
-        right.append(found[0] < found[1:].min())
-    return np.asarray(right)
+        ranks.append((found[1:] <= found[0]).sum())
+    return np.asarray(ranks)
 
 
 def words_error(said, wanted) -> np.ndarray:
