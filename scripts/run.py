@@ -1,14 +1,18 @@
 """Set up an environment of its own and run the quickstart or the tests in it.
 
     python3 scripts/run.py quickstart    # restore examples/, fine-tune for a minute, evaluate
-    python3 scripts/run.py test          # the whole test suite
+    python3 scripts/run.py test          # style, and every promise at sizes that compile in seconds
+    python3 scripts/run.py test --full   # and the published sizes
+    python3 scripts/run.py test TEST     # one file or one test, as pytest names it
 
 Needs Python 3.11 or newer and nothing else. The environment is `.venv-NAME` beside this project;
-`--environment` puts it elsewhere. Results of the quickstart are in `out/`.
+`--environment` puts it elsewhere. Results of the quickstart are in `out/`. The order of the tests
+hangs on a seed, which is printed; `--seed` gives it.
 """
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import time
@@ -53,12 +57,20 @@ def quickstart(programs: Path) -> None:
     print(f"table: {out / 'evaluation' / 'table.md'}")
 
 
-def test(programs: Path) -> None:
-    """Checks the style and runs the whole test suite."""
+def test(programs: Path, arguments: argparse.Namespace) -> None:
+    """Checks the style and runs the tests, or only those that are named."""
+    seed = arguments.seed if arguments.seed is not None else random.randrange(2**32)
+    print(f"order of the tests: --seed {seed}", flush=True)
+    pytest = [programs / "python", "-m", "pytest", "-q", f"--randomly-seed={seed}"]
+    if arguments.tests:
+        call([*pytest, *["--full"][: arguments.full], *arguments.tests])
+        return
     call([programs / "ruff", "check", "."])
     call([programs / "ruff", "format", "--check", "."])
-    workers = ["-n", min(4, os.cpu_count() or 1), "--dist", "loadfile"]
-    call([programs / "python", "-m", "pytest", "-q", "--durations=10", *workers])
+    # A worker that has done its share takes over half of another's: no file holds up the end.
+    pytest += ["-n", min(4, os.cpu_count() or 1), "--dist", "worksteal", "--durations=10"]
+    for suite in ([], ["--full"])[: 1 + arguments.full]:
+        call([*pytest, *suite])
 
 
 def main() -> None:
@@ -66,14 +78,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", choices=("quickstart", "test"))
+    parser.add_argument("tests", nargs="*", help="of the tests: files or single tests, not all")
     parser.add_argument("--environment", type=Path, help="folder of the environment")
+    parser.add_argument("--full", action="store_true", help="of the tests: published sizes too")
+    parser.add_argument("--seed", type=int, help="of the tests: the order to run them in")
     arguments = parser.parse_args()
+    if arguments.what == "quickstart" and (arguments.tests or arguments.full or arguments.seed):
+        parser.error("tests, --full and --seed are for the tests")
     if sys.version_info < (3, 11):  # noqa: UP036 (this file is run before anything is installed)
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
     environment = arguments.environment or ROOT / f".venv-{arguments.what}"
     programs = prepare(environment, "[dev]" if arguments.what == "test" else "")
     start = time.monotonic()
-    {"quickstart": quickstart, "test": test}[arguments.what](programs)
+    if arguments.what == "test":
+        test(programs, arguments)
+    else:
+        quickstart(programs)
     print(f"{arguments.what} took {time.monotonic() - start:.0f} s after installation")
 
 

@@ -27,8 +27,9 @@ def _colours() -> tuple[tuple[str, ...], np.ndarray]:
     from PIL import ImageColor
 
     names = {}
-    for name, code in sorted(ImageColor.colormap.items()):
-        names.setdefault(ImageColor.getrgb(code)[:3], name)
+    # By name: Pillow puts tuples in the place of the codes of colours that were asked for.
+    for name in sorted(ImageColor.colormap):
+        names.setdefault(ImageColor.getrgb(name)[:3], name)
     return tuple(names.values()), _lab(np.array(list(names), np.float32) / 255)
 
 

@@ -1,12 +1,19 @@
 """Captions name the colours, the light and the state of a picture, each word one token."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import skimage.data
 import transformers
 
-from tdr_jax import captions, models, pipeline
+from tdr_jax import captions, models, pipeline, weights
 from tdr_jax.data.squares import KINDS
 from tdr_jax.errors import InputError
+from tdr_jax.images import write_rgb
+from tests.support.sizes import SMALLEST
 
 STATES = ("clean", "noise", "rain", "haze", "blur")
 
@@ -163,3 +170,32 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path):
     with pytest.raises(InputError, match="file.*cannot be written") as refused:
         captions.write_tokenizer(tmp_path / "file" / "tokenizer")
     assert "\n" not in str(refused.value)
+
+
+# `tdr restore --panel`, then examples with captions, in a process where neither ran before.
+RESTORED_THEN_CAPTIONED = """
+import json, sys
+from PIL import ImageColor
+from configs import tdr_towers
+from tdr_jax import cli, images
+from tdr_jax.data import sources, squares
+
+model, photo, out = sys.argv[1:]
+assert cli.main(["restore", photo, "-o", out, "--model", model, "--panel"]) == 0
+assert any(isinstance(colour, tuple) for colour in ImageColor.colormap.values())
+data = tdr_towers.get_config("part=unet,data=x,vae=x").data
+source = sources.Pictures([images.read_rgb(photo)])
+make = squares.Squares(source, data, 0, wanted="caption", encode=str.split)
+print(json.dumps(make(0, 32)["ids"]))
+"""
+
+
+def test_captions_are_written_after_a_panel_was_drawn(tmp_path):
+    network = models.build("nafnet", **SMALLEST["nafnet"])
+    model = weights.save(tmp_path / "model", network, network.init(0))
+    photo = tmp_path / "cat.png"
+    write_rgb(photo, skimage.data.chelsea()[100:164, 120:184])
+    given = [sys.executable, "-c", RESTORED_THEN_CAPTIONED, model, photo, tmp_path / "out.png"]
+    told = subprocess.run(list(map(str, given)), capture_output=True, text=True, check=True)
+    words = json.loads(told.stdout.splitlines()[-1])
+    assert len(words) == 4 + 20 and set(words) <= set(captions.vocabulary())

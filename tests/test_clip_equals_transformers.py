@@ -13,7 +13,7 @@ from tdr_jax import convert, models
 from tdr_jax.convert import tables
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip
-from tests.support.parity import QUICK, nhwc, relative, shaken
+from tests.support.parity import nhwc, relative, shaken
 
 WIDTH = dict(
     hidden_size=32,
@@ -66,7 +66,7 @@ def run(network, params, x, *methods):
     def apply(params, x):
         return tuple(network.apply(params, x, method=method) for method in methods)
 
-    return jax.jit(apply, compiler_options=QUICK)(params, x)
+    return jax.jit(apply)(params, x)
 
 
 def text_outputs(module):
@@ -104,7 +104,7 @@ def test_both_rules_for_the_end_of_a_text_equal_transformers(end):
     states, pooled = run(network, params, TOKENS, "__call__", "pooled")
     assert relative(pooled, theirs.pooler_output) < 1e-5
     places = [4, 6, 3] if end == 2 else [2, 6, 0]
-    np.testing.assert_array_equal(pooled, np.asarray(states)[np.arange(3), places])
+    np.testing.assert_allclose(pooled, np.asarray(states)[np.arange(3), places], atol=1e-6)
 
 
 def test_the_tower_without_projection_equals_transformers():
@@ -145,7 +145,7 @@ def test_text_gradients_equal_transformers(remat):
         out = network.apply(params, embeddings, method="from_embeddings")
         return (out * direction.numpy()).sum()
 
-    gradient = jax.jit(jax.grad(objective, argnums=(0, 1)), compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(objective, argnums=(0, 1)))
     dx, gradients = gradient(x.detach().numpy(), params)
     assert relative(dx, x.grad) < 1e-4
     sizes = TEXT | dict(eos_token_id=END, with_projection=True)
@@ -196,7 +196,7 @@ def test_vision_gradients_equal_transformers():
 
     gradient = jax.grad(objective, argnums=(0, 1))
     assert "remat" in str(jax.make_jaxpr(gradient)(params, nhwc(pictures)))
-    gradients, dx = jax.jit(gradient, compiler_options=QUICK)(params, nhwc(pictures))
+    gradients, dx = jax.jit(gradient)(params, nhwc(pictures))
     assert relative(dx, pictures.grad.permute(0, 2, 3, 1)) < 1e-4
     gradients = convert.to_torch("clip-vision", gradients, **VISION, with_projection=True)
     unused = "post_layernorm", "k_proj.bias"  # not in the states; softmax takes no shift

@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "deploy" / "ray" / "train.py"
 PHOTOS = ROOT / "examples" / "photos" / "train"
 MAKE = jobs.make
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,9 @@ def script():
     spec = importlib.util.spec_from_file_location("deploy_ray_train", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    own = set(flags.FLAGS) - before.keys() | {"config", "workdir"}
     yield module
-    for name in set(flags.FLAGS) - before.keys() | {"config", "workdir"}:
+    for name in own:
         delattr(flags.FLAGS, name)
     for name in before.keys() & {"config", "workdir"}:
         flags.FLAGS[name] = before[name]
@@ -117,10 +117,13 @@ def test_a_failure_is_one_line_and_a_status(script, monkeypatch, capsys, failure
     [("cuda", {"GPU": 8}), ("tpu", {"TPU": 4}), ("cpu", {"CPU": 1})],
 )
 def test_a_worker_asks_for_a_whole_host(script, platform, resources):
+    was_parsed = flags.FLAGS.is_parsed()
     flags.FLAGS.mark_as_parsed()
     given = {"workers": 4, "gpus": 8, "topology": "4x4", "accelerator": "TPU-V6E"}
     with flagsaver.flagsaver(platform=platform, workdir="gs://runs/base", **given):
         trainer = script.make_trainer()
+    if not was_parsed:
+        flags.FLAGS.unparse_flags()
     assert trainer.scaling_config.num_workers == 4
     asked = trainer.scaling_config._resources_per_worker_not_none
     assert {name: asked[name] for name in resources} == resources
@@ -135,10 +138,9 @@ def test_nothing_heavy_is_imported_before_the_work_begins():
     assert not {"ray", "jax", "tdr_jax"} & set(ended.stdout.split())
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_workers_train_one_network(tmp_path):
     variables = {
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
         "TDR_CACHE": str(tmp_path / "cache"),

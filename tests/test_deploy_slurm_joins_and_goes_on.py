@@ -89,8 +89,6 @@ def test_two_nodes_train_one_network(cluster, tmp_path):
         "--workdir",
         run,
         job=str(job),
-        JAX_PLATFORMS="cpu",
-        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
         PYTHONPATH=str(ROOT),
         TDR_CACHE=str(tmp_path / "cache"),
     )

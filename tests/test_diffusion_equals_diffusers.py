@@ -22,7 +22,7 @@ from diffusers import (
 from tdr_jax import diffusion
 from tdr_jax.diffusion import Schedule, guided, q_sample, sample, target, timesteps, to_x0_and_noise
 from tdr_jax.errors import InputError
-from tests.support.parity import QUICK, relative
+from tests.support.parity import relative
 
 # Torch's own sums differ by so much between kinds of CPUs.
 FLOAT32 = dict(rtol=1e-5, atol=1e-6)
@@ -105,7 +105,7 @@ def torch_trajectory(scheduler, steps, eta=0.0, noises=None):
 
 
 def our_trajectory(schedule, steps, network=denoise, **options):
-    run = jax.jit(lambda z: sample(network, schedule, z, steps, **options), compiler_options=QUICK)
+    run = jax.jit(lambda z: sample(network, schedule, z, steps, **options))
     return run(NOISE)
 
 

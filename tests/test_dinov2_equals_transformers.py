@@ -11,7 +11,7 @@ import transformers
 
 from tdr_jax import convert, models
 from tdr_jax.errors import InputError
-from tests.support.parity import QUICK, nhwc, relative, shaken
+from tests.support.parity import nhwc, relative, shaken
 from tests.test_clip_equals_transformers import tensor_shapes
 
 SIZES = dict(
@@ -43,7 +43,7 @@ def run(network, params, pictures):
         patches = network.apply(params, pictures, method="patch_tokens")
         return *network.apply(params, pictures), patches
 
-    return jax.jit(apply, compiler_options=QUICK)(params, pictures)
+    return jax.jit(apply)(params, pictures)
 
 
 def differences(module, network, params, height, width):
@@ -80,7 +80,7 @@ def test_gradients_equal_transformers():
     def objective(params, pictures):
         return (network.apply(params, pictures)[0] * direction.numpy()).sum()
 
-    gradient = jax.jit(jax.grad(objective, argnums=(0, 1)), compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(objective, argnums=(0, 1)))
     gradients, dpictures = gradient(params, nhwc(pictures))
     assert relative(dpictures, pictures.grad.permute(0, 2, 3, 1)) < 1e-4
     gradients = convert.to_torch("dinov2", gradients, **SIZES, use_swiglu_ffn=True)

@@ -34,7 +34,7 @@ def test_networks_equal_the_twin(name, shape, form):
     parity.assert_round_trip(name, module, twin.DRSformer(**made), **sizes)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_published_network_equals_the_twin():
     torch.manual_seed(0)
     module = parity.shaken(twin.DRSformer())
@@ -43,7 +43,7 @@ def test_published_network_equals_the_twin():
     with torch.no_grad():
         y = parity.padded(module, images).permute(0, 2, 3, 1)
     params = convert.from_torch("drsformer", module.state_dict())
-    run = jax.jit(models.build("drsformer").apply, compiler_options=parity.QUICK)
+    run = jax.jit(models.build("drsformer").apply)
     out = run(params, parity.nhwc(images))
     errors = [parity.relative(out[i], y[i]) for i in range(4)]
     # Of some thirty thousand cuts a picture, one may lie between logits that only rounding tells
@@ -92,7 +92,7 @@ def assert_part_and_gradients_equal(ours, theirs, config, shape, place):
         return (out * parity.nhwc(direction)).sum(), out
 
     gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-    step = jax.jit(gradient, compiler_options=parity.QUICK)
+    step = jax.jit(gradient)
     (gradients, dx), out = step(params, parity.nhwc(x))
     assert parity.relative(out, y.permute(0, 2, 3, 1)) < 1e-5
     assert parity.relative(dx, x.grad.permute(0, 2, 3, 1)) < 1e-4
@@ -158,7 +158,7 @@ def test_bfloat16_stays_near_float32():
     experts = models.Network("experts", config, lambda c: drsformer.Compensator(16, c))
     x = jax.random.normal(jax.random.key(0), (1, 8, 12, 16))
     for part in (block, experts):
-        run = jax.jit(part.apply, compiler_options=parity.QUICK)
+        run = jax.jit(part.apply)
         params = part.init(0)
         full, half = run(params, x), run(params, x.astype(jnp.bfloat16))
         assert half.dtype == jnp.bfloat16

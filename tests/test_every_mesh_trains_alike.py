@@ -1,6 +1,5 @@
 """Whatever the mesh, a run learns what it learns on one device."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,47 +12,53 @@ from configs import common
 from tdr_jax.errors import InputError
 from tdr_jax.train import optim, sharding, state
 from tests.support import meshes, stacks
+from tests.support.programs import on_devices
 
 ROOT = Path(__file__).resolve().parents[1]
-MESHES = [name for name in meshes.RUNS if name != "single"]
+FULL = [pytest.param(name, marks=pytest.mark.full) for name in meshes.FULL]
+OBJECTIVES = pytest.mark.parametrize("objective", [*meshes.OBJECTIVES, *FULL])
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("prompted", "i2t", "guided")]
-
-
-@pytest.fixture(scope="module", params=["small", "text_encoder", "estimate", *SLOW])
-def runs(request, tmp_path_factory):
-    """The same ten steps on every mesh, each a dict of arrays."""
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "i2t":
-        stacks.make(folder / "stack")
-    # The programs run for a moment: machine code that is quick to make.
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, pytestconfig):
+    """The same steps of every objective on several meshes: folder/<objective>/<mesh>.npz."""
+    folder = tmp_path_factory.mktemp("meshes")
+    objectives = meshes.FULL if pytestconfig.getoption("--full") else meshes.OBJECTIVES
+    stacks.make(folder / "i2t" / "stack")
     subprocess.run(
-        [sys.executable, "-m", "tests.support.meshes", request.param, folder],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "tests.support.meshes", folder, *objectives],
+        env=on_devices(8) | {"PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         check=True,
     )
-    return {name: dict(np.load(folder / f"{name}.npz")) for name in meshes.RUNS}
+    return folder
 
 
-def test_losses_and_parameters_are_those_of_one_device(runs):
-    alone = runs["single"]
+def runs(trained, objective):
+    """What an objective learnt on each mesh, a dict of arrays."""
+    names = ("single", *meshes.LAYOUTS[objective])
+    return {name: dict(np.load(trained / objective / f"{name}.npz")) for name in names}
+
+
+@OBJECTIVES
+def test_losses_and_parameters_are_those_of_one_device(trained, objective):
+    found = runs(trained, objective)
+    alone = found.pop("single")
     assert len(alone["losses"]) == meshes.STEPS and np.ptp(alone["losses"]) > 0
-    for mesh in MESHES:
+    for mesh, run in found.items():
         for name, value in alone.items():
             if name == "arrays cut":
                 continue
             scale = np.abs(value).max()
-            error = np.abs(runs[mesh][name] - value).max()
+            error = np.abs(run[name] - value).max()
             assert error <= 1e-5 * max(scale, 1.0), f"{mesh}: {name} is {error} off"
 
 
-def test_the_state_is_cut_where_the_mesh_says_so(runs):
-    found = {mesh: int(run["arrays cut"]) for mesh, run in runs.items()}
-    assert found["single"] == found["8x1"] == 0
-    assert min(found["1x8"], found["4x2"], found["accumulated"]) >= 8
+@OBJECTIVES
+def test_the_state_is_cut_where_the_mesh_says_so(trained, objective):
+    cut = {mesh: int(run["arrays cut"]) for mesh, run in runs(trained, objective).items()}
+    assert cut["single"] == cut.get("8x1", 0) == 0
+    assert min(cut[mesh] for mesh in {"1x8", "4x2", "accumulated"} & cut.keys()) >= 8
 
 
 class Eight:

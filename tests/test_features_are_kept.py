@@ -11,9 +11,6 @@ from tdr_jax.data import squares
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble, features, jobs
 from tests.support import stacks, words_runs
-from tests.support.parity import QUICK
-
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 DISTINCT, BATCH = 6, 4
@@ -63,14 +60,12 @@ def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
         view=job.networks["image_encoder"].config.image_size,
     )
     frozen, towers = job.frozen[0], job.task.towers
-    see = jax.jit(lambda batch: towers.hidden(frozen, batch), compiler_options=QUICK)
+    see = jax.jit(lambda batch: towers.hidden(frozen, batch))
     if stage == "tr":
         mapper, its = job.task.mapper, frozen["image_to_text"]
-        say = jax.jit(lambda hidden: mapper.apply(its, hidden), compiler_options=QUICK)
+        say = jax.jit(lambda hidden: mapper.apply(its, hidden))
     vae = towers.vae
-    draw = jax.jit(
-        lambda drawn: vae.apply(frozen["vae"], drawn, method="encode"), compiler_options=QUICK
-    )
+    draw = jax.jit(lambda drawn: vae.apply(frozen["vae"], drawn, method="encode"))
     worst = 0.0
     for k in (0, 2):
         rows = [make(m, 16) for m in numbers(job, k)]
@@ -158,7 +153,7 @@ def test_no_latents_are_kept_for_a_loss_without_pictures(folders, kept, tmp_path
     whole = kept["tr"][1][0]
     assert whole.keys() - batch.keys() == {"moments"}
     for name, array in batch.items():
-        np.testing.assert_array_equal(array, whole[name])
+        np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-6)  # another program
     batch["row"] = np.arange(BATCH)
     loss, metrics = job.task.loss(job.initial_params(), batch, jax.random.key(0), job.frozen[0])
     assert float(loss) == float(metrics["words"]) > 0

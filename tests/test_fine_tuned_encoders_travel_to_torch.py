@@ -9,7 +9,6 @@ from tdr_jax import text, understanding
 from tdr_jax.train import loop
 from tests.support import tiny_bert
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SENTENCES = [
     "remove the rain",
     "Could you please clear the fog and lift the shadows? It is far too dark for me to see.",

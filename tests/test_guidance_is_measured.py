@@ -16,7 +16,6 @@ from tdr_jax.evaluate import guided
 from tdr_jax.images import write_rgb
 from tests.support.sizes import SMALLEST
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 SCRIPT = Path(__file__).parent.parent / "scripts" / "measure_guided.py"
 NAFNET = SMALLEST["nafnet"]
 

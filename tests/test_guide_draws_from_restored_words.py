@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.infer import guidance
 from tdr_jax.models import clip, mapper
 from tests.support import stacks, torch_mapper
+from tests.support.programs import on_devices
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = dict(steps=8)  # one program for most tests
@@ -109,7 +109,7 @@ def test_a_picture_hangs_neither_on_its_neighbours_nor_on_its_place(guide):
     assert (guide([third, second], **FAST)[1] == both[1]).all()
     assert (guide([second, first], **FAST) == both[::-1]).all()
     alone = guide([second], **FAST)[0]
-    assert (np.rint(alone * 255) == np.rint(both[1] * 255)).all()
+    assert np.abs(alone - both[1]).max() < 1e-4  # a batch of one is multiplied in another order
 
 
 def test_start_noise_is_everyones_or_that_of_a_name(guide):
@@ -196,10 +196,8 @@ np.save(sys.argv[2], guide(pictures, steps=8))
 
 
 def test_a_batch_spread_over_devices_is_the_same(made, guide, tmp_path):
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", SPREAD, made[0], tmp_path / "spread.npy"]
-    subprocess.run(list(map(str, command)), env=environment, check=True, cwd=ROOT)
+    subprocess.run(list(map(str, command)), env=on_devices(4), check=True, cwd=ROOT)
     spread = np.load(tmp_path / "spread.npy")
     assert spread.shape == (2, 16, 16, 3)
     assert np.abs(spread - guide(pictures(2), **FAST)).max() < 1e-4

@@ -68,14 +68,18 @@ def pictures(network, batch=1, size=(21, 18), guidance=(33, 50)):
     return [value.astype(np.float32) for value in inputs]
 
 
-def compiled(function):
-    return jax.jit(function, compiler_options=parity.QUICK)
+def some(*names):
+    """These backbones, and the others with --full."""
+    rest = [pytest.param(name, marks=pytest.mark.full) for name in BACKBONES if name not in names]
+    return pytest.mark.parametrize("name", [*names, *rest])
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@some("nafnet", "restormer", "textpromptir")
 def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
     network, params, trained = small(name)
     degraded, guidance, *sentence = pictures(network)
+    # Two programs add in the same order, to the bit, only as they are compiled for use.
+    compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     apply = compiled(network.apply)
     plain = compiled(network.config.base.apply)(trained, degraded, *sentence)
     np.testing.assert_array_equal(apply(params, degraded, guidance, *sentence), plain)
@@ -85,9 +89,7 @@ def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
     assert np.abs(one - plain).max() > 1e-3 and np.abs(one - other).max() > 1e-5
 
 
-@pytest.mark.parametrize(
-    "name", ["nafnet", "sfnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("restormer",))]
-)
+@some("nafnet")
 def test_every_parameter_learns_once_the_start_is_left(name):
     network, params, _ = small(name)
     # SFNet's gains of frequencies start at zero too, and what stands before them learns nothing.
@@ -100,7 +102,7 @@ def test_every_parameter_learns_once_the_start_is_left(name):
         outputs, running = network.apply(params, *inputs, method="training")
         return sum(jnp.square(output).sum() for output in outputs), (outputs, running)
 
-    step = compiled(jax.grad(loss, has_aux=True))
+    step = jax.jit(jax.grad(loss, has_aux=True))
     gradients, (outputs, running) = step(moved(params))
     learnt = {key for key in params if not key.endswith(models.RUNNING)}
     assert not {key for key in learnt if not np.any(gradients[key])}
@@ -122,9 +124,9 @@ def test_saved_networks_come_back_with_every_bit(tmp_path):
     assert values.keys() == params.keys()
     assert all(np.array_equal(values[key], params[key]) for key in params)
     inputs = pictures(network, size=(30, 40))
-    out = compiled(loaded.apply)(moved(values), *inputs)
+    out = jax.jit(loaded.apply)(moved(values), *inputs)
     assert out.dtype == jnp.float32 and np.isfinite(out).all()  # of a computation in bfloat16
-    sure = compiled(functools.partial(loaded.apply, method="confidence"))(values, *inputs)
+    sure = jax.jit(functools.partial(loaded.apply, method="confidence"))(values, *inputs)
     assert sure.shape == (1, 30, 40) and sure.dtype == jnp.float32
     assert np.abs(sure).max() <= 1.01
 
@@ -175,7 +177,7 @@ def test_networks_equal_their_torch_twins(name, sizes):
     state = module.state_dict()
     params = convert.from_torch("guided", state, backbone=name, **form)
     inputs = parity.nhwc(images), parity.nhwc(guidance)
-    out = compiled(network.apply)(params, *inputs)
+    out = jax.jit(network.apply)(params, *inputs)
     assert parity.relative(out - inputs[0], (y - images).permute(0, 2, 3, 1)) < 1e-5
     back = convert.to_torch("guided", params, backbone=name, **form)
     assert back.keys() == state.keys()

@@ -14,7 +14,7 @@ from configs import common
 from tdr_jax import convert, models
 from tdr_jax.models import matching
 from tdr_jax.tasks import guided, pixels
-from tests.support.parity import QUICK, nhwc, shaken
+from tests.support.parity import nhwc, shaken
 
 SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=56)
 
@@ -68,7 +68,7 @@ def test_the_window_is_the_one_that_torch_chooses(selector, size, whole, count):
     if count > 1:
         best = cosines.topk(2, 1).values
         assert (best[:, 0] - best[:, 1]).min() > 1e-5 and len(set(cosines.argmax(1).tolist())) > 2
-    choose = jax.jit(functools.partial(guided.most_alike, network), compiler_options=QUICK)
+    choose = jax.jit(functools.partial(guided.most_alike, network))
     ours = choose(params, nhwc(degraded), nhwc(guidance))
     np.testing.assert_array_equal(ours, nhwc(expected))
 
@@ -79,7 +79,7 @@ def test_no_gradient_goes_through_the_choice_and_grey_and_two_views_are_seen(sel
     grey = rng.random((1, 24, 24, 1), np.float32)
     guidance = rng.random((1, 30, 30, 3), np.float32)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(degraded):
         choose = functools.partial(guided.most_alike, network, params)
         colour = jnp.repeat(degraded, 3, -1)
@@ -138,7 +138,7 @@ def test_the_loss_is_l1_on_every_grid_and_words_and_guidance_go_together(selecto
     # With a selector the loss sees the window, what is predicted the whole guidance.
     cropped = guided.Guided(Blend(), task.weights, network)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def both(batch):
         window = guided.most_alike(network, selecting, batch["degraded"], batch["guidance"])
         seen, _ = cropped.loss(params, batch, jax.random.key(0), selecting)

@@ -17,8 +17,6 @@ from tdr_jax.train import assemble, jobs, loop, optim
 from tests.support.sizes import SMALLEST
 from tests.support.small import assert_bit_identical, records
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 STEPS = 12
 GUIDED = SMALLEST["nafnet"] | dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
 

@@ -16,7 +16,7 @@ from tdr_jax.convert import io, recognise
 from tdr_jax.errors import InputError
 from tdr_jax.models import mapper
 from tests.support import pipelines
-from tests.support.parity import QUICK, assert_round_trip, relative, shaken
+from tests.support.parity import assert_round_trip, relative, shaken
 from tests.support.torch_mapper import CleanMapper, Mapper, splice, text_states
 
 ATTENTIONS = (
@@ -79,7 +79,7 @@ def test_words_and_gradients_equal_torch(name, remat):
         return (words * direction.numpy()).sum(), words
 
     gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-    gradient = jax.jit(gradient, compiler_options=QUICK)
+    gradient = jax.jit(gradient)
     (gradients, dx), words = gradient(params, x.detach().numpy())
     assert words.shape == y.shape and relative(words, y) < 1e-5
     assert relative(dx, x.grad) < 1e-4
@@ -96,7 +96,7 @@ def test_bfloat16_computes_close_to_float32(name):
     module, x = twin(name), torch.randn(INPUTS[name])
     params = convert.from_torch(name, module.state_dict(), **SIZES[name])
     network = models.build(name, **SIZES[name], dtype="bfloat16")
-    words = jax.jit(network.apply, compiler_options=QUICK)(params, x.numpy())
+    words = jax.jit(network.apply)(params, x.numpy())
     assert words.dtype == "bfloat16"
     assert 1e-4 < relative(words.astype("float32"), module(x)) < 0.05
 
@@ -134,7 +134,7 @@ def test_the_text_tower_with_words_equals_torch_wherever_they_stand():
         states = network.apply(params, embeddings, method="from_embeddings")
         return (states * direction.numpy()).sum(), states
 
-    gradient = jax.jit(jax.grad(objective, has_aux=True), compiler_options=QUICK)
+    gradient = jax.jit(jax.grad(objective, has_aux=True))
     dwords, states = gradient(words.detach().numpy(), ids.numpy(), np.array(places))
     assert relative(states, y) < 1e-5
     assert relative(dwords, words.grad) < 1e-4

@@ -13,8 +13,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.models import matching
 from tests.support import parity, torch_masa
 
-jit = functools.partial(jax.jit, compiler_options=parity.QUICK)
-find = jit(matching.match)
+find = jax.jit(matching.match)
 
 
 def random(*shape, seed=0):
@@ -49,7 +48,7 @@ def test_matches_and_transferred_features_equal_torch(query, reference, scales):
         match = matching.match(a, b)
         return match, [matching.transfer(level, match) for level in levels]
 
-    match, warped = jit(run)(a, b, levels)
+    match, warped = jax.jit(run)(a, b, levels)
     np.testing.assert_array_equal(match.rows, theirs[0])
     np.testing.assert_array_equal(match.columns, theirs[1])
     assert parity.relative(match.confidence, theirs[2]) < 1e-5
@@ -73,7 +72,7 @@ def test_gradients_equal_torch(monkeypatch, backend):
         warped = [matching.transfer(level, match) for level in levels]
         return sum((w * d).sum() for w, d in zip(warped, directions, strict=True))
 
-    da, db, dlevels = jit(jax.grad(objective, (0, 1, 2)))(a, b, levels)
+    da, db, dlevels = jax.jit(jax.grad(objective, (0, 1, 2)))(a, b, levels)
     assert agree(da, tensors[0].grad, 1e-4)
     assert agree(db, tensors[1].grad, 1e-4)
     for ours, level in zip(dlevels, tensors[2], strict=True):
@@ -84,7 +83,7 @@ def test_coarse_search_in_turns_equals_one_turn(monkeypatch):
     a, b = random(1, 24, 40, 4), random(1, 16, 16, 4, seed=1)
     whole = find(a, b)
     monkeypatch.setattr(matching, "PRODUCTS", 4 * 27 * 22 * 22)  # 15 blocks: 4, 4, 4 and 3
-    parts = jit(lambda a, b: matching.match(a, b))(a, b)
+    parts = jax.jit(lambda a, b: matching.match(a, b))(a, b)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
 
 
@@ -135,7 +134,7 @@ def test_alignment_and_its_gradients_equal_torch(step):
     expected = F.cross_entropy(cosines[:, :, asked] / 0.2, asked.expand(2, -1))
     expected.backward()
     align = functools.partial(matching.alignment, temperature=0.2, step=step)
-    ours, (da, db) = jit(jax.value_and_grad(align, (0, 1)))(a, b)
+    ours, (da, db) = jax.jit(jax.value_and_grad(align, (0, 1)))(a, b)
     assert float(ours) == pytest.approx(expected.item(), rel=1e-5)
     assert agree(da, ta.grad, 1e-4) and agree(db, tb.grad, 1e-4)
     assert matching.alignment(a, a) < 0.1 < matching.alignment(a, b)
@@ -146,7 +145,7 @@ def test_empty_features_have_finite_gradients():
         return matching.transfer(b, matching.match(a, b)).sum()
 
     zeros = jnp.zeros((1, 8, 8, 3))
-    for gradient in jit(jax.grad(objective, (0, 1)))(zeros, zeros):
+    for gradient in jax.jit(jax.grad(objective, (0, 1)))(zeros, zeros):
         np.testing.assert_array_equal(gradient, 0)
 
 
@@ -185,6 +184,6 @@ def test_memory_grows_with_the_picture_not_with_its_square():
             jax.ShapeDtypeStruct((1, side, side, 16), jnp.float32),
             jax.ShapeDtypeStruct((1, 2 * side, 2 * side, 16), jnp.float32),
         )
-        program = jit(run).lower(*shapes).compile()
+        program = jax.jit(run).lower(*shapes).compile()
         sizes.append(program.memory_analysis().temp_size_in_bytes)
     assert sizes[1] < 5 * sizes[0]

@@ -9,7 +9,6 @@ from flax import nnx
 from tdr_jax import models
 from tdr_jax.models import blocks, layers, policies, restormer
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 CONFIG = restormer.RestormerConfig()
 
 

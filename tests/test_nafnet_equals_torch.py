@@ -82,7 +82,7 @@ def shaken_params(network):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_gopro_network_equals_the_twin():
     compare_gradients("nafnet-32", dict(width=32), (1, 3, 50, 64))
 

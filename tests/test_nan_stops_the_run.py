@@ -60,8 +60,10 @@ def test_the_command_tells_it_in_one_line(small_network, tmp_path, capsys, monke
     config = small_config(10)
     run = loop.run
     monkeypatch.setattr(loop, "run", lambda c, w, **_: run(c, w, batches=poisoned(2, np.nan)))
-    monkeypatch.setattr(train, "CONFIG", type("Flag", (), {"value": config}))
-    monkeypatch.setattr(train, "WORKDIR", type("Flag", (), {"value": str(tmp_path)}))
+    given = dict(CONFIG=config, WORKDIR=str(tmp_path), PROFILE="", DRY_RUN=False)
+    given |= dict.fromkeys(("COORDINATOR", "PROCESSES", "PROCESS"))
+    for name, value in given.items():
+        monkeypatch.setattr(train, name, type("Flag", (), {"value": value}))
     with pytest.raises(SystemExit) as stop:
         train.main(["train.py"])
     assert stop.value.code == 1

@@ -60,17 +60,13 @@ def test_block_and_its_gradients_equal_the_twin(stage, channels, heads, head):
         assert relative(gradient, block.get_parameter(theirs).grad) < 1e-4, theirs
 
 
-@pytest.mark.slow
-def test_whole_network_and_its_gradients_equal_the_twin():
-    torch.manual_seed(0)
-    module = shaken(torch_modules.TextPromptIR())
-    images, text = torch.rand(1, 3, 64, 48), torch.randn(1, 768)
+def assert_network_equals(module, images, text, **sizes):
+    """Output within 1e-5 and gradients of every parameter within 1e-4 of the twin's."""
     y = module(images, text)
     direction = torch.randn_like(y)
     (y * direction).sum().backward()
-
-    network = models.build("textpromptir")
-    params = convert.from_torch("textpromptir", module.state_dict())
+    network = models.build("textpromptir", **sizes)
+    params = convert.from_torch("textpromptir", module.state_dict(), **sizes)
 
     def objective(params):
         out = network.apply(params, nhwc(images), jnp.asarray(text.numpy()))
@@ -78,33 +74,44 @@ def test_whole_network_and_its_gradients_equal_the_twin():
 
     gradients, out = jax.jit(jax.grad(objective, has_aux=True))(params)
     assert relative(out, y.permute(0, 2, 3, 1)) < 1e-5
-    gradients = convert.to_torch("textpromptir", gradients)
+    gradients = convert.to_torch("textpromptir", gradients, **sizes)
     for name, parameter in module.named_parameters():
         assert relative(gradients[name], parameter.grad) < 1e-4, name
 
 
-def test_small_networks_with_shuffled_input_equal_the_twin():
+@pytest.mark.full
+def test_whole_network_and_its_gradients_equal_the_twin():
+    torch.manual_seed(0)
+    module = shaken(torch_modules.TextPromptIR())
+    assert_network_equals(module, torch.rand(1, 3, 64, 48), torch.randn(1, 768))
+
+
+SMALL = dict(
+    dim=16,
+    num_blocks=(1, 2, 1, 1),
+    num_refinement_blocks=1,
+    heads=(1, 2, 2, 4),
+    text_dim=12,
+    text_hidden=(10, 6),
+    input_shuffle=2,
+)
+
+
+def test_small_networks_with_shuffled_input_and_their_gradients_equal_the_twin():
     torch.manual_seed(1)
-    sizes = dict(
-        dim=16,
-        num_blocks=(1, 2, 1, 1),
-        num_refinement_blocks=1,
-        heads=(1, 2, 2, 4),
-        text_dim=12,
-        text_hidden=(10, 6),
-        input_shuffle=2,
-    )
-    module = shaken(torch_modules.TextPromptIR(**sizes))
-    images, text = torch.rand(2, 3, 32, 16), torch.randn(2, 12)
-    params = convert.from_torch("textpromptir", module.state_dict(), **sizes)
-    network = models.build("textpromptir", **sizes)
-    out = network.apply(params, nhwc(images), text.numpy())
-    assert relative(out, module(images, text).permute(0, 2, 3, 1)) < 1e-5
-    # a size that is no multiple: continued by reflection, and cropped
-    ragged = images[:, :, :21, :13]
-    whole = torch.nn.functional.pad(ragged, (0, 3, 0, 11), mode="reflect")
+    module = shaken(torch_modules.TextPromptIR(**SMALL))
+    assert_network_equals(module, torch.rand(2, 3, 32, 16), torch.randn(2, 12), **SMALL)
+
+
+def test_a_size_that_is_no_multiple_is_continued_by_reflection_and_cropped():
+    torch.manual_seed(1)
+    module = shaken(torch_modules.TextPromptIR(**SMALL))
+    images, text = torch.rand(2, 3, 21, 13), torch.randn(2, 12)
+    whole = torch.nn.functional.pad(images, (0, 3, 0, 11), mode="reflect")
     expected = module(whole, text)[:, :, :21, :13]
-    out = network.apply(params, nhwc(ragged), text.numpy())
+    params = convert.from_torch("textpromptir", module.state_dict(), **SMALL)
+    apply = jax.jit(models.build("textpromptir", **SMALL).apply)
+    out = apply(params, nhwc(images), text.numpy())
     assert relative(out, expected.permute(0, 2, 3, 1)) < 1e-5
 
 

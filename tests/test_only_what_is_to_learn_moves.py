@@ -19,8 +19,6 @@ from tdr_jax.train import jobs, loop, words
 from tests.support import stacks, words_runs
 from tests.support.small import assert_bit_identical, records
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 STEPS = 3
 

@@ -189,7 +189,7 @@ def compact():
 
 def test_blind_restoration_is_as_good_as_with_the_right_words(compact):
     settings = ["noise25", "rain", "haze"]
-    options = dict(size=384)
+    options = dict(size=256)
     told = evaluate(*compact, TEST, settings, **options)
     blindly = evaluate(*compact, TEST, settings, prompt="auto", **options)
     for one, other in zip(told, blindly, strict=True):
@@ -205,7 +205,7 @@ def test_clean_pictures_come_back_nearly_unchanged(compact):
 def test_a_mixture_is_restored_better_than_by_a_single_prompt(compact, mixture):
     first, second = mixture.removesuffix("25").split("+")
     settings = [mixture, f"{mixture}@{first}", f"{mixture}@{second}"]
-    both, *single = evaluate(*compact, TEST, settings, size=384)
+    both, *single = evaluate(*compact, TEST, settings, size=256)
     assert all(both.psnr > row.psnr + 0.5 for row in single)
     assert both.gain > 3
 

@@ -18,8 +18,6 @@ from tdr_jax.infer.pictures import open_guidance
 from tests.support import stacks
 from tests.support.sizes import SMALLEST
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 HEIGHT, WIDTH = 62, 61  # of most pictures here: padded to 64x64, which compiles once
 CAT = data.chelsea()[100 : 100 + HEIGHT, 120 : 120 + WIDTH]
 OTHER = data.chelsea()[104 : 104 + HEIGHT, 110 : 110 + WIDTH]  # the same scene, shifted

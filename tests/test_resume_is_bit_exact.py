@@ -61,30 +61,34 @@ def straight(small_network, tmp_path_factory):  # noqa: F811
     return state, [kept(record) for record in records(workdir)], workdir
 
 
-def test_a_crash_at_any_step_changes_nothing(straight, tmp_path):
-    # 2: nothing saved yet. 4: right after a save. 7: between two. 9: before the last step.
-    for at in (2, 4, 7, 9):
-        workdir = tmp_path / f"crash{at}"
-        with pytest.raises(PowerCut):
-            loop.run(small_config(STEPS), workdir, batches=interrupted(at, "exception"))
-        state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
-        assert_bit_identical(state, straight[0])
-        assert [kept(record) for record in records(workdir)] == straight[1]
+def steps(*default, full):
+    """Where a run is stopped: at these steps, and with --full at those too."""
+    more = (pytest.param(at, marks=pytest.mark.full) for at in full)
+    return pytest.mark.parametrize("at", [*default, *more])
 
 
-def test_sigterm_saves_and_ends_cleanly(straight, tmp_path, capsys):
+# 2: nothing saved yet. 4: right after a save. 7: between two. 9: before the last step.
+@steps(2, 7, full=(4, 9))
+def test_a_crash_at_any_step_changes_nothing(straight, tmp_path, at):
+    with pytest.raises(PowerCut):
+        loop.run(small_config(STEPS), tmp_path, batches=interrupted(at, "exception"))
+    state = loop.run(small_config(STEPS), tmp_path, batches=photo_batches)
+    assert_bit_identical(state, straight[0])
+    assert [kept(record) for record in records(tmp_path)] == straight[1]
+
+
+@steps(5, full=(0, 3))
+def test_sigterm_saves_and_ends_cleanly(straight, tmp_path, capsys, at):
     before = signal.getsignal(signal.SIGTERM)
-    for at in (0, 3, 5):
-        workdir = tmp_path / f"term{at}"
-        state = loop.run(small_config(STEPS), workdir, batches=interrupted(at, "signal"))
-        # The step in hand is finished, then saved, wherever it is between two regular saves.
-        assert int(state.step) == at + 1
-        assert f"step {at + 1} of {STEPS} is saved" in capsys.readouterr().out
-        assert not (workdir / "weights.safetensors").exists()
-        assert [record["step"] for record in records(workdir)] == list(range(1, at + 2))
-        state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
-        assert_bit_identical(state, straight[0])
-        assert [kept(record) for record in records(workdir)] == straight[1]
+    state = loop.run(small_config(STEPS), tmp_path, batches=interrupted(at, "signal"))
+    # The step in hand is finished, then saved, wherever it is between two regular saves.
+    assert int(state.step) == at + 1
+    assert f"step {at + 1} of {STEPS} is saved" in capsys.readouterr().out
+    assert not (tmp_path / "weights.safetensors").exists()
+    assert [record["step"] for record in records(tmp_path)] == list(range(1, at + 2))
+    state = loop.run(small_config(STEPS), tmp_path, batches=photo_batches)
+    assert_bit_identical(state, straight[0])
+    assert [kept(record) for record in records(tmp_path)] == straight[1]
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -178,6 +182,7 @@ def test_data_stages_and_evaluation_resume_where_they_were(
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.full
 def test_the_real_network_resumes_bit_exactly(photos, tmp_path, monkeypatch):
     config = tiny_config()
     config.data.path = str(photos)

@@ -11,7 +11,8 @@ from skimage import data
 from tdr_jax import cli, images, models, weights
 from tdr_jax.errors import InputError
 from tdr_jax.infer import Restorer, tiles
-from tests.support.over_rows import environment, measure
+from tests.support.over_rows import measure
+from tests.support.programs import on_devices
 from tests.support.sizes import SMALLEST
 
 # The devices of the lowest level have a row or two each, fewer than some filters look at.
@@ -35,19 +36,23 @@ def assert_equal_without_gathering(result, reach=1):
     assert all(np.prod(shape[:-2], dtype=int) <= 2 for shape in moved["all-reduce"])
 
 
+@pytest.fixture(scope="module")
+def measured():
+    """What each job gives, and a program that gathers, in one process of eight devices."""
+    jobs = [job | dict(name=n, overrides=SMALLEST.get(n, {})) for n, job in JOBS.items()]
+    return dict(zip([*JOBS, "gathered"], measure([*jobs, None], 8), strict=True))
+
+
 @pytest.mark.parametrize("name", JOBS)
-def test_each_network_gives_what_one_device_gives(name):
-    job = JOBS[name] | dict(name=name, overrides=SMALLEST.get(name, {}))
-    (result,) = measure([job], job["devices"])
-    assert_equal_without_gathering(result, REACH.get(name, 1))
+def test_each_network_gives_what_one_device_gives(name, measured):
+    assert_equal_without_gathering(measured[name], REACH.get(name, 1))
 
 
-def test_a_program_that_gathers_is_found():
-    (found,) = measure([None], 2)
-    assert found == {"all-gather": [[1, 8, 4, 3]]}
+def test_a_program_that_gathers_is_found(measured):
+    assert measured["gathered"] == {"all-gather": [[1, 8, 4, 3]]}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_four_million_pixels_over_eight_devices():
     (result,) = measure([dict(height=2048, width=2048, devices=8)], 8, timeout=3600)
     assert_equal_without_gathering(result)
@@ -75,7 +80,7 @@ def tdr(words, cache, devices=4):
     """Runs `tdr` where there are so many devices; gives its standard error."""
     return subprocess.run(
         [sys.executable, "-m", "tdr_jax.cli", *map(str, words)],
-        env=environment(devices) | {"TDR_CACHE": str(cache)},
+        env=on_devices(devices) | {"TDR_CACHE": str(cache)},
         capture_output=True,
         text=True,
         timeout=300,

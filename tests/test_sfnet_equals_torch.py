@@ -1,5 +1,6 @@
 """SFNet computes what its formulas say, in training and at rest, and travels to PyTorch."""
 
+import functools
 import math
 
 import jax
@@ -91,12 +92,14 @@ def check_training(sizes, images):
         assert relative(ours, output.permute(0, 2, 3, 1)) < 1e-5
     assert relative(dx, images.grad.permute(0, 2, 3, 1)) < 1e-4
     gradients = convert.to_torch("sfnet", gradients, **sizes)
+    largest = max(parameter.grad.abs().max() for parameter in module.parameters())
     for name, parameter in module.named_parameters():
         if name.startswith("SCM") and name.endswith("3.main.0.bias"):
             # The norm behind takes this bias away again: rounding is all that is left of both.
             assert max(gradients[name].abs().max(), parameter.grad.abs().max()) < 1e-2
-        else:
-            assert relative(gradients[name], parameter.grad) < 1e-4, name
+        else:  # or within float32's rounding of the largest: some are a millionth of it
+            error = (gradients[name] - parameter.grad).abs().max()
+            assert error < max(1e-4 * parameter.grad.abs().max(), 1e-8 * largest), name
 
     statistics = dict(module.named_buffers())
     assert len(running) == len(statistics) == 36
@@ -112,7 +115,7 @@ def test_a_training_step_equals_the_twin():
     check_training(SMALL, photo_like(4, 32, 24))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_training_step_of_the_published_network_equals_the_twin():
     torch.manual_seed(0)
     check_training({}, photo_like(2, 32, 32))
@@ -133,7 +136,11 @@ def test_recomputed_blocks_give_the_same_gradients_and_statistics():
 
     plain, spared = results(False), results(True)
     assert len(plain[1]) == 6
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, spared)
+    # Of the largest value: what a norm takes away again has no gradient but rounding.
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(plain[0]))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+    jax.tree.map(functools.partial(close, atol=1e-6 * largest), plain[0], spared[0])
+    jax.tree.map(functools.partial(close, atol=1e-4), plain[1], spared[1])
 
 
 def test_round_trip_is_bit_identical_and_loads_into_the_twin():

@@ -23,7 +23,7 @@ def rows():
     photos = EXAMPLES / "photos" / "test"  # none of them was trained on
     settings = "noise25,noise50,rain,haze,noise25@haze"
     # Cropped to one size, so that one program serves them all.
-    table = evaluate(network, params, encoder, photos, settings, size=384)
+    table = evaluate(network, params, encoder, photos, settings, size=256)
     return {row.setting: row for row in table}
 
 

@@ -44,7 +44,6 @@ def task(sweep, index, wait=True):
         "SLURM_ARRAY_TASK_ID": str(index),
         "SLURM_JOB_ID": "77",
         "PATH": f"{tools}:/usr/bin:/bin",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
     process = subprocess.Popen(["bash", sweep / "sweep.sbatch"], env=environment, cwd="/")
     return process.wait() if wait else process

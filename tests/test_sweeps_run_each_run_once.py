@@ -22,10 +22,7 @@ NAMES = ["lr=0.001,seed=0", "lr=0.001,seed=1", "lr=0.01,seed=0", "lr=0.01,seed=1
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Of these networks most time goes into compiling them well."""
-    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+def at_the_root(monkeypatch):
     monkeypatch.chdir(sweep_files.ROOT)
 
 

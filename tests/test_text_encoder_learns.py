@@ -15,8 +15,6 @@ from tdr_jax.train import jobs, loop
 from tests.support import tiny_bert
 from tests.support.small import records
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

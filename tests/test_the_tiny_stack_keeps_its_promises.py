@@ -39,13 +39,18 @@ def test_restored_words_are_nearer_to_the_clean_pictures(guide, pictures, kind):
     assert words.estimate(after - before).high < 0
 
 
-def test_pictures_drawn_from_restored_words_are_nearer_to_the_clean_one(guide, pictures):
+@pytest.mark.parametrize(
+    "kinds, steps", [(("haze",), 5), pytest.param(KINDS, 10, marks=pytest.mark.full)]
+)
+def test_pictures_drawn_from_restored_words_are_nearer_to_the_clean_one(
+    guide, pictures, kinds, steps
+):
     clean = words.shrunk(pictures["clean"], guide.size[0])
     distance = words.feature_distance(guide)
     changes = []
-    for kind in KINDS:
+    for kind in kinds:
         drawn = [
-            guide(pictures[kind], steps=10, sampler="dpm++", restore=restore)
+            guide(pictures[kind], steps=steps, sampler="dpm++", restore=restore)
             for restore in (False, True)
         ]
         before, after = (distance(each, clean) for each in drawn)
@@ -53,11 +58,12 @@ def test_pictures_drawn_from_restored_words_are_nearer_to_the_clean_one(guide, p
     assert words.estimate(np.mean(changes, 0)).high < 0
 
 
-def test_a_picture_is_drawn_like_its_source(guide):
+@pytest.mark.parametrize("steps", [8, pytest.param(20, marks=pytest.mark.full)])
+def test_a_picture_is_drawn_like_its_source(guide, steps):
     paths = sorted(PHOTOS.rglob("*.jpg"))
     side = guide.size[0]
     clean = words.held_out([read_rgb(path) for path in paths], (), side=256)["clean"]
-    drawn = guide(clean, steps=20, sampler="dpm++", restore=False)
+    drawn = guide(clean, steps=steps, sampler="dpm++", restore=False)
     assert drawn.shape == (len(paths), side, side, 3) and drawn.std() > 0.1
     rank = words.rank(
         words.feature_distance(guide), drawn, words.shrunk(clean, side), among=len(paths)

@@ -12,7 +12,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from tdr_jax import convert, models
 from tdr_jax.errors import InputError
 from tdr_jax.models import vae
-from tests.support.parity import QUICK, assert_round_trip, nhwc, relative, shaken
+from tests.support.parity import assert_round_trip, nhwc, relative, shaken
 from tests.test_clip_equals_transformers import tensor_shapes
 
 NAME = "sd21-tiny/vae"
@@ -58,7 +58,7 @@ def twin(part="whole"):
 def run(params, x, method, part="whole", **options):
     network = models.build(NAME, **PARTS[part])
     apply = functools.partial(network.apply, method=method, **options)
-    return jax.jit(apply, compiler_options=QUICK)(params, x)
+    return jax.jit(apply)(params, x)
 
 
 def last(tensor):
@@ -198,7 +198,7 @@ def test_gradients_of_a_reconstruction_equal_diffusers(remat, sizes):
 
     traced = jax.jit(jax.grad(loss, argnums=(0, 1))).trace(params, nhwc(x))
     assert ("remat" in str(traced.jaxpr)) == remat
-    gradients, dx = traced.lower().compile(compiler_options=QUICK)(params, nhwc(x))
+    gradients, dx = traced.lower().compile()(params, nhwc(x))
     assert relative(dx, last(x.grad)) < 1e-4
     gradients = convert.to_torch(NAME, gradients, **sizes)
     for key, parameter in module.named_parameters():
@@ -216,7 +216,7 @@ def test_bfloat16_computes_close_to_float32():
     module, params = twin("other")
     x = pictures(1, 1, 9, 7)
     network = models.build(NAME, dtype="bfloat16", **PARTS["other"])
-    half = jax.jit(network.apply, compiler_options=QUICK)(params, nhwc(x))
+    half = jax.jit(network.apply)(params, nhwc(x))
     with torch.no_grad():
         theirs = module(x).sample
     assert half.dtype == "bfloat16"

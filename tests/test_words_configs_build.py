@@ -169,8 +169,13 @@ def published(size):
     return networks, frozen
 
 
-@pytest.mark.parametrize("size", PUBLISHED)
-@pytest.mark.parametrize("module", [tdr_i2t, tdr_tr])
+STEPS = [(tdr_i2t, "sd15")]
+MORE = [(tdr_i2t, "sd21"), (tdr_tr, "sd15"), (tdr_tr, "sd21")]
+
+
+@pytest.mark.parametrize(
+    "module, size", [*STEPS, *(pytest.param(*step, marks=pytest.mark.full) for step in MORE)]
+)
 def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, tokenizer):
     config = module.get_config(f"size={size}")
     networks, frozen = published(size)

@@ -14,7 +14,7 @@ from tdr_jax import convert, models
 from tdr_jax.diffusion import Schedule
 from tdr_jax.models import clip, mapper
 from tdr_jax.tasks import denoise, i2t, tr
-from tests.support.parity import QUICK, relative, shaken
+from tests.support.parity import relative, shaken
 from tests.support.torch_mapper import CleanMapper, Mapper, text_states
 
 VISION = dict(
@@ -162,7 +162,7 @@ def compare(task, params, batch, rng, theirs, name, wanted, **fields):
       wanted: function to PyTorch's parameters under these names.
     """
     frozen = twins()[2]
-    gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True), compiler_options=QUICK)
+    gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
     (loss, metrics), gradients = gradient(params, batch, rng, frozen)
     for module in twins()[0].values():
         module.zero_grad(set_to_none=True)

@@ -1,11 +1,12 @@
-"""Ten steps of an objective on meshes of eight simulated devices, for a process of its own.
+"""A few steps of objectives on meshes of eight simulated devices, for a process of its own.
 
-    python -m tests.support.meshes small|prompted|i2t|guided|text_encoder|estimate FOLDER
+    python -m tests.support.meshes FOLDER small prompted ...
 
-Writes `FOLDER/<run>.npz` for each run: the losses, and the parameters by name. The devices are
-simulated by XLA_FLAGS; `FOLDER/stack` holds what image to text needs.
+Writes `FOLDER/<objective>/<run>.npz` for each run: the losses, and the parameters by name. The
+devices are simulated by XLA_FLAGS; `FOLDER/i2t/stack` holds what image to text needs.
 """
 
+import copy
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.support import small as small_networks
 from tests.support import tiny_bert, words_runs
 from tests.support.sizes import LEVELS, SMALLEST
 
-STEPS = 10
+STEPS = 3
 BATCH = 32
 # devices, fsdp, accumulate
 RUNS = {
@@ -70,10 +71,8 @@ def i2t(folder, photos):
 
 def text_encoder(folder, photos):
     """The last layers of a BERT, on pairs of sentences."""
-    bert = folder / "bert"
-    return tiny_bert.config(
-        bert if bert.exists() else tiny_bert.make(bert), steps=STEPS, batch=BATCH, layers=2
-    )
+    bert = tiny_bert.make(folder / "bert")
+    return tiny_bert.config(bert, steps=STEPS, batch=BATCH, layers=2)
 
 
 def estimate(folder, photos):
@@ -120,18 +119,28 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
 OBJECTIVES = {
     "small": small,
     "prompted": prompted,
-    "guided": guided,
     "i2t": i2t,
     "text_encoder": text_encoder,
     "estimate": estimate,
 }
+FULL = {"guided": guided, "prompted everywhere": prompted}
+# The layouts each is tried on beside one device; those that compile for long on few.
+LAYOUTS = dict.fromkeys([*OBJECTIVES, *FULL], ("1x8", "accumulated")) | {
+    "small": ("8x1", "1x8", "4x2", "accumulated"),
+    "prompted": ("4x2",),
+    "i2t": ("accumulated",),
+    "prompted everywhere": ("8x1", "1x8", "accumulated"),
+}
+
 
 if __name__ == "__main__":
-    objective, folder = sys.argv[1], Path(sys.argv[2])
-    jax.config.update("jax_disable_most_optimizations", True)
-    photos = words_runs.photos(folder / "photos")
-    for name, (devices, fsdp, accumulate) in RUNS.items():
-        config = OBJECTIVES[objective](folder, photos)
-        found = run(config, folder / name, devices, fsdp, accumulate)
-        np.savez(folder / f"{name}.npz", **found)
-        print(name, found["losses"], flush=True)
+    root, *objectives = sys.argv[1:]
+    photos = words_runs.photos(Path(root, "photos"))
+    for objective in objectives:
+        folder = Path(root, objective)
+        folder.mkdir(exist_ok=True)
+        config = (OBJECTIVES | FULL)[objective](folder, photos)
+        for name in ("single", *LAYOUTS[objective]):
+            found = run(copy.deepcopy(config), folder / name, *RUNS[name])
+            np.savez(folder / f"{name}.npz", **found)
+            print(objective, name, found["losses"], flush=True)

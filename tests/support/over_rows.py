@@ -5,20 +5,14 @@ of its own; `measure` starts it.
 """
 
 import json
-import os
 import re
 import subprocess
 import sys
 
-FLAG = "--xla_force_host_platform_device_count"
+from tests.support.programs import on_devices
+
 COLLECTIVE = re.compile(r"= .*? (all-gather|all-to-all|collective-permute|all-reduce)(?:-start)?\(")
 SHAPE = re.compile(r"\[([0-9,]*)\]")
-
-
-def environment(devices):
-    """The variables of a process that has so many devices."""
-    flags = re.sub(rf"{FLAG}=\d+", "", os.environ.get("XLA_FLAGS", ""))
-    return os.environ | {"XLA_FLAGS": f"{flags} {FLAG}={devices}"}
 
 
 def measure(jobs, devices, timeout=600):
@@ -26,7 +20,7 @@ def measure(jobs, devices, timeout=600):
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.over_rows"],
         input=json.dumps(jobs),
-        env=environment(devices),
+        env=on_devices(devices),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -79,7 +73,6 @@ def compare(height, width, devices, name=None, overrides=None):
         picture = mosaic(height, width)
         vector = text.TextEncoder.from_pretrained().encode(["please remove the noise"])
     else:
-        jax.config.update("jax_disable_most_optimizations", True)
         network = models.build(name, **overrides)
         params = network.init(0)
         picture = noise(height, width, network.config.channels[0])

@@ -8,9 +8,6 @@ import torch.nn.functional as F
 
 from tdr_jax import convert, models
 
-# Most of a small network's test is its compilation; its machine code need not be good.
-QUICK = {"xla_backend_optimization_level": 0}
-
 
 def relative(ours, theirs):
     """Largest difference over largest magnitude."""
@@ -52,12 +49,12 @@ def assert_outputs_equal(name, module, shape, **sizes):
         y = padded(module, images)
     network = models.build(name, **sizes)
     params = convert.from_torch(name, module.state_dict(), **sizes)
-    out = jax.jit(network.apply, compiler_options=QUICK)(params, nhwc(images))
+    out = jax.jit(network.apply)(params, nhwc(images))
     assert out.shape == (shape[0], *shape[2:], network.config.channels[1])
     assert relative(out, y.permute(0, 2, 3, 1)) < 1e-5
 
 
-def assert_gradients_equal(name, module, shape, *, options=QUICK, **sizes):
+def assert_gradients_equal(name, module, shape, **sizes):
     """As above, and gradients of every parameter and of the pictures within 1e-4."""
     images = torch.rand(shape, requires_grad=True)
     y = padded(module, images)
@@ -73,7 +70,7 @@ def assert_gradients_equal(name, module, shape, *, options=QUICK, **sizes):
         return (out * nhwc(direction)).sum(), out
 
     gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-    (gradients, dimages), out = jax.jit(gradient, compiler_options=options)(params, nhwc(images))
+    (gradients, dimages), out = jax.jit(gradient)(params, nhwc(images))
     assert relative(out, y.permute(0, 2, 3, 1)) < 1e-5
     assert relative(dimages, images.grad.permute(0, 2, 3, 1)) < 1e-4
     gradients = convert.to_torch(name, gradients, **sizes)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,15 @@ SMALL_RUN = (
     "--config.data.stages=((2, 16, 2),)",
     "--config.log_every=1",
 )
+
+
+DEVICES = "--xla_force_host_platform_device_count"
+
+
+def on_devices(count: int) -> dict[str, str]:
+    """The environment of a program for which the CPU stands for so many devices."""
+    flags = re.sub(rf"{DEVICES}=\d+", "", os.environ.get("XLA_FLAGS", ""))
+    return os.environ | {"XLA_FLAGS": f"{flags} {DEVICES}={count}".strip()}
 
 
 class Programs:

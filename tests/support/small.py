@@ -16,6 +16,7 @@ import skimage.data
 from configs import common
 from tdr_jax import models
 from tdr_jax.degrade import degrade, example_rng
+from tests.support.sizes import LEVELS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,9 +81,11 @@ def small_network():
 
 
 def tiny_config():
-    """Twenty steps of the smallest real network; a test that keeps `optim` shares its compiling."""
+    """Twenty steps of a real network as small as it gets; a test that keeps `optim` shares its
+    compiling."""
     config = small_config(20)
     config.network.name = "textpromptir-tiny"
+    config.network.overrides.update(LEVELS)
     config.data.stages = ((20, 32, 4),)
     config.optim.lr = 5e-3
     config.save_every = 100
