@@ -4,6 +4,7 @@ The default suite keeps every promise at sizes that compile in seconds, with XLA
 left out. `--full` runs the tests marked `full` instead, at published sizes and compiled as for use.
 """
 
+import gc
 import os
 import shlex
 import shutil
@@ -42,6 +43,9 @@ def pytest_configure(config):
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "CRC32C_SW_MODE": "auto",
     }
+    # Tracing makes objects by the million; collecting them as often as Python does is a fifth of
+    # the time of tests that trace.
+    gc.set_threshold(200_000, 50, 1000)
     from tests.support import torchvision_shim  # noqa: F401 (before transformers looks for it)
 
 

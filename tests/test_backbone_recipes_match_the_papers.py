@@ -67,7 +67,7 @@ def test_every_task_has_a_recipe_that_fits_the_network(name):
         ("nafnet", "deblur", "", 67_888_835),
         ("nafnet", "real-denoise", "", 115_982_915),
         ("sfnet", "dehaze", "", 13_270_313 + 3_276),
-        ("drsformer", "derain", "", 33_655_424),
+        pytest.param("drsformer", "derain", "", 33_655_424, marks=pytest.mark.full),
     ],
 )
 def test_a_full_size_step_has_consistent_shapes(name, task, more, count):

@@ -74,7 +74,7 @@ def some(*names):
     return pytest.mark.parametrize("name", [*names, *rest])
 
 
-@some("nafnet", "restormer", "textpromptir")
+@some("nafnet", "restormer", "sfnet")
 def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
     network, params, trained = small(name)
     degraded, guidance, *sentence = pictures(network)

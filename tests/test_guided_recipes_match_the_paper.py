@@ -98,7 +98,13 @@ def test_networks_have_the_published_size(setup, count):
     assert network.size == pytest.approx(count, abs=2e4)
 
 
-@pytest.mark.parametrize("setup, data", NETWORKS.values())
+@pytest.mark.parametrize(
+    "setup, data",
+    [
+        pytest.param(*setup, marks=pytest.mark.full if "drsformer" in setup[0] else ())
+        for setup in NETWORKS.values()
+    ],
+)
 def test_a_step_of_every_network_has_consistent_shapes(setup, data, tmp_path):
     config = recipe(setup, data, "window=full,batch=2,crop=64")
     assemble.network(config)  # at full size, without computing anything

@@ -146,7 +146,7 @@ def assert_same(workdir, straight, steps: int = STEPS):
         assert ours[step] == pytest.approx(psnr, abs=1e-3)
 
 
-def killed(workdir, photos, steps: int = STEPS):
+def killed(workdir, photos, steps: int = STEPS) -> Run:
     """Two processes, one of which dies in the middle of a step after the first checkpoint."""
     run = Run(workdir, photos, 2, steps)
     run.wait_for(EVERY + 1, checkpoint=EVERY)
@@ -155,12 +155,14 @@ def killed(workdir, photos, steps: int = STEPS):
     # What is lost is an interval, and what was done while the next checkpoint was being written.
     assert EVERY <= saved(workdir) < steps
     assert records(workdir)[-1]["step"] - saved(workdir) < 2 * EVERY
+    return run
 
 
 def test_when_one_of_two_dies_another_number_goes_on_and_learns_the_same(
     photos, straight, tmp_path
 ):
-    killed(tmp_path / "run", photos)
+    run = killed(tmp_path / "run", photos)
+    assert "the state cut over 2" in run.logs[0].read_text()
     run = Run(tmp_path / "run", photos, 1)
     assert run.statuses() == {0}, run.tail()
     assert_same(tmp_path / "run", straight)
@@ -184,6 +186,7 @@ def test_killed_told_to_stop_and_gone_on_in_other_numbers_it_learns_the_same(pho
     assert_same(workdir, straight_run(photos, tmp_path / "straight", steps), steps)
 
 
+@pytest.mark.full
 def test_two_processes_learn_and_measure_what_one_does(photos, straight, tmp_path):
     run = Run(tmp_path / "run", photos, 2)
     assert run.statuses() == {0}, run.tail()

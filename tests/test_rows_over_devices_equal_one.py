@@ -37,13 +37,19 @@ def assert_equal_without_gathering(result, reach=1):
 
 
 @pytest.fixture(scope="module")
-def measured():
+def measured(pytestconfig):
     """What each job gives, and a program that gathers, in one process of eight devices."""
-    jobs = [job | dict(name=n, overrides=SMALLEST.get(n, {})) for n, job in JOBS.items()]
-    return dict(zip([*JOBS, "gathered"], measure([*jobs, None], 8), strict=True))
+    names = [n for n in JOBS if (n in FULL) == pytestconfig.getoption("--full")]
+    jobs = [JOBS[n] | dict(name=n, overrides=SMALLEST.get(n, {})) for n in names]
+    return dict(zip([*names, "gathered"], measure([*jobs, None], 8), strict=True))
 
 
-@pytest.mark.parametrize("name", JOBS)
+FULL = ("drsformer",)  # compiles for longer than the others together
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.full if n in FULL else ()) for n in JOBS]
+)
 def test_each_network_gives_what_one_device_gives(name, measured):
     assert_equal_without_gathering(measured[name], REACH.get(name, 1))
 

@@ -1,6 +1,7 @@
 """Twenty steps on a photograph make the loss fall, and what is exported is what was learnt."""
 
 import numpy as np
+import pytest
 
 from tdr_jax import weights
 from tdr_jax.images import read_rgb
@@ -8,14 +9,19 @@ from tdr_jax.train import loop
 from tests.support.small import (
     photo_batches,
     records,
+    small_network,  # noqa: F401 (a fixture)
     tiny_config,
 )
 
+REAL = "textpromptir-tiny"
 
-def test_training_lowers_the_loss_and_exports_what_it_learnt(
-    tmp_path,
-):
+
+@pytest.mark.parametrize("name", ["small", pytest.param(REAL, marks=pytest.mark.full)])
+@pytest.mark.usefixtures("small_network")
+def test_training_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
     config = tiny_config()
+    if name == "small":
+        config.network.name, config.network.overrides = name, {"text_dim": 384}
     config.panel_every = 20
 
     def one_batch(step):
@@ -32,7 +38,7 @@ def test_training_lowers_the_loss_and_exports_what_it_learnt(
 
     # The file holds the averaged parameters, bit for bit.
     network, params = weights.load(tmp_path / "weights.safetensors")
-    assert network.name == "textpromptir-tiny"
+    assert network.name == name
     assert params.keys() == state.ema.keys()
     for name, value in params.items():
         np.testing.assert_array_equal(value, state.ema[name])
