@@ -123,7 +123,7 @@ def optimised():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(OPTIMISE, "0")
-        before = jax.config.jax_disable_most_optimizations
+        before = jax.config.values["jax_disable_most_optimizations"]
         jax.config.update("jax_disable_most_optimizations", False)
         yield
         jax.config.update("jax_disable_most_optimizations", before)

@@ -78,8 +78,9 @@ def some(*names):
 def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
     network, params, trained = small(name)
     degraded, guidance, *sentence = pictures(network)
-    # Two programs add in the same order, to the bit, only as they are compiled for use.
-    compiled = functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
+    # Two programs round alike only where XLA's optimisations do not join other operations in each.
+    plainly = {"xla_cpu_use_fusion_emitters": True, "xla_backend_optimization_level": 0}
+    compiled = functools.partial(jax.jit, compiler_options=plainly)
     apply = compiled(network.apply)
     plain = compiled(network.config.base.apply)(trained, degraded, *sentence)
     np.testing.assert_array_equal(apply(params, degraded, guidance, *sentence), plain)

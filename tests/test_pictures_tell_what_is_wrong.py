@@ -21,6 +21,8 @@ from tdr_jax.text import TextEncoder
 from tdr_jax.train import jobs, loop
 from tests.support.small import records
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
 TEST = PHOTOS / "test"  # none of them was trained on
 

@@ -13,6 +13,8 @@ from tdr_jax.images import read_rgb
 from tdr_jax.infer.restorer import GUIDED_MODEL, Restorer
 from tdr_jax.text import TextEncoder
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
