@@ -62,15 +62,17 @@ def test(programs: Path, arguments: argparse.Namespace) -> None:
     seed = arguments.seed if arguments.seed is not None else random.randrange(2**32)
     print(f"order of the tests: --seed {seed}", flush=True)
     pytest = [programs / "python", "-m", "pytest", "-q", f"--randomly-seed={seed}"]
+    full = ["--full"] if arguments.full else []
     if arguments.tests:
-        call([*pytest, *["--full"][: arguments.full], *arguments.tests])
+        call([*pytest, *full, *arguments.tests])
         return
     call([programs / "ruff", "check", "."])
     call([programs / "ruff", "format", "--check", "."])
     # A worker that has done its share takes over half of another's: no file holds up the end.
     pytest += ["-n", min(4, os.cpu_count() or 1), "--dist", "worksteal", "--durations=10"]
-    for suite in ([], ["--full"])[: 1 + arguments.full]:
-        call([*pytest, *suite])
+    call(pytest)
+    if full:
+        call([*pytest, *full])
 
 
 def main() -> None:
@@ -83,7 +85,8 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="of the tests: published sizes too")
     parser.add_argument("--seed", type=int, help="of the tests: the order to run them in")
     arguments = parser.parse_args()
-    if arguments.what == "quickstart" and (arguments.tests or arguments.full or arguments.seed):
+    given = arguments.tests or arguments.full or arguments.seed is not None
+    if arguments.what == "quickstart" and given:
         parser.error("tests, --full and --seed are for the tests")
     if sys.version_info < (3, 11):  # noqa: UP036 (this file is run before anything is installed)
         sys.exit(f"Python 3.11 or newer is needed; this is {sys.version.split()[0]}")
