@@ -32,8 +32,8 @@ def pytest_configure(config):
         os.environ[STARTED] = os.environ[CACHE] = tempfile.mkdtemp(prefix="tdr-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(STARTED), ignore_errors=True))
     quick = not config.getoption("--full")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, for compiling ahead, looks for TPUs
     os.environ |= {
-        "JAX_PLATFORMS": "cpu",  # libtpu, for compiling ahead, looks for TPUs aloud
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ[STARTED], "xla")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
