@@ -10,6 +10,8 @@ import pytest
 from tdr_jax import text
 from tdr_jax.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 # Words that say nothing about the degradation: without them near-duplicates become equal.
 FILLER = frozenset(
     "a an the this that it its is i my me to of in on and or please can could would you your "
