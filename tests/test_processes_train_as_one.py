@@ -21,7 +21,7 @@ from tdr_jax.train import distributed
 from tests.support.small import records
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, EVERY = 12, 4
+STEPS, EVERY = 16, 4
 
 
 @pytest.fixture(scope="module")
