@@ -11,7 +11,7 @@ import torch
 
 from tdr_jax import convert, models, weights
 from tdr_jax.errors import InputError
-from tdr_jax.models import guided
+from tdr_jax.models import fusion, guided
 from tests.support import parity
 from tests.support.torch_guided import GuidedNAFNet, GuidedRestormer
 
@@ -48,10 +48,10 @@ def small(name):
     return network, guided.with_base(network.init(0), trained), trained
 
 
-def moved(params):
+def moved(params, prefix="masa_blk"):
     """Off the start, where every fusion is an identity."""
     return {
-        key: value + 0.3 if key.startswith("masa_blk") and key.endswith(STARTS) else value
+        key: value + 0.3 if key.startswith(prefix) and key.endswith(STARTS) else value
         for key, value in params.items()
     }
 
@@ -74,7 +74,39 @@ def some(*names):
     return pytest.mark.parametrize("name", [*names, *rest])
 
 
-@some("nafnet", "restormer", "sfnet")
+STARTED = ("nafnet", "restormer", "sfnet")
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in STARTED])
+def test_fusion_gives_back_what_enters_each_level_to_the_bit_at_the_start(name):
+    config = models.build("guided", backbone=name, **BACKBONES[name]).config
+    network = models.Network("fusion", config, fusion.Fusion)
+    drawn, generator = network.init(0), np.random.default_rng(0)
+    # The last of the trunk that reads the sentence is as wide as this.
+    sentence = [random(generator, 1, config.base.config.text_hidden[-1])] if "text" in name else []
+
+    @jax.jit
+    def levels(params, entering, warped):
+        return [
+            network.apply(params, level, *pair, *sentence, training=False)[0]
+            for level, pair in enumerate(zip(entering, warped, strict=True))
+        ]
+
+    entering, warped = (
+        [random(generator, 1, 6, 5, width * 2**level) for level in range(config.levels)]
+        for width in (config.width, config.nf)
+    )
+    for before, after in zip(entering, levels(drawn, entering, warped), strict=True):
+        np.testing.assert_array_equal(after, before)
+    for before, after in zip(entering, levels(moved(drawn, ""), entering, warped), strict=True):
+        assert np.abs(after - before).max() > 1e-3
+
+
+def random(generator, *shape):
+    return generator.standard_normal(shape).astype(np.float32)
+
+
+@some(*STARTED)
 def test_the_start_is_the_backbone_to_the_bit_and_then_guidance_matters(name):
     network, params, trained = small(name)
     degraded, guidance, *sentence = pictures(network)
