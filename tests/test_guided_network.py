@@ -68,6 +68,10 @@ def pictures(network, batch=1, size=(21, 18), guidance=(33, 50)):
     return [value.astype(np.float32) for value in inputs]
 
 
+def random(generator, *shape):
+    return generator.standard_normal(shape).astype(np.float32)
+
+
 def some(*names):
     """These backbones, and the others with --full."""
     rest = [pytest.param(name, marks=pytest.mark.full) for name in BACKBONES if name not in names]
@@ -100,10 +104,6 @@ def test_fusion_gives_back_what_enters_each_level_to_the_bit_at_the_start(name):
         np.testing.assert_array_equal(after, before)
     for before, after in zip(entering, levels(moved(drawn, ""), entering, warped), strict=True):
         assert np.abs(after - before).max() > 1e-3
-
-
-def random(generator, *shape):
-    return generator.standard_normal(shape).astype(np.float32)
 
 
 @some(*STARTED)
