@@ -61,7 +61,7 @@ def test_pictures_equal_those_of_diffusers_from_the_same_noise(made, version, sa
     assert np.abs(ours - theirs).max() < 1e-3
 
 
-DRAW = dict(steps=3, size=(16, 16))  # for one program of all tests, of each batch
+DRAW = dict(steps=3, size=(16, 24))  # one program for all tests, of each batch
 
 
 def test_a_picture_hangs_on_its_prompt_seed_and_index_alone(generator):
@@ -78,7 +78,7 @@ import sys
 import jax, numpy as np, tdr_jax
 assert jax.device_count() == 4
 generator = tdr_jax.Generator.from_pretrained(sys.argv[1])
-draw = dict(steps=3, size=(16, 16), seed=2)
+draw = dict(steps=3, size=(16, 24), seed=2)
 np.save(sys.argv[2], generator(["the cat", "a dog in the fog"], **draw))
 """
 
@@ -111,10 +111,10 @@ def test_impossible_requests_get_one_line(generator):
 
 def test_the_command_writes_pictures(made, tmp_path, capsys):
     model = ["generate", "--model", str(made[1][0]), "--prompt", "the cat", "--steps", "3"]
-    model += ["--size", "16x16"]
+    model += ["--size", "16x24"]
     assert cli.main([*model, "-o", str(tmp_path / "cat.png")]) == 0
     with Image.open(tmp_path / "cat.png") as picture:
-        assert picture.size == (16, 16)
+        assert picture.size == (24, 16)
         pixels = np.asarray(picture)
     many = [*model, "--count", "3", "--batch", "2"]
     assert cli.main([*many, "-o", str(tmp_path / "cats")]) == 0
