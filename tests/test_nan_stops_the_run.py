@@ -28,7 +28,7 @@ def poisoned(step_number, value):
 # 4 and 8 are saved steps: the check must come before the save. 5 comes right after one.
 # 10 is the last step, after which nothing else would notice.
 @pytest.mark.parametrize("bad", [1, 3, 4, 5, 7, 8, 10])
-def test_nan_stops_the_run_at_its_own_step(small_network, tmp_path, bad):  # noqa: F811
+def test_nan_stops_the_run_at_its_own_step(tmp_path, bad):
     with pytest.raises(FloatingPointError, match=rf"loss is nan at step {bad};") as error:
         loop.run(small_config(10), tmp_path, batches=poisoned(bad, np.nan))
     saved = [step for step in (4, 8) if step < bad]
@@ -40,12 +40,12 @@ def test_nan_stops_the_run_at_its_own_step(small_network, tmp_path, bad):  # noq
     assert not (tmp_path / "weights.safetensors").exists()
 
 
-def test_infinity_stops_the_run_too(small_network, tmp_path):  # noqa: F811
+def test_infinity_stops_the_run_too(tmp_path):
     with pytest.raises(FloatingPointError, match="loss is inf at step 6"):
         loop.run(small_config(10), tmp_path, batches=poisoned(6, np.inf))
 
 
-def test_the_checkpoint_before_nan_is_good(small_network, tmp_path):  # noqa: F811
+def test_the_checkpoint_before_nan_is_good(tmp_path):
     with pytest.raises(FloatingPointError, match="at step 6"):
         loop.run(small_config(10), tmp_path / "bad", batches=poisoned(6, np.nan))
     # With the bad pixel gone the same command goes on to the end a healthy run has.
@@ -54,7 +54,7 @@ def test_the_checkpoint_before_nan_is_good(small_network, tmp_path):  # noqa: F8
     assert_bit_identical(resumed, healthy)
 
 
-def test_the_command_tells_it_in_one_line(small_network, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_the_command_tells_it_in_one_line(tmp_path, capsys, monkeypatch):
     import train
 
     config = small_config(10)

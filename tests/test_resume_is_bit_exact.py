@@ -54,7 +54,7 @@ def kept(record):
 
 
 @pytest.fixture(scope="module")
-def straight(small_network, tmp_path_factory):  # noqa: F811
+def straight(tmp_path_factory):
     """The run that was not stopped, what it wrote, and where."""
     workdir = tmp_path_factory.mktemp("straight")
     state = loop.run(small_config(STEPS), workdir, batches=photo_batches)
@@ -144,7 +144,6 @@ def stop_before(monkeypatch, batch, error=None):
 
 
 def test_data_stages_and_evaluation_resume_where_they_were(
-    small_network,  # noqa: F811
     photos,
     tmp_path,
     monkeypatch,

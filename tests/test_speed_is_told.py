@@ -57,7 +57,7 @@ def test_what_is_computed_twice_to_save_memory_counts_once():
     assert 2.5 < found[True] / flops.count(alone.jaxpr) < 3.1
 
 
-def test_the_part_of_the_peak_is_written_where_the_peak_is_known(small_network, tmp_path):  # noqa: F811
+def test_the_part_of_the_peak_is_written_where_the_peak_is_known(tmp_path):
     config = small_config(6)
     loop.run(config, tmp_path / "unknown", batches=photo_batches)
     assert not any("mfu" in record for record in records(tmp_path / "unknown"))
@@ -71,7 +71,7 @@ def test_the_part_of_the_peak_is_written_where_the_peak_is_known(small_network, 
     assert last["images_per_second"] == pytest.approx(2 / last["step_seconds"])
 
 
-def test_a_trace_of_the_steps_asked_for_is_written(small_network, tmp_path):  # noqa: F811
+def test_a_trace_of_the_steps_asked_for_is_written(tmp_path):
     loop.run(small_config(6), tmp_path / "run", batches=photo_batches, profile="2:4")
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1 and traces[0].stat().st_size > 1000

@@ -27,7 +27,7 @@ def config_of(batch=8, crop=64):
     return config
 
 
-def test_it_tells_bytes_arithmetic_and_time(small_network):  # noqa: F811
+def test_it_tells_bytes_arithmetic_and_time():
     found, chip = planned(config_of())
     report = ahead.compiled(found, chip)
     numbers = found.job.network.abstract_params().values()
@@ -48,7 +48,7 @@ def test_it_tells_bytes_arithmetic_and_time(small_network):  # noqa: F811
     assert hlo.Program(report.text).cost == report.cost
 
 
-def test_what_does_not_fit_is_refused_with_a_remedy(small_network):  # noqa: F811
+def test_what_does_not_fit_is_refused_with_a_remedy():
     found, chip = planned(config_of(crop=1024), per_device=2048)
     with pytest.raises(InputError) as refusal:
         ahead.compiled(found, chip)
@@ -57,7 +57,7 @@ def test_what_does_not_fit_is_refused_with_a_remedy(small_network):  # noqa: F81
     assert "fewer examples a chip" in str(refusal.value)
 
 
-def test_what_devices_share_counts_once(small_network):  # noqa: F811
+def test_what_devices_share_counts_once():
     config = config_of()
     config.mesh.least = 1
     whole, _ = planned(config)
@@ -67,7 +67,7 @@ def test_what_devices_share_counts_once(small_network):  # noqa: F811
     assert "fsdp:" in str(cut) and "fsdp:" not in str(whole)
 
 
-def test_a_batch_that_chips_cannot_share_is_rounded_up_and_said(small_network):  # noqa: F811
+def test_a_batch_that_chips_cannot_share_is_rounded_up_and_said():
     config = config_of(batch=6)
     config.accumulate = 3
     found, _ = planned(config)

@@ -17,7 +17,6 @@ REAL = "textpromptir-tiny"
 
 
 @pytest.mark.parametrize("name", ["small", pytest.param(REAL, marks=pytest.mark.full)])
-@pytest.mark.usefixtures("small_network")
 def test_training_lowers_the_loss_and_exports_what_it_learnt(tmp_path, name):
     config = tiny_config()
     if name == "small":

@@ -72,9 +72,10 @@ def build(name, **overrides):
 BUILD = models.build
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def small_network():
-    """Adds the network "small" to those that the loop can build."""
+    """Adds the network "small" to those that the loop can build, for each test of a module that
+    imports this fixture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "build", build)
         yield
