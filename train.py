@@ -25,9 +25,10 @@ def main(argv):
 
     import jax
 
+    from tdr_jax.analysis import plan
     from tdr_jax.errors import InputError
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop, outline
+    from tdr_jax.train import distributed, loop
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO
@@ -37,7 +38,7 @@ def main(argv):
     try:
         distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         if DRY_RUN.value:
-            print(outline.make(CONFIG.value, jax.devices()))
+            print(plan.make(CONFIG.value, jax.devices()))
             return
         state = loop.run(CONFIG.value, WORKDIR.value, profile=PROFILE.value)
     except InputError as error:

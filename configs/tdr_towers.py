@@ -1,8 +1,8 @@
 """The towers of the tiny stack, from scratch on a folder of photographs and two CPU cores.
 
 They are no CLIP and no Stable Diffusion: small networks of the same architecture, which have seen a
-few photographs and the captions that `tdr_jax.captions` writes. They let the whole path, from a
-picture to words to guidance, run on real photographs anywhere.
+few photographs and the captions that `tdr_jax.text.captions` writes. They let the whole path, from
+a picture to words to guidance, run on real photographs anywhere.
 
     python train.py --config configs/tdr_towers.py:part=vision,data=PHOTOS --workdir runs/vision
     python train.py --config configs/tdr_towers.py:part=vae,data=PHOTOS --workdir runs/vae

@@ -6,7 +6,7 @@
 
 The first is the recipe of the shipped "minilm-tasks"; about a quarter of an hour on two CPU cores.
 The run ends with the folder `text_encoder/`, which transformers and sentence-transformers load, and
-in it the head that `tdr_jax.understanding` reads.
+in it the head that `tdr_jax.text.intent` reads.
 
 Arguments:
     encoder: minilm, or the folder of a BERT in the format of Hugging Face or sentence-transformers.

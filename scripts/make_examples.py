@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax import degrade, images
+from tdr_jax import images
+from tdr_jax.degradations import synthesis
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 WIDTH, HEIGHT = 480, 320
@@ -23,13 +24,13 @@ SCENES = {
 
 def damage(photo: np.ndarray, task: str) -> np.ndarray:
     """Damages a float32 (H, W, 3) picture clearly, but no more than photographs come."""
-    rng = degrade.example_rng(7, 0)
+    rng = synthesis.example_rng(7, 0)
     if task == "noise":
-        return degrade.gaussian_noise(photo, 35, rng)
+        return synthesis.gaussian_noise(photo, 35, rng)
     if task == "rain":
-        return degrade.rain(photo, rng, severity=0.6)
-    depth = degrade.synthetic_depth(photo.shape[:2], rng)
-    return degrade.haze(photo, depth, airlight=0.9, beta=0.16)
+        return synthesis.rain(photo, rng, severity=0.6)
+    depth = synthesis.synthetic_depth(photo.shape[:2], rng)
+    return synthesis.haze(photo, depth, airlight=0.9, beta=0.16)
 
 
 def main():

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from tdr_jax import text, understanding
+from tdr_jax import text
+from tdr_jax.text import intent
 
 BASE = "minilm"
-DESTINATION = Path(text.__file__).parent / "assets" / understanding.SHIPPED
+DESTINATION = Path(text.__file__).parent / "assets" / intent.SHIPPED
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     safetensors.numpy.save_file(changed, target, metadata={"format": "pt"})
     target.chmod(0o644)
     (args.destination / "base.json").write_text(json.dumps({"base": BASE}) + "\n")
-    shutil.copyfile(args.source / understanding.HEAD, args.destination / understanding.HEAD)
+    shutil.copyfile(args.source / intent.HEAD, args.destination / intent.HEAD)
     print(f"{len(changed)} tensors, {target.stat().st_size / 1e6:.1f} MB in {args.destination}")
 
 

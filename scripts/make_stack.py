@@ -7,21 +7,23 @@
 import argparse
 import sys
 
-from tdr_jax import stack
+from tdr_jax.diffusion import tdr_pipeline
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stack", required=True, help="folder of diffusers")
-    for part in stack.READERS:
+    for part in tdr_pipeline.READERS:
         parser.add_argument(f"--{part.replace('_', '-')}", help=f"becomes {part}/")
     parser.add_argument("--dtype", default="float16", help="of the files (default: %(default)s)")
     parser.add_argument("-o", "--output", required=True, help="folder, made if missing")
     args = parser.parse_args()
     try:
-        given = {part: getattr(args, part) for part in stack.READERS}
-        folder = stack.save(args.output, stack.load(args.stack, **given), dtype=args.dtype)
+        given = {part: getattr(args, part) for part in tdr_pipeline.READERS}
+        folder = tdr_pipeline.save(
+            args.output, tdr_pipeline.load(args.stack, **given), dtype=args.dtype
+        )
     except ValueError as error:
         sys.exit(f"make_stack: error: {error}")
     print(folder)

@@ -27,12 +27,13 @@ def main(args) -> None:
     runtime.choose_cpu_kernels()
     runtime.enable_compilation_cache()
 
-    from tdr_jax import text, understanding, wordings
+    from tdr_jax import text
+    from tdr_jax.text import intent, phrasings
 
     encoder = text.TextEncoder.from_pretrained(args.before)
-    before = understanding.Understanding(encoder, understanding.fit(encoder))
-    after = understanding.Understanding.from_pretrained(args.encoder)
-    held_out = wordings.part(args.part)
+    before = intent.Understanding(encoder, intent.fit(encoder))
+    after = intent.Understanding.from_pretrained(args.encoder)
+    held_out = phrasings.part(args.part)
     rows = [measure(model, held_out) for model in (before, after)]
     families = len({wording.family for wording in held_out})
     print(f"{len(held_out)} sentences of {families} families\n")
@@ -43,7 +44,7 @@ def main(args) -> None:
     if args.wrong:
         print()
         for wording, shares in zip(held_out, after(_sentences(held_out)), strict=True):
-            found, _ = understanding.told(shares)
+            found, _ = intent.told(shares)
             if found[0][0] not in wording.meanings:
                 print(f"{' + '.join(wording.meanings)}: {wording.sentence!r}: {found}")
 
@@ -52,38 +53,38 @@ def measure(model, held_out) -> dict[str, str]:
     """The column of one model.
 
     Args:
-        model: a `tdr_jax.understanding.Understanding`.
-        held_out: of `tdr_jax.wordings.part`.
+        model: a `tdr_jax.text.intent.Understanding`.
+        held_out: of `tdr_jax.text.phrasings.part`.
 
     Returns:
         name of the row -> what is printed in it.
     """
-    from tdr_jax import wordings
+    from tdr_jax.text import phrasings
 
     single = [wording for wording in held_out if len(wording.meanings) == 1]
     mixed = [wording for wording in held_out if len(wording.meanings) == 2]
-    right = np.array([wordings.MEANINGS.index(wording.meanings[0]) for wording in single])
+    right = np.array([phrasings.MEANINGS.index(wording.meanings[0]) for wording in single])
     rows = {}
 
     def describe(shares, right, suffix):
         hit = shares.argmax(-1) == right
-        none = wordings.MEANINGS.index("none")
+        none = phrasings.MEANINGS.index("none")
         asks, says = right == none, shares.argmax(-1) == none
         rows[f"all six meanings{suffix}"] = part(hit)
         rows[f"the five tasks{suffix}"] = part(hit[~asks])
-        for task in wordings.MEANINGS[:-1] if not suffix else ():
-            rows[task] = part(hit[right == wordings.MEANINGS.index(task)])
+        for task in phrasings.MEANINGS[:-1] if not suffix else ():
+            rows[task] = part(hit[right == phrasings.MEANINGS.index(task)])
         rows[f"none, precision{suffix}"] = part(asks[says])
         rows[f"none, recall{suffix}"] = part(says[asks])
         share = recall_at(shares[:, none], asks, PRECISION)
         rows[f"none, recall at {PRECISION:.0%} precision{suffix}"] = f"{share:.1%}"
 
     describe(model(_sentences(single)), right, "")
-    wrong = [wordings.mistyped(w.sentence, seed) for seed in SEEDS for w in single]
+    wrong = [phrasings.mistyped(w.sentence, seed) for seed in SEEDS for w in single]
     describe(model(wrong), np.tile(right, len(SEEDS)), ", typos")
     if mixed:
         pairs = np.sort(np.argsort(-model(_sentences(mixed)), -1)[:, :2], -1)
-        wanted = [sorted(wordings.MEANINGS.index(m) for m in w.meanings) for w in mixed]
+        wanted = [sorted(phrasings.MEANINGS.index(m) for m in w.meanings) for w in mixed]
         rows["mixtures, both tasks"] = part((pairs == np.array(wanted)).all(-1))
     return rows
 

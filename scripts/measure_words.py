@@ -30,7 +30,7 @@ def main(args) -> None:
     runtime.enable_compilation_cache()
 
     from tdr_jax.data import sources
-    from tdr_jax.infer.guidance import Guide
+    from tdr_jax.infer.guide import Guide
 
     folder = sources.Folder(args.data)
     guide = Guide.from_pretrained(args.model)

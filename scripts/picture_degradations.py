@@ -1,4 +1,4 @@
-"""Draws docs/img/degradations.jpg: photographs beside what `tdr_jax.degrade` makes of them.
+"""Draws docs/img/degradations.jpg: photographs beside what is made of them.
 
 It also prints how far, in PSNR, each degradation takes the shipped photographs from the clean ones.
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tdr_jax.degrade import (
+from tdr_jax.degradations.synthesis import (
     SYNTHESISED,
     degrade,
     example_rng,
@@ -20,7 +20,7 @@ from tdr_jax.degrade import (
     rain,
     synthetic_depth,
 )
-from tdr_jax.images import list_pictures, read_rgb
+from tdr_jax.images.files import list_pictures, read_rgb
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = (

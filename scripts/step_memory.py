@@ -23,8 +23,10 @@ def main(args) -> None:
     import jax.numpy as jnp
 
     from configs import tdr_i2t, tdr_tr
-    from tdr_jax import captions, diffusion, models, pipeline
-    from tdr_jax.tasks import i2t, tr
+    from tdr_jax import diffusion, models
+    from tdr_jax.diffusion import pipeline
+    from tdr_jax.objectives import image_to_text, textual_restoration
+    from tdr_jax.text import captions
     from tdr_jax.train import optim, sharding, state, words
 
     config = {"i2t": tdr_i2t, "tr": tdr_tr}[args.stage].get_config(f"size={args.size}")
@@ -43,10 +45,10 @@ def main(args) -> None:
     )
     frozen = {part: of.abstract_params() for part, of in networks.items()}
     if args.stage == "i2t":
-        task = i2t.ImageToText(frozen_parts, network)
+        task = image_to_text.ImageToText(frozen_parts, network)
     else:
         first = models.build(words.MAPPERS[args.size], dtype=dtype)
-        task = tr.TextualRestoration(frozen_parts, first, network, config.loss)
+        task = textual_restoration.TextualRestoration(frozen_parts, first, network, config.loss)
         frozen["image_to_text"] = first.abstract_params()
 
     config.mesh.fsdp = args.fsdp

@@ -15,7 +15,7 @@ COMMANDS = {
     "train": ("tdr_jax.commands.train", "train a network from a config file"),
     "compile": ("tdr_jax.commands.compile", "tell what training will need of TPUs elsewhere"),
     "sweep": ("tdr_jax.commands.sweep", "train a config in many ways and rank the runs"),
-    "eval": ("tdr_jax.evaluate.command", "measure a network: PSNR and SSIM on a folder"),
+    "eval": ("tdr_jax.commands.eval", "measure a network: PSNR and SSIM on a folder"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
     "guide": ("tdr_jax.commands.guide", "draw the restored words of degraded pictures"),
     "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),

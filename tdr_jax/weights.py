@@ -84,8 +84,9 @@ def load(
     Raises:
       InputError: there is no such file or name, it is damaged, or it holds no network known here.
     """
-    from tdr_jax import convert, pipeline
+    from tdr_jax import convert
     from tdr_jax.convert import hugging_face
+    from tdr_jax.diffusion import pipeline
 
     path = find(path_or_name)
     if pipeline.is_pipeline(path):
@@ -128,8 +129,8 @@ def save(
     Raises:
       InputError: it cannot be written.
     """
-    from tdr_jax import pipeline
     from tdr_jax.convert import hugging_face
+    from tdr_jax.diffusion import pipeline
 
     path = Path(path)
     if isinstance(network, pipeline.Pipeline):

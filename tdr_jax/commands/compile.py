@@ -48,25 +48,25 @@ def run(args) -> int:
     Raises:
         InputError: the config or the slice is not as it should be, or the step does not fit.
     """
-    from tdr_jax.train import chips
+    from tdr_jax.analysis import hardware
 
-    chips.prepare()
+    hardware.prepare()
+    from tdr_jax.analysis import aot, plan
     from tdr_jax.commands.train import read_config
     from tdr_jax.errors import InputError
-    from tdr_jax.models import backend
-    from tdr_jax.train import ahead, outline
+    from tdr_jax.nn import backend
 
     if args.hlo and not Path(args.hlo).absolute().parent.is_dir():
         raise InputError(f"--hlo={args.hlo}: there is no such folder; make it first")
     config = read_config(args.config, args.rest)
-    chip, devices = chips.slice_of(args.topology)
+    chip, devices = hardware.slice_of(args.topology)
     with backend.compiling_for("tpu"):
-        found = outline.make(config, devices, per_device=args.per_chip, rounded=True)
+        found = plan.make(config, devices, per_device=args.per_chip, rounded=True)
     if args.dry_run:
         print(found)
         return 0
     print("\n".join([found.title, *found.notes]), flush=True)
-    report = ahead.compiled(found, chip)
+    report = aot.compiled(found, chip)
     if args.hlo:
         Path(args.hlo).write_text(report.text)
     print(report)

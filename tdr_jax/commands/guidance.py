@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import images
-from tdr_jax.commands import jobs
+from tdr_jax.commands import file_plan
 from tdr_jax.errors import InputError
 from tdr_jax.infer import takes
 
@@ -83,7 +83,7 @@ def drawing_folder(args) -> Iterator[str | None]:
         yield folder
 
 
-def draw(args, todo: list[jobs.Job], folder: str) -> dict[Path, str]:
+def draw(args, todo: list[file_plan.Job], folder: str) -> dict[Path, str]:
     """Draw what guides each job, from its degraded picture.
 
     Args:
@@ -113,7 +113,7 @@ def draw(args, todo: list[jobs.Job], folder: str) -> dict[Path, str]:
         flush=True,
     )
     failed = guide.draw_for(
-        [jobs.Job(job.source, job.guidance, None, job.name) for job in todo],
+        [file_plan.Job(job.source, job.guidance, None, job.name) for job in todo],
         folder,
         remedy="choose another --keep-guidance",
         chatty=args.keep_guidance is not None,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import images
-from tdr_jax.commands import jobs
+from tdr_jax.commands import file_plan
 from tdr_jax.errors import InputError
 
 NEAREST = 3  # tokens shown for each pseudo-word
@@ -121,9 +121,9 @@ def run(args) -> int:
     _check(args)
     by_scene = args.shared == "scene"
     if args.words_only:
-        todo = jobs.pictures(args.inputs, args.output, by_scene=by_scene)
+        todo = file_plan.pictures(args.inputs, args.output, by_scene=by_scene)
     else:
-        plan = jobs.plan_drawn(args.inputs, args.output, by_scene=by_scene)
+        plan = file_plan.plan_drawn(args.inputs, args.output, by_scene=by_scene)
         todo = [(job.source, job.name) for job in plan]
 
     from tdr_jax import runtime
@@ -141,7 +141,7 @@ def run(args) -> int:
 
 
 def draw_for(
-    plan: list[jobs.Job], folder: str, *, remedy: str, chatty: bool = True, **settings
+    plan: list[file_plan.Job], folder: str, *, remedy: str, chatty: bool = True, **settings
 ) -> dict[Path, str]:
     """Draw a picture for every job of another command, as `tdr guide` with these settings does.
 
@@ -171,10 +171,10 @@ def draw_for(
 
 def _load(args):
     """Returns the guide and the digest of its weights."""
-    from tdr_jax import stack
-    from tdr_jax.infer.guidance import Guide
+    from tdr_jax.diffusion import tdr_pipeline
+    from tdr_jax.infer.guide import Guide
 
-    parts = stack.load(
+    parts = tdr_pipeline.load(
         args.model,
         image_encoder=args.image_encoder,
         image_to_text=args.image_to_text,
@@ -200,7 +200,14 @@ def _check(args) -> None:
 
 
 def _draw(
-    args, guide, digest: str, plan: list[jobs.Job], failed, *, chatty: bool = True, **remedy: str
+    args,
+    guide,
+    digest: str,
+    plan: list[file_plan.Job],
+    failed,
+    *,
+    chatty: bool = True,
+    **remedy: str,
 ) -> None:
     """Draws what is not there yet, batch by batch."""
     from tdr_jax.commands import manifest as manifests
@@ -237,14 +244,20 @@ def _draw(
 
 
 def _draw_batch(
-    args, guide, options: dict, batch: list[jobs.Job], manifest, failed: dict[Path, str], chatty
+    args,
+    guide,
+    options: dict,
+    batch: list[file_plan.Job],
+    manifest,
+    failed: dict[Path, str],
+    chatty,
 ) -> tuple[int, int]:
     """Draws what is missing of a batch; returns how many were there and how many were drawn."""
     from tdr_jax.commands.manifest import sha256
 
     began = time.perf_counter()
     names = {job: job.target.relative_to(args.output).as_posix() for job in batch}
-    missing: dict[jobs.Job, str] = {}
+    missing: dict[file_plan.Job, str] = {}
     for job in batch:
         try:
             source = sha256(job.source)
@@ -315,7 +328,7 @@ def _nearest(guide, words: np.ndarray) -> list[str]:
 
 def _read(guide, path: Path, failed: dict[Path, str]) -> np.ndarray | None:
     """A picture as it is looked at, small; None where it cannot be read, which is said once."""
-    from tdr_jax.infer.guidance import central_square
+    from tdr_jax.infer.guide import central_square
 
     try:
         return central_square(images.read_rgb(path), guide.side)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import images
-from tdr_jax.commands import guidance, jobs
+from tdr_jax.commands import file_plan, guidance
 from tdr_jax.errors import InputError
 from tdr_jax.infer import blind, takes
 from tdr_jax.infer import restorer as infer
@@ -133,16 +133,18 @@ def run(args) -> int:
 
         rows.make_mesh(args.rows)  # so that what is wrong with it is said before weights are read
     guidance.check(args)
-    prompts = jobs.read_prompts(args.prompts) if args.prompts else {}
+    prompts = file_plan.read_prompts(args.prompts) if args.prompts else {}
     with guidance.drawing_folder(args) as folder:
         given = args.guidance if folder is None else None
-        todo = jobs.plan(args.inputs, args.output, args.panel, args.right, given, folder)
+        todo = file_plan.plan(args.inputs, args.output, args.panel, args.right, given, folder)
         if given is not None and not Path(given).is_dir():
             guidance.read(todo[0].guidance)  # it guides all: if it is damaged, nothing is done
         return _restore_all(args, todo, prompts, folder)
 
 
-def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: str | None) -> int:
+def _restore_all(
+    args, todo: list[file_plan.Job], prompts: dict[str, str], folder: str | None
+) -> int:
     """Restore what was planned, with guidance that is drawn in the folder if there is one."""
     from tdr_jax import runtime
 
@@ -154,10 +156,10 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
     guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
     if takes.sentence(restorer.network):
-        from tdr_jax.commands import understood
+        from tdr_jax.commands.prompts import tell
 
         asked = [one for each in sentences for one in each if one != blind.AUTO]
-        understood.tell(asked, restorer.network)
+        tell(asked, restorer.network)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     _say("a picture size met for the first time also compiles, which takes some seconds")
     failed = 0
@@ -178,7 +180,7 @@ def _restore_all(args, todo: list[jobs.Job], prompts: dict[str, str], folder: st
     return 1 if failed else 0
 
 
-def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) -> list:
+def _sentences(args, restorer, todo: list[file_plan.Job], prompts: dict[str, str]) -> list:
     """Return the sentences of each job, after a look at whether the network fits the arguments."""
     network = restorer.network
     if takes.two_views(network) and args.right is None:
@@ -191,13 +193,15 @@ def _sentences(args, restorer, todo: list[jobs.Job], prompts: dict[str, str]) ->
             raise InputError(f"network {network.name} takes no sentence; leave out --prompt")
         return [None] * len(todo)
     default = tuple(args.prompt or [blind.AUTO] * (args.prompts is None)) or None
-    sentences = [jobs.prompts_of(job, prompts, default) for job in todo]
+    sentences = [file_plan.prompts_of(job, prompts, default) for job in todo]
     for sentence in sentences:
         restorer.check_prompt(sentence)
     return sentences
 
 
-def _restore(restorer, job: jobs.Job, prompts: tuple[str, ...] | None, args, label: str) -> None:
+def _restore(
+    restorer, job: file_plan.Job, prompts: tuple[str, ...] | None, args, label: str
+) -> None:
     began = time.perf_counter()
     picture = images.read_picture(job.source)
     options = {"max_pixels": args.max_pixels}

@@ -52,8 +52,9 @@ def run(args) -> int:
     """
     import jax
 
+    from tdr_jax.analysis import plan
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop, outline
+    from tdr_jax.train import distributed, loop
 
     config = read_config(args.config, args.rest)
     if config.objective != "restore":
@@ -61,7 +62,7 @@ def run(args) -> int:
     enable_compilation_cache()
     distributed.initialize(args.coordinator, args.num_processes, args.process_id)
     if args.dry_run:
-        print(outline.make(config, jax.devices()))
+        print(plan.make(config, jax.devices()))
         return 0
     state = loop.run(config, args.workdir, profile=args.profile)
     return 0 if loop.finished(config, state) else distributed.STOPPED

@@ -11,9 +11,9 @@ import numpy as np
 
 from tdr_jax.data.pipeline import as_float, grown, turn
 from tdr_jax.data.sources import Folder
-from tdr_jax.degrade import example_rng
+from tdr_jax.degradations.synthesis import example_rng
 from tdr_jax.errors import InputError
-from tdr_jax.images import partners
+from tdr_jax.images.files import partners
 
 STREAM = 2**16  # of an example's generator; far from those of its choices and degradations
 KINDS = ("file", "view", "part", "other")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.images import list_pictures, read_picture, read_rgb
+from tdr_jax.images.files import list_pictures, read_picture, read_rgb
 
 
 class _Decoded:

@@ -6,7 +6,6 @@ _HOME = {
     "evaluate": "evaluators",
     "Restoration": "evaluators",
     "Panels": "evaluators",
-    "run_config": "command",
 }
 __all__ = sorted(_HOME)
 

@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import metrics, processes
+from tdr_jax import processes
 from tdr_jax.errors import InputError
-from tdr_jax.evaluate import protocols, report
+from tdr_jax.evaluate import metrics, protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
-from tdr_jax.images import write_rgb
-from tdr_jax.infer import blind, conditions, takes, tiles
-from tdr_jax.infer.pictures import open_guidance
+from tdr_jax.images.arrays import open_guidance
+from tdr_jax.images.files import write_rgb
+from tdr_jax.infer import blind, conditioning, takes, tiles
 from tdr_jax.infer.rows import Rows
-from tdr_jax.text import bank_vectors, mixed_sentences, sentences
+from tdr_jax.text.encoder import bank_vectors, mixed_sentences, sentences
 
 UNCHANGED = 100.0  # dB that a clean picture counts which comes back as it went
 
@@ -302,7 +302,7 @@ def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
             prompts = blind.prompts(estimate(example.degraded), network)
             if not prompts:
                 return blind.NOTHING, ()
-            return " ".join(prompts), (conditions.vector(encoder, prompts),)
+            return " ".join(prompts), (conditioning.vector(encoder, prompts),)
 
         return look
     if prompt is not None and own:

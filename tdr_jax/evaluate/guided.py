@@ -6,12 +6,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tdr_jax import metrics, weights
+from tdr_jax import weights
 from tdr_jax.data import guidance
 from tdr_jax.data.pipeline import CHOICES, DEGRADATION, as_float, grown
-from tdr_jax.degrade import example_rng, gaussian_noise
+from tdr_jax.degradations.synthesis import example_rng, gaussian_noise
 from tdr_jax.errors import InputError
-from tdr_jax.tasks.guided import most_alike
+from tdr_jax.evaluate import metrics
+from tdr_jax.objectives.guided import most_alike
 
 # Right guidance, a second view or another part of the same photograph; and wrong guidance, the view
 # that belongs to the next photograph.

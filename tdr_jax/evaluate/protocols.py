@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.data import sources
-from tdr_jax.degrade import SYNTHESISED, degrade, example_rng
+from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
-from tdr_jax.images import partners, read_rgb
+from tdr_jax.images.files import partners, read_rgb
 from tdr_jax.infer.blind import AUTO
-from tdr_jax.text import TASKS
+from tdr_jax.text.encoder import TASKS
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
 DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tdr_jax.data import squares
-from tdr_jax.degrade import example_rng
+from tdr_jax.data import latents
+from tdr_jax.degradations.synthesis import example_rng
 
 RESAMPLES = 2000
 
@@ -95,8 +95,8 @@ def held_out(
     Returns:
         kind -> uint8 (N, side, side, 3); "clean" among them.
     """
-    from tdr_jax.degrade import degrade
-    from tdr_jax.infer.guidance import central_square
+    from tdr_jax.degradations.synthesis import degrade
+    from tdr_jax.infer.guide import central_square
 
     clean = [central_square(picture, side) for picture in pictures]
     found = {"clean": np.stack(clean)}
@@ -115,5 +115,5 @@ def held_out(
 def shrunk(pictures, side: int) -> np.ndarray:
     """uint8 (N, H, H, 3) -> float32 (N, side, side, 3) in [0, 1], as `squares.shrink` does."""
     return np.stack(
-        [squares.shrink(picture.astype(np.float32) / 255, side) for picture in pictures]
+        [latents.shrink(picture.astype(np.float32) / 255, side) for picture in pictures]
     )

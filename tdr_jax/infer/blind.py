@@ -8,8 +8,8 @@ from os import PathLike
 import numpy as np
 
 from tdr_jax.errors import InputError
+from tdr_jax.images.arrays import open_picture
 from tdr_jax.infer import takes
-from tdr_jax.infer.pictures import open_picture
 from tdr_jax.models.estimator import LOOKED_FOR
 
 MODEL = "degradation-estimator"

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tdr_jax.diffusion.pipeline import PARTS, Pipeline
+from tdr_jax.diffusion.sampler import Painter
 from tdr_jax.errors import InputError
-from tdr_jax.infer.painter import Painter
-from tdr_jax.pipeline import PARTS, Pipeline
 
 
 class Generator:
@@ -67,7 +67,8 @@ class Generator:
         Raises:
             InputError: there is no pipeline, or it is damaged or lacks something.
         """
-        from tdr_jax import pipeline, weights
+        from tdr_jax import weights
+        from tdr_jax.diffusion import pipeline
 
         loaded, params = weights.load(path, dtype=dtype)
         if not isinstance(loaded, Pipeline):

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer import blind, conditions, takes, tiles
-from tdr_jax.infer.pictures import open_guidance, open_picture
+from tdr_jax.images.arrays import open_guidance, open_picture
+from tdr_jax.infer import blind, conditioning, takes, tiles
 
 MODEL = "textpromptir-compact"
 GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
@@ -84,7 +84,7 @@ class Restorer:
         As many as are estimated to need 3 GiB for intermediate results, at most 2**21; those of
         guidance of the same size count as well. With `rows`, so many for each of the devices.
         """
-        from tdr_jax.infer import memory
+        from tdr_jax.analysis import memory
 
         one = np.clip(MEMORY / memory.bytes_per_pixel(self.network), SMALL, MAX_PIXELS)
         return self.rows * int(one)
@@ -157,7 +157,7 @@ class Restorer:
             if not prompts:
                 return close(pixels)
             scale = strength if takes.strength(self.network) else 1
-            others = (conditions.vector(self.encoder, prompts, scale)[None],)
+            others = (conditioning.vector(self.encoder, prompts, scale)[None],)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
         if guidance is not None:

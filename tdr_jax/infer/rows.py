@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from tdr_jax.errors import InputError
 from tdr_jax.infer import takes
-from tdr_jax.models.rows import AXIS
+from tdr_jax.nn.rows import AXIS
 
 
 class Rows:

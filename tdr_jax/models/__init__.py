@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tdr_jax.models import policies
+from tdr_jax.nn import remat
 
 _NAFNET_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
 
@@ -307,7 +307,7 @@ class Network:
     _module: type[nnx.Module]
 
     def __post_init__(self):
-        policies.name_of(getattr(self.config, "remat", False))
+        remat.name_of(getattr(self.config, "remat", False))
 
     @property
     def kind(self) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import check, layers
+from tdr_jax.models import check
+from tdr_jax.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, ops, policies
-from tdr_jax.models.attention import attend
+from tdr_jax.nn import layers, ops, remat
+from tdr_jax.nn.attention import attend
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -240,7 +240,7 @@ class Encoder(nnx.Module):
             x = nnx.merge(graphdef, layer)(x)
             return x, x
 
-        body = policies.apply(self.layers.remat, body)
+        body = remat.apply(self.layers.remat, body)
         states = lax.scan(body, x, params, unroll=self.layers.unroll)[1]
         return jnp.concatenate([x[None], states])
 

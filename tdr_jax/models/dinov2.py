@@ -11,7 +11,6 @@ import functools
 import jax
 from flax import nnx
 
-from tdr_jax.models import layers
 from tdr_jax.models.clip import (
     Mlp,
     Patches,
@@ -20,6 +19,7 @@ from tdr_jax.models.clip import (
     check_sizes,
     heads_attend,
 )
+from tdr_jax.nn import layers
 
 
 @dataclasses.dataclass(frozen=True)

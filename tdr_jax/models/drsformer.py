@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tdr_jax.models import blocks, layers, ops, policies
+from tdr_jax.nn import blocks, layers, ops, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class TransformerBlock(nnx.Module):
         self.ffn = FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
     def __call__(self, x):
-        x = policies.half(x + self.attn(self.norm1(x)))
+        x = remat.half(x + self.attn(self.norm1(x)))
         return x + self.ffn(self.norm2(x))
 
 

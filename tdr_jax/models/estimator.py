@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers, ops
+from tdr_jax.nn import layers, ops
 
-# What it looks for, in the order of its answers; `tdr_jax.degrade` makes examples of all of it.
+# What it looks for, in the order of its answers; `degradations.synthesis` makes examples of it.
 LOOKED_FOR = ("noise", "rain", "haze", "blur")
 BINS, BANDS = 16, 3  # of histograms: from 0 to 1, and from the upper edge to the lower one
 MAPS = 6  # of which there are histograms, see `_histograms`

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import blocks, drsformer, layers, nafnet, sfnet, textpromptir
+from tdr_jax.models import drsformer, nafnet, sfnet, textpromptir
+from tdr_jax.nn import blocks, layers
 
 # By the class of the backbone.
 TRANSFORMER_BLOCKS = {

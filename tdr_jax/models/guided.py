@@ -16,7 +16,8 @@ from flax import nnx
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.models import fusion, layers, matching, sfnet
+from tdr_jax.models import fusion, matching, sfnet
+from tdr_jax.nn import layers
 
 # By the class of the backbone: its field with the width of the first level.
 _WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(
@@ -39,7 +40,7 @@ class GuidedConfig:
       lr_block_size: side of a block that is looked for as a whole, on the deepest level.
       ref_down_block_size: of the window it is looked for in; see `matching.match`.
       dtype: of the computation, also the backbone's; so are the following.
-      remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
+      remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
       scan_unroll: blocks per scan iteration.
       parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
 

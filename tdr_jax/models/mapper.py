@@ -16,8 +16,9 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, policies, unet
-from tdr_jax.models.attention import attend
+from tdr_jax.models import unet
+from tdr_jax.nn import layers, remat
+from tdr_jax.nn.attention import attend
 
 # Where a UNet attends to its context, and how wide it is there.
 ATTENTION = re.compile(
@@ -136,14 +137,14 @@ def _body(mlp, x):
     return x
 
 
-def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, remat: bool | str) -> jax.Array:
+def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, policy: bool | str) -> jax.Array:
     """Applies `function(mlps, word)` with each word's perceptrons: (N, ...) -> (N, ...).
 
     Args:
       function: of the tuple of one word's perceptrons and of that word.
       stacks: of the perceptrons.
       words: (N, ...), or None where the function needs none.
-      remat: unless it is "none" one word after the other, each kept as the policy says.
+      policy: unless it is "none" one word after the other, each kept as it says.
     """
     graphdefs, params = zip(*(nnx.split(stack) for stack in stacks), strict=True)
 
@@ -151,8 +152,8 @@ def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, remat: bool | st
         mlps = tuple(nnx.merge(g, p) for g, p in zip(graphdefs, params, strict=True))
         return function(mlps, word)
 
-    if policies.name_of(remat) != "none":
-        run = policies.apply(remat, one)
+    if remat.name_of(policy) != "none":
+        run = remat.apply(policy, one)
         return lax.map(lambda args: run(*args), (params, words))
     return jax.vmap(one)(params, words)
 
@@ -226,7 +227,7 @@ class ImageToText(nnx.Module):
             return of_class["9"](_body(of_class, x[:, 0])) + of_patch["9"](patches)
 
         stacks = self.mapping, self.mapping_patch
-        words = _per_word(word, stacks, None, remat=config.remat).swapaxes(0, 1)
+        words = _per_word(word, stacks, None, policy=config.remat).swapaxes(0, 1)
         return words if self.attention is None else self.attention(words)
 
 
@@ -273,7 +274,7 @@ class TextualRestoration(nnx.Module):
         def word(mlps, x):
             return mlps[0]["9"](_body(mlps[0], x))
 
-        out = _per_word(word, (self.mapping,), x.swapaxes(0, 1), remat=config.remat)
+        out = _per_word(word, (self.mapping,), x.swapaxes(0, 1), policy=config.remat)
         out = out.swapaxes(0, 1)
         out = words + out if config.residual else out
         return out if self.attention is None else self.attention(out)

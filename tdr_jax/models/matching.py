@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import backend
+from tdr_jax.nn import backend
 
 TAPS = tuple(itertools.product((-1, 0, 1), repeat=2))  # of a 3x3 patch, from its centre
 # Products that the coarse search holds at once on a device, 16 MB: those of all blocks with the

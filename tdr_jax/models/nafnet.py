@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import layers, ops, policies, pooling
+from tdr_jax.nn import layers, ops, pooling, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +83,7 @@ class NAFBlock(nnx.Module):
         first, second = slice(0, channels), slice(channels, 2 * channels)
         z = self.norm1(x)
         a, b = (self.conv2(self.conv1(z, part), part) for part in (first, second))
-        x = policies.half(x + self.attend(a * b))
+        x = remat.half(x + self.attend(a * b))
         z = self.norm2(x)
         gated = self.conv4(z, first) * self.conv4(z, second)
         return x + scaled(self.conv5, gated, self.gamma[...])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tdr_jax.models import blocks, layers, policies
+from tdr_jax.nn import blocks, layers, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,5 +184,5 @@ class PromptIR(nnx.Module):
         return images.astype(jnp.float32) + x[:, :height, :width].astype(jnp.float32)
 
     def _read_prompt(self, x, prompt, block, reduce):
-        run = policies.apply(self.config.remat, block)
+        run = remat.apply(self.config.remat, block)
         return reduce(run(jnp.concatenate([x, prompt(x)], -1)))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import blocks, layers
+from tdr_jax.nn import blocks, layers
 
 
 @dataclasses.dataclass(frozen=True)

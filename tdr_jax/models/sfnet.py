@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from tdr_jax.models import layers, ops, policies, pooling, rows
+from tdr_jax.nn import layers, ops, pooling, remat, rows
 
 Running = dict[str, jax.Array]
 
@@ -42,7 +42,7 @@ class SFNetConfig:
       num_res: residual blocks a level, the one with the filters included.
       base_channel: features at full resolution; a multiple of 16.
       dtype: of the computation.
-      remat: what the backward pass finds kept of a block, see `tdr_jax.models.policies`.
+      remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
       scan_unroll: blocks per scan iteration.
       parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
 
@@ -393,7 +393,7 @@ class Level(nnx.Module):
         def run(params, x):
             return nnx.merge(graphdef, params)(x, training)
 
-        y, running = policies.apply(self.remat, run)(params, x)
+        y, running = remat.apply(self.remat, run)(params, x)
         return y, prefixed("last", running)
 
 

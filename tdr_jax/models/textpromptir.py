@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from tdr_jax.models import blocks, layers, policies
+from tdr_jax.nn import blocks, layers, remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +98,7 @@ class TransformerBlock(nnx.Module):
         self.ffn = blocks.FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
     def __call__(self, x, text):
-        x = policies.half(x + self.attn(modulate(x, text, self.norm1, self.text1)))
+        x = remat.half(x + self.attn(modulate(x, text, self.norm1, self.text1)))
         return x + self.ffn(modulate(x, text, self.norm2, self.text2))
 
 

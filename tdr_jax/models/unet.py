@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, ops, resnet
-from tdr_jax.models.attention import attend
+from tdr_jax.nn import layers, ops, resnet
+from tdr_jax.nn.attention import attend
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -200,10 +200,10 @@ class Level(nnx.Module):
 
     def block(self, i: int, x, time, context, kv):
         """Runs residual block i and its transformer."""
-        x = resnet.call(self.resnets[i], x, time, remat=self.remat)
+        x = resnet.call(self.resnets[i], x, time, policy=self.remat)
         if self.attentions:
             kv = _within(kv, f"attentions.{i}")
-            x = resnet.call(self.attentions[i], x, context, kv, remat=self.remat)
+            x = resnet.call(self.attentions[i], x, context, kv, policy=self.remat)
         return x
 
 
@@ -250,10 +250,10 @@ class MidLevel(nnx.Module):
         self.remat = config.remat
 
     def __call__(self, x, time, context, kv):
-        x = resnet.call(self.resnets[0], x, time, remat=self.remat)
+        x = resnet.call(self.resnets[0], x, time, policy=self.remat)
         kv = _within(kv, "attentions.0")
-        x = resnet.call(self.attentions[0], x, context, kv, remat=self.remat)
-        return resnet.call(self.resnets[1], x, time, remat=self.remat)
+        x = resnet.call(self.attentions[0], x, context, kv, policy=self.remat)
+        return resnet.call(self.resnets[1], x, time, policy=self.remat)
 
 
 def _residual(in_channels: int, channels: int, config: UNetConfig) -> resnet.ResnetBlock:

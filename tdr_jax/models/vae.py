@@ -12,8 +12,8 @@ from flax import nnx
 from jax import lax
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import layers, resnet
-from tdr_jax.models.attention import attend
+from tdr_jax.nn import layers, resnet
+from tdr_jax.nn.attention import attend
 
 EPS = 1e-6  # of every norm of the autoencoder; the UNet has 1e-5
 OVERLAP = 0.25  # of neighbouring tiles, diffusers' default
@@ -83,7 +83,7 @@ class MidBlock(nnx.Module):
 
     def __call__(self, x):
         for module in (self.resnets[0], *self.attentions, self.resnets[1]):
-            x = resnet.call(module, x, remat=self.remat)
+            x = resnet.call(module, x, policy=self.remat)
         return x
 
 
@@ -102,7 +102,7 @@ class Level(nnx.Module):
 
     def __call__(self, x):
         for block in self.resnets:
-            x = resnet.call(block, x, remat=self.remat)
+            x = resnet.call(block, x, policy=self.remat)
         return getattr(self, self.joint)[0](x) if self.joint else x
 
 

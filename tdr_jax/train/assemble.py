@@ -11,9 +11,9 @@ import numpy as np
 from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.infer import takes
-from tdr_jax.tasks.backbone import Backbone
-from tdr_jax.tasks.guided import Guided
-from tdr_jax.tasks.prompted import Prompted
+from tdr_jax.objectives.backbone import Backbone
+from tdr_jax.objectives.guided import Guided
+from tdr_jax.objectives.prompted import Prompted
 from tdr_jax.train import writers
 
 PANEL_ROWS = 4
@@ -74,7 +74,7 @@ def task(config, network):
         network: what is trained.
 
     Returns:
-        a `tdr_jax.tasks` object with `loss` and `predict`.
+        a `tdr_jax.objectives` object with `loss` and `predict`.
 
     Raises:
         InputError: if the loss or the data do not fit the network.
@@ -272,10 +272,11 @@ def examples(config, network, encoder, step: int, guidance=None) -> Iterator:
 
 def _vectors(encoder, data):
     """Those of the bank by task and, where two tasks come together, of sentences that name both."""
-    from tdr_jax import text, wordings
+    from tdr_jax import text
+    from tdr_jax.text import phrasings
 
     found = dict(text.bank_vectors(encoder, data.tasks))
-    return found | wordings.mixed_vectors(encoder, data.tasks) if data.together else found
+    return found | phrasings.mixed_vectors(encoder, data.tasks) if data.together else found
 
 
 def source(data):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import jax
 
-from tdr_jax.data import labelled, pipeline
+from tdr_jax.data import degradation_labels, pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.models.estimator import LOOKED_FOR
-from tdr_jax.tasks.estimate import Estimate
+from tdr_jax.objectives.estimate import Estimate
 from tdr_jax.train import assemble
 
 
@@ -15,7 +15,7 @@ class Estimation:
     """A network that tells what is wrong with pictures; see `tdr_jax.train.jobs`.
 
     Args:
-        config: `data`, see `tdr_jax.data.labelled`; `data.tasks` must be among what is looked for.
+        config: see `data.degradation_labels`; `data.tasks` are among what is looked for.
         workdir: folder of the run.
     """
 
@@ -38,7 +38,7 @@ class Estimation:
     def batches(self, step: int):
         source = assemble.source(self.config.data)
         return pipeline.stream(
-            labelled.Labelled(source, self.config.data, self.config.seed),
+            degradation_labels.Labelled(source, self.config.data, self.config.seed),
             self.config.data,
             step=step,
             process_index=jax.process_index(),

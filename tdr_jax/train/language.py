@@ -7,10 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tdr_jax import text, understanding, wordings
+from tdr_jax import text
 from tdr_jax.data import pipeline
 from tdr_jax.errors import InputError
-from tdr_jax.tasks import text_encoder as tasks
+from tdr_jax.objectives import text_encoder as tasks
+from tdr_jax.text import intent, phrasings
 from tdr_jax.train import assemble
 
 
@@ -45,7 +46,7 @@ class TextEncoder:
             whole = whole.replace(**config.network.overrides)
         except (TypeError, ValueError) as error:
             raise InputError(f"config.network.overrides: {error}") from None
-        meanings = len(wordings.MEANINGS) if config.loss.meaning else 0
+        meanings = len(phrasings.MEANINGS) if config.loss.meaning else 0
         self.network = tasks.LastLayers(whole, layers, meanings)
         self.task = tasks.TextEncoder(self.network, config.loss)
         self.frozen = (self.encoder.params if layers else {},)
@@ -54,8 +55,8 @@ class TextEncoder:
         return self.network.cut(self.encoder.params)
 
     def batches(self, step: int):
-        pairs = wordings.Pairs(
-            wordings.part("training"),
+        pairs = phrasings.Pairs(
+            phrasings.part("training"),
             self.encoder.tokenizer,
             self.config.seed,
             typos=self.config.data.typos,
@@ -71,7 +72,7 @@ class TextEncoder:
 
     def shapes(self, batch: int, crop: int):
         """What a whole batch looks like, examples in the first axis; `crop` counts tokens."""
-        meanings = len(wordings.MEANINGS)
+        meanings = len(phrasings.MEANINGS)
         return {
             "tokens": jax.ShapeDtypeStruct((batch, 2, crop), "int32"),
             "mask": jax.ShapeDtypeStruct((batch, 2, crop), "bool"),
@@ -90,7 +91,7 @@ class TextEncoder:
         # to sentences that the encoder has learnt by then.
         probe = params.get(tasks.PROBE) if encoder.normalise else None
         kernel = None if probe is None else tasks.SHARPNESS * np.asarray(probe).T
-        head = understanding.fit(encoder, kernel=kernel, seed=self.config.seed)
+        head = intent.fit(encoder, kernel=kernel, seed=self.config.seed)
         target = self.workdir / "text_encoder"
         with tempfile.TemporaryDirectory(dir=self.workdir, suffix=".tmp") as folder:
             made = encoder.save(Path(folder) / target.name)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tdr_jax.models import backend
+from tdr_jax.nn import backend
 from tdr_jax.train.sharding import Layout
 
 

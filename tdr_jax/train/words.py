@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import captions, diffusion, models, pipeline, placeholder, stack, weights
+from tdr_jax import diffusion, models, weights
+from tdr_jax.data import feature_cache, latents
 from tdr_jax.data import pipeline as data_pipeline
-from tdr_jax.data import squares
+from tdr_jax.diffusion import pipeline, tdr_pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.models import mapper
-from tdr_jax.tasks import contrast, denoise, i2t, reconstruct, tr
-from tdr_jax.train import assemble, features
+from tdr_jax.objectives import contrast, denoise, image_to_text, reconstruct, textual_restoration
+from tdr_jax.text import captions, templates
+from tdr_jax.train import assemble
 
 PANEL_ROWS = 4
 LOGVAR = -6.0  # of latents, where an autoencoder starts
@@ -80,7 +82,7 @@ class Job:
 
     def examples(self, **options):
         """`make(n, size)`."""
-        return squares.Squares(
+        return latents.Squares(
             assemble.source(self.config.data),
             self.config.data,
             self.config.seed,
@@ -100,7 +102,7 @@ class Job:
                     "frozen networks make of pictures of one size"
                 )
             (size,) = sizes
-            make = features.Kept(
+            make = feature_cache.Kept(
                 self.workdir / f"features{jax.process_index()}",
                 make,
                 jax.jit(self.encode),  # of the jobs that have frozen networks
@@ -111,7 +113,7 @@ class Job:
                     "data": {k: v for k, v in data.to_dict().items() if k not in NOT_DATA},
                     "arrays": sorted(self.kept(size)),
                     "seed": self.config.seed,
-                    "networks": features.digest(self.frozen[0]),
+                    "networks": feature_cache.digest(self.frozen[0]),
                 },
             )
         return data_pipeline.stream(
@@ -244,7 +246,7 @@ class Denoise(Job):
         self.network = Several({"unet": unet, "text_encoder": text})
         self.schedule = diffusion.Schedule(prediction_type=config.network.prediction_type)
         self.length = text.config.max_position_embeddings
-        empty = tuple(int(i) for i in placeholder.empty(self.tokenizer, self.length))
+        empty = tuple(int(i) for i in templates.empty(self.tokenizer, self.length))
         self.task = denoise.Captioned(unet, text, self.vae, self.schedule, empty)
 
     def initial_params(self):
@@ -310,7 +312,7 @@ class Words(Job):
                 "config.stack.path is empty; give a folder of diffusers: --config.stack.path=FOLDER"
             )
         else:
-            self.stack = stack.load(
+            self.stack = tdr_pipeline.load(
                 settings.path,
                 image_encoder=settings.image_encoder or None,
                 image_to_text=settings.image_to_text or None,
@@ -324,7 +326,7 @@ class Words(Job):
         self.check_sizes(self.networks["vae"].config.factor)
         self.network = self.build()
 
-    def towers(self) -> i2t.Towers:
+    def towers(self) -> image_to_text.Towers:
         """The frozen networks and the sentence."""
         return towers(
             self.networks,
@@ -336,7 +338,7 @@ class Words(Job):
         )
 
 
-def published(name: str, dtype: str) -> stack.Stack:
+def published(name: str, dtype: str) -> tdr_pipeline.Stack:
     """The frozen networks that a network goes with, and shapes in place of their parameters.
 
     Args:
@@ -347,14 +349,14 @@ def published(name: str, dtype: str) -> stack.Stack:
         InputError: it goes with none of the published ones.
     """
     size = "tiny" if name.startswith("tdr-tiny/") else "sd15" if name.endswith("-sd15") else "sd21"
-    parts = (*NAMES[size], (stack.IMAGE_TO_TEXT, MAPPERS[size]))
+    parts = (*NAMES[size], (tdr_pipeline.IMAGE_TO_TEXT, MAPPERS[size]))
     networks = {part: models.build(of, dtype=dtype) for part, of in parts}
     with tempfile.TemporaryDirectory() as folder:
         captions.write_tokenizer(Path(folder))
         tokenizer = pipeline.load_tokenizer(Path(folder))
     params = {part: _shapes(network, dtype) for part, network in networks.items()}
-    found = stack.Stack(networks, params, diffusion.Schedule().to_config(), tokenizer)
-    stack.check(found, name)
+    found = tdr_pipeline.Stack(networks, params, diffusion.Schedule().to_config(), tokenizer)
+    tdr_pipeline.check(found, name)
     return found
 
 
@@ -378,10 +380,10 @@ def towers(networks, scheduler, tokenizer, *, template: str, words: int, remat: 
         InputError: the sentence does not hold the words.
     """
     text = networks["text_encoder"]
-    ids, position = placeholder.prepare(
+    ids, position = templates.prepare(
         tokenizer, template, num_words=words, length=text.config.max_position_embeddings
     )
-    return i2t.Towers(
+    return image_to_text.Towers(
         networks["image_encoder"],
         text,
         networks["unet"].replace(remat=remat),
@@ -402,7 +404,7 @@ class ImageToText(Words):
         super().__init__(config, workdir, weights=weights)
         names = ("unet", "vae", "text_encoder", "image_encoder")
         self.frozen = ({name: self.stack.params[name] for name in names},)
-        self.task = i2t.ImageToText(self.towers(), self.network)
+        self.task = image_to_text.ImageToText(self.towers(), self.network)
 
     def initial_params(self):
         params = super().initial_params()
@@ -436,25 +438,29 @@ class TextualRestoration(Words):
 
     def __init__(self, config, workdir, *, weights: bool = True):
         super().__init__(config, workdir, weights=weights)
-        if stack.IMAGE_TO_TEXT not in self.networks:
+        if tdr_pipeline.IMAGE_TO_TEXT not in self.networks:
             raise InputError(
                 f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
                 "the first stage's: --config.stack.image_to_text=FOLDER"
             )
-        self.frozen = ({k: v for k, v in self.stack.params.items() if k != stack.RESTORATION},)
+        self.frozen = (
+            {k: v for k, v in self.stack.params.items() if k != tdr_pipeline.RESTORATION},
+        )
         tasks = self.network.config.tasks
-        if 0 < tasks < len(squares.KINDS):
+        if 0 < tasks < len(latents.KINDS):
             raise InputError(
-                f"config.network.overrides.tasks is {tasks}; give 0, or {len(squares.KINDS)} for "
-                f"{', '.join(squares.KINDS)}"
+                f"config.network.overrides.tasks is {tasks}; give 0, or {len(latents.KINDS)} for "
+                f"{', '.join(latents.KINDS)}"
             )
         if not (config.loss.denoise or config.loss.words):
             raise InputError(
                 "config.loss.denoise and config.loss.words are both 0, so that there is nothing to "
                 "learn; set one of them"
             )
-        first = self.networks[stack.IMAGE_TO_TEXT]
-        self.task = tr.TextualRestoration(self.towers(), first, self.network, config.loss)
+        first = self.networks[tdr_pipeline.IMAGE_TO_TEXT]
+        self.task = textual_restoration.TextualRestoration(
+            self.towers(), first, self.network, config.loss
+        )
 
     def kept(self, crop: int):
         """Shapes and dtypes of what `encode` makes of one example."""

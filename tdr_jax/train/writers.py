@@ -100,7 +100,7 @@ class Panels:
 
     def write_images(self, step, images):
         """Write pictures, float (H, W, 3) in [0, 1] or uint8."""
-        from tdr_jax.images import write_rgb
+        from tdr_jax.images.files import write_rgb
 
         self.folder.mkdir(parents=True, exist_ok=True)
         for name, image in images.items():

@@ -3,6 +3,7 @@
 import numpy as np
 
 from tdr_jax import models
+from tdr_jax.convert import tables
 
 _TRANSFORMER = dict(dim=8, num_blocks=(1, 2, 1, 1), heads=(1, 1, 2, 2))
 _REFINED = dict(**_TRANSFORMER, num_refinement_blocks=1)
@@ -93,3 +94,14 @@ def build(key: str, seed: int = 0) -> tuple[models.Network, models.Params]:
         if name.endswith("num_batches_tracked"):
             params[name] = np.full_like(params[name], 70001)
     return network, params
+
+
+def tensor_shapes(network):
+    """Names and shapes of the tensors that transformers would be given; nothing is computed."""
+    shapes = {key: spec.shape for key, spec in network.abstract_params().items()}
+    found = {}
+    for entry in tables.entries(tables.TABLES[network.kind], shapes):
+        array = np.broadcast_to(np.float32(0), shapes[entry.ours])
+        array = array if entry.index is None else array[entry.index]
+        found[entry.theirs] = entry.layout.to_torch(array).shape
+    return found

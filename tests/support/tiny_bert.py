@@ -8,8 +8,8 @@ from pathlib import Path
 import safetensors.numpy
 
 from configs import text_encoder
-from tdr_jax import wordings
 from tdr_jax.models import bert, build
+from tdr_jax.text import phrasings
 
 SIZES = dict(
     hidden_size=32,
@@ -22,7 +22,7 @@ SIZES = dict(
 
 def make(folder: Path, *, normalise: bool = True) -> Path:
     """Writes a BERT that is drawn, and a tokenizer of the commonest words of the wordings."""
-    sentences = [w.sentence for w in wordings.part("training")]
+    sentences = [w.sentence for w in phrasings.part("training")]
     counts = collections.Counter(re.findall("[a-z]+", " ".join(sentences).lower()))
     words = [
         "[PAD]",

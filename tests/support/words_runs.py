@@ -3,7 +3,7 @@
 import skimage.data
 
 from configs import tdr_i2t, tdr_tr
-from tdr_jax.images import write_rgb
+from tdr_jax.images.files import write_rgb
 
 NETWORKS = {"i2t": "image-to-text-tiny", "tr": "textual-restoration-tiny"}
 RECIPES = {"i2t": tdr_i2t, "tr": tdr_tr}

@@ -1,0 +1,74 @@
+"""Examples for the degradation estimator: pictures with a list of what was done to them."""
+
+import numpy as np
+
+from tdr_jax.data.color_jitter import COLOURS, recoloured
+from tdr_jax.data.pipeline import DEGRADATION, Examples
+from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.models.estimator import LOOKED_FOR
+from tdr_jax.text.encoder import TASKS
+
+JPEG = 0.4  # share of examples that were saved as JPEG ...
+QUALITY = (60, 98)  # ... and how well
+
+
+class Labelled(Examples):
+    """Makes the n-th degraded picture of a run, and says what is in it.
+
+    Args:
+      source: of clean pictures, see `tdr_jax.data.sources`.
+      data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `absent` is the
+        share of pictures that stay as they are, `together` that of pictures with two
+        degradations, and `recoloured` that of pictures whose light and colours are changed first.
+      seed: int.
+    """
+
+    def __init__(self, source, data, seed):
+        super().__init__(source, data, None, seed)
+
+    def __call__(self, n, size):
+        """Makes example n.
+
+        Args:
+          n: int >= 0, the global number of the example.
+          size: side of the square crop in pixels.
+
+        Returns:
+          dict with `degraded`, float32 (size, size, 3) in [0, 1]; `present`, float32 (4,), 1 for
+          each of `LOOKED_FOR` that is in it; `sigma`, float32, of its noise on the scale of 0 to
+          255, or 0.
+        """
+        crops, where, _, u = self._crop(n, size)
+        if u[8] < self.data.recoloured:
+            crops = [recoloured(crops[0], example_rng(self.seed, n, COLOURS))]
+        present = set()
+        if u[4] >= self.data.absent:
+            present.add(self._draw_task(u[3]))
+            if u[4] < self.data.absent + self.data.together:
+                present.add(self._draw_task(u[5], but=next(iter(present))))
+        sigma = 0.0
+        if "noise" in present:
+            stream = DEGRADATION + TASKS.index("noise")
+            sigma = self._sigma(example_rng(self.seed, n, stream))  # as `_render` draws it
+        return {
+            "degraded": _as_file(self._render(crops[0], present, **where), u[6], u[7]),
+            "present": np.array([name in present for name in LOOKED_FOR], np.float32),
+            "sigma": np.float32(sigma),
+        }
+
+
+def _as_file(image, kind, quality):
+    """Gives a picture as it comes back from a file: in whole levels, or through JPEG.
+
+    Without this a network might tell good pictures by their whole levels, and take JPEG for noise.
+    """
+    import cv2
+
+    levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    if kind < JPEG:
+        worst, best = QUALITY
+        options = [cv2.IMWRITE_JPEG_QUALITY, int(worst + quality * (best - worst))]
+        # OpenCV's order of colours differs from ours, which matters to JPEG.
+        _, file = cv2.imencode(".jpg", levels[..., ::-1], options)
+        levels = cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1]
+    return levels.astype(np.float32) / np.float32(255)

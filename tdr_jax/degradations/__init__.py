@@ -1,0 +1,1 @@
+"""Damage made on purpose: its names and how it is synthesised."""

@@ -1,0 +1,29 @@
+"""Pictures: files in and out, and arrays of any type as float pixels."""
+
+from tdr_jax.images.files import (
+    SUFFIXES,
+    WRITABLE,
+    Picture,
+    check_writable,
+    grey_of,
+    list_pictures,
+    partners,
+    read_picture,
+    read_rgb,
+    write_picture,
+    write_rgb,
+)
+
+__all__ = [
+    "SUFFIXES",
+    "WRITABLE",
+    "Picture",
+    "check_writable",
+    "grey_of",
+    "list_pictures",
+    "partners",
+    "read_picture",
+    "read_rgb",
+    "write_picture",
+    "write_rgb",
+]

@@ -1,0 +1,329 @@
+"""From a degraded picture to the picture of its restored words, which guides a restoration."""
+
+import functools
+import zlib
+from collections.abc import Sequence
+from os import PathLike
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tdr_jax.diffusion import tdr_pipeline
+from tdr_jax.diffusion.sampler import Painter
+from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
+from tdr_jax.errors import InputError
+from tdr_jax.models import clip, mapper
+from tdr_jax.text import templates
+
+
+def central_square(picture: np.ndarray, side: int) -> np.ndarray:
+    """Cuts the square of the shorter side out of a picture's middle and resizes it.
+
+    Args:
+        picture: (H, W, 3) of any size, uint8, or float in [0, 1], which is rounded to 8 bits as
+            files hold it.
+        side: of the result, in pixels.
+
+    Returns:
+        uint8 (side, side, 3), resized as Pillow's bicubic filter does, with antialiasing: what
+        CLIP was trained on.
+
+    Raises:
+        InputError: the array is something else, or holds NaN.
+    """
+    from PIL import Image
+
+    picture = np.asarray(picture)
+    if picture.ndim != 3 or picture.shape[-1] != 3 or 0 in picture.shape:
+        raise InputError(f"a picture is {picture.shape}; expected (height, width, 3)")
+    least = min(picture.shape[:2])
+    # torchvision's CenterCrop rounds the margin to even, as Python does.
+    top, left = (round((length - least) / 2) for length in picture.shape[:2])
+    square = picture[top : top + least, left : left + least]
+    if np.issubdtype(square.dtype, np.floating):
+        if not np.isfinite(square).all():
+            raise InputError("a picture holds NaN or infinite values")
+        square = np.rint(np.clip(square, 0, 1) * 255).astype(np.uint8)
+    if square.dtype != np.uint8:
+        raise InputError(f"a picture is {square.dtype}; expected uint8 or float in [0, 1]")
+    image = Image.fromarray(np.ascontiguousarray(square))
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+class Guide:
+    """Describes pictures in pseudo-words, restores these and draws what they say.
+
+    Words, context, sampling and decoding are one compiled program for each batch size. With
+    several devices the pictures of a batch are spread over them.
+
+    Args:
+        parts: what `tdr_pipeline.load` returns; they need an "image_to_text" among them, and
+            restore words where there is a "textual_restoration".
+        dtype: the networks compute in, "float32", "bfloat16" or "float16".
+        template: the sentence around the pseudo-words, which stand where its word S is.
+
+    Raises:
+        InputError: the stack has no mapper, or the template no S or too many words.
+    """
+
+    def __init__(
+        self,
+        parts: tdr_pipeline.Stack,
+        *,
+        dtype: str = "float32",
+        template: str = templates.TEMPLATE,
+    ):
+        if IMAGE_TO_TEXT not in parts.networks:
+            raise InputError(
+                f"the model has no {IMAGE_TO_TEXT}/, without which no words come from pictures: "
+                "put one into its folder or give the path of one"
+            )
+        tokenizer = parts.tokenizer
+        self._painter = Painter(parts.networks, parts.params, parts.scheduler, tokenizer, dtype)
+        count, length = parts.networks[IMAGE_TO_TEXT].config.num_words, self._painter.length
+        ids, self._position = templates.prepare(tokenizer, template, num_words=count, length=length)
+        empty = templates.empty(tokenizer, length)
+        self._ids, self._empty = (self._painter.check_tokens(x)[None] for x in (ids, empty))
+        # Programs live as long as their guide; a cache of the class would keep guides alive.
+        self._words = functools.lru_cache(maxsize=8)(self._compile_words)
+        self._draw = functools.lru_cache(maxsize=8)(self._compile_draw)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | PathLike = "tdr-tiny",
+        *,
+        dtype: str = "float32",
+        template: str = templates.TEMPLATE,
+        **parts,
+    ) -> "Guide":
+        """Loads a stack.
+
+        Args:
+            path: what `tdr_pipeline.load` takes: a shipped name, a folder, or a hub id.
+            dtype: of parameters and computation.
+            template: as for the class.
+            **parts: from elsewhere, as in `tdr_jax.diffusion.tdr_pipeline.load`.
+
+        Raises:
+            InputError: there is no stack, or it is damaged or lacks something.
+        """
+        return cls(tdr_pipeline.load(path, dtype=dtype, **parts), dtype=dtype, template=template)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that are drawn."""
+        return self._painter.size
+
+    @property
+    def side(self) -> int:
+        """Height and width at which pictures are looked at."""
+        return self._painter.networks[IMAGE_ENCODER].config.image_size
+
+    @property
+    def restores(self) -> bool:
+        """Whether there is a textual restoration."""
+        return RESTORATION in self._painter.networks
+
+    def words(
+        self, pictures: Sequence[np.ndarray], *, restore: bool = True, task: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Describes pictures.
+
+        Args:
+            pictures: N, each as in `central_square`.
+            restore: False leaves the words as they are, as does a stack without restoration.
+            task: the degradation of all the pictures, where the restoration tells tasks apart.
+
+        Returns:
+            the pseudo-words before and after restoration, each float32 (N, words, C).
+
+        Raises:
+            InputError: a picture is none, or the task is missing or unknown.
+        """
+        pixels = self._pixels(pictures)
+        (spread,) = self._painter.spread(pixels)
+        found = self._words(self._mode(restore, task))(self._painter.params, spread)
+        return tuple(np.asarray(words)[: len(pixels)] for words in found)
+
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """Says what whole pictures look like to the vision tower.
+
+        Args:
+            pictures: N, each as in `central_square`.
+
+        Returns:
+            float32 (N, C) of unit length: the mean over patches of the states that words are read
+            from, without the head for whose training any change of sharpness was another picture.
+        """
+        pixels = self._pixels(pictures)
+        (spread,) = self._painter.spread(pixels)
+        return np.asarray(self._features(self._painter.params, spread))[: len(pixels)]
+
+    def nearest(self, words: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
+        """Finds the tokens that the text tower embeds most like each pseudo-word.
+
+        Args:
+            words: (N, C), of one picture.
+            k: how many.
+
+        Returns:
+            for each pseudo-word, k times a token as text and the cosine of the angle to its
+            embedding, the largest first.
+        """
+        tokenizer = self._painter.tokenizer
+        table = self._painter.params["text_encoder"]["embeddings.token_embedding.weight"]
+        table = table[: len(tokenizer)]  # a table may have rows that no token uses
+        values, rows = _nearest(jnp.asarray(words), table, min(k, len(table)))
+        return [
+            [(_readable(tokenizer, int(i)), float(v)) for v, i in zip(*pair, strict=True)]
+            for pair in zip(np.asarray(values), np.asarray(rows), strict=True)
+        ]
+
+    def noise(self, seed: int, names: Sequence[str | None]) -> jax.Array:
+        """Returns start noise (N, h, w, C), each picture's from the seed and its name.
+
+        Args:
+            seed: in [0, 2^32).
+            names: one for each picture; all that are called None start from the same noise.
+        """
+
+        def key(name: str | None):
+            whole = jax.random.key(seed)
+            return whole if name is None else jax.random.fold_in(whole, zlib.crc32(name.encode()))
+
+        return self._painter.noise(jnp.stack([key(name) for name in names]), self.size)
+
+    def __call__(
+        self,
+        pictures: Sequence[np.ndarray],
+        *,
+        steps: int = 100,
+        scale: float = 5.0,
+        sampler: str = "ddim",
+        seed: int = 42,
+        names: Sequence[str | None] | None = None,
+        restore: bool = True,
+        task: int | None = None,
+        noise=None,
+    ) -> np.ndarray:
+        """Draws one picture for each that is given.
+
+        Args:
+            pictures: N, each as in `central_square`.
+            steps: how often the UNet runs.
+            scale: of classifier-free guidance, away from the empty prompt; 1 for none.
+            sampler: "ddim" or "dpm++" (DPM-Solver++ 2M, good from 20 steps).
+            seed: of the start noise, the same for every picture, in [0, 2^32).
+            names: of the pictures, where each is to start from noise of its own: that of the seed
+                and its name.
+            restore: False draws from the words as they are.
+            task: as in `words`.
+            noise: (N, h, w, C) to start from, instead of the seed's.
+
+        Returns:
+            float32 (N, H, W, 3) in [0, 1], of `size`.
+
+        Raises:
+            InputError: a picture is none; the sampler, seed, task or number of steps cannot be
+                had.
+        """
+        pixels = self._pixels(pictures)
+        count = len(pixels)
+        if noise is None:
+            if not 0 <= seed < 2**32:
+                raise InputError(f"seed {seed}: must be from 0 to {2**32 - 1}")
+            noise = self.noise(seed, [None] * count if names is None else names)
+        if len(noise) != count:
+            raise InputError(f"{count} pictures, but noise or names for {len(noise)}; give as many")
+        draw = self._draw(steps, float(scale), sampler, self._mode(restore, task))
+        return np.asarray(draw(self._painter.params, *self._painter.spread(pixels, noise)))[:count]
+
+    def _pixels(self, pictures) -> np.ndarray:
+        if not len(pictures):
+            raise InputError("no picture is given; give at least one")
+        return np.stack([central_square(picture, self.side) for picture in pictures])
+
+    def _mode(self, restore: bool, task: int | None) -> tuple[bool, int | None]:
+        """Whether to restore and as which task, after a look at whether that can be."""
+        if not (restore and self.restores):
+            return False, None
+        tasks = self._painter.networks[RESTORATION].config.tasks
+        if task is None and tasks:
+            raise InputError(
+                f"the {RESTORATION} tells {tasks} tasks apart; say which, from 0 to {tasks - 1}"
+            )
+        if task is not None and not 0 <= task < tasks:
+            known = f"from 0 to {tasks - 1}" if tasks else "none; leave it out"
+            raise InputError(f"task {task}: the {RESTORATION} knows {known}")
+        return True, task
+
+    def _describe(self, params: dict, pixels: jax.Array, mode: tuple[bool, int | None]):
+        """(N, H, W, 3) uint8 -> words before and after restoration; to be traced."""
+        networks = self._painter.networks
+        shown = clip.normalise(pixels.astype(jnp.float32) / 255)
+        hidden, _ = networks[IMAGE_ENCODER].apply(params[IMAGE_ENCODER], shown)
+        words = networks[IMAGE_TO_TEXT].apply(params[IMAGE_TO_TEXT], hidden)
+        restore, task = mode
+        if not restore:
+            return words, words
+        return words, networks[RESTORATION].apply(params[RESTORATION], words, task)
+
+    @functools.cached_property
+    def _features(self):
+        """Compiles picture to features."""
+        tower = self._painter.networks[IMAGE_ENCODER]
+
+        def features(params, pixels):
+            shown = clip.normalise(pixels.astype(jnp.float32) / 255)
+            states, _ = tower.apply(params[IMAGE_ENCODER], shown)
+            found = states[:, 1:].mean(1, dtype=jnp.float32)
+            return found / jnp.linalg.norm(found, axis=-1, keepdims=True)
+
+        return jax.jit(features)
+
+    def _compile_words(self, mode: tuple[bool, int | None]):
+        """Compiles picture to words."""
+
+        def words(params, pixels):
+            return [x.astype(jnp.float32) for x in self._describe(params, pixels, mode)]
+
+        return jax.jit(words)
+
+    def _compile_draw(self, steps: int, scale: float, sampler: str, mode: tuple[bool, int | None]):
+        """Compiles picture to guidance for these settings."""
+        text = self._painter.networks["text_encoder"]
+
+        def draw(params, pixels, noise):
+            _, words = self._describe(params, pixels, mode)
+            embeddings = text.apply(params["text_encoder"], self._ids, method="embed")
+            embeddings = mapper.inject(embeddings, words.astype(embeddings.dtype), self._position)
+            context = text.apply(params["text_encoder"], embeddings, method="from_embeddings")
+            uncond = text.apply(params["text_encoder"], self._empty)
+            # The copies serve the empty prompt too, as they did in training.
+            kv = mapper.kv(params[IMAGE_TO_TEXT])
+            return self._painter.paint(
+                params, context, uncond, noise, steps=steps, scale=scale, sampler=sampler, kv=kv
+            )
+
+        return jax.jit(draw)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _nearest(words: jax.Array, table: jax.Array, k: int):
+    """The k largest cosines, and their rows: (N, C), (V, C) -> (N, k), (N, k)."""
+
+    def unit(x):
+        x = x.astype(jnp.float32)
+        return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+    return jax.lax.top_k(jnp.matmul(unit(words), unit(table).T, precision="highest"), k)
+
+
+def _readable(tokenizer, number: int) -> str:
+    """A token as text, without the mark of a word's end; a part of a letter as it is listed."""
+    text = tokenizer.decode([number]).strip()
+    if not text or "\ufffd" in text:
+        text = tokenizer.convert_ids_to_tokens(number).removesuffix("</w>")
+    return text

@@ -1,0 +1,110 @@
+"""Restormer's block and its halves (arXiv 2111.09881, section 3), shared by its descendants.
+
+The halves take the already normalised (or modulated) features. The weights are sliced instead of
+the activations, which spares the backward pass its largest concatenations.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from tdr_jax.nn import layers, ops, remat
+
+
+class Attention(nnx.Module):
+    """Transposed attention (MDTA): channels attend to channels within each head.
+
+    softmax(tau_h q k^T) v with q and k of unit length along the pixels. All heads share one C x C
+    product whose blocks off the diagonal are masked, and the weights are folded into the output
+    projection: no head is ever split off, and v is read once.
+    """
+
+    def __init__(self, channels: int, heads: int, *, bias: bool = False):
+        self.temperature = layers.param((heads, 1, 1), constant=1.0)
+        self.qkv = layers.Linear(channels, 3 * channels, bias=bias)
+        self.qkv_dwconv = layers.DepthwiseConv(3 * channels, bias=bias)
+        self.project_out = layers.Linear(channels, channels, bias=bias)
+
+    def __call__(self, z):
+        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+        b, h, w, c = z.shape
+        heads = self.temperature.shape[0]
+        logits, v = self.cosines(z)
+        logits *= jnp.repeat(self.temperature[:, :, 0], c // heads, axis=0)
+        head = jnp.arange(c) // (c // heads)
+        logits = jnp.where(head[:, None] == head, logits, -jnp.inf)
+        weights = jax.nn.softmax(logits, axis=-1)
+        folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
+        return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
+
+    def cosines(self, z):
+        """Maps features to float32 cosines of q and k (B, C, C) over all heads, and v (B, N, C)."""
+        b, h, w, c = z.shape
+        q, k, v = (
+            self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
+            for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
+        )
+        lengths = inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
+        return ops.gram(q, k) * lengths, v
+
+
+def inverse_length(x: jax.Array) -> jax.Array:
+    """1 / max(||x||, 1e-12) along the pixels: (B, N, C) -> (B, C), summed in float32."""
+    square = jnp.einsum("bnc,bnc->bc", x, x, preferred_element_type=jnp.float32)
+    return lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+class FeedForward(nnx.Module):
+    """Gated feed-forward (GDFN): project_out(gelu(a) * b), a and b depthwise-filtered halves."""
+
+    def __init__(self, channels: int, expansion: float, *, bias: bool = False):
+        hidden = int(channels * expansion)
+        self.project_in = layers.Linear(channels, 2 * hidden, bias=bias)
+        self.dwconv = layers.DepthwiseConv(2 * hidden, bias=bias)
+        self.project_out = layers.Linear(hidden, channels, bias=bias)
+
+    def __call__(self, z):
+        """Maps features (..., H, W, C) to features of the same shape and dtype."""
+        hidden = self.project_out.kernel.shape[0]
+        a, b = (
+            self.dwconv(self.project_in(z, part), part)
+            for part in (slice(0, hidden), slice(hidden, 2 * hidden))
+        )
+        return self.project_out(ops.gelu_gate(a, b))
+
+
+def layer_norm(channels: int, kind: str) -> layers.LayerNorm:
+    """Returns the norm that the references call `LayerNorm_type`.
+
+    Args:
+      channels: of the features.
+      kind: "WithBias", or "BiasFree", which does not centre either.
+
+    Raises:
+      ValueError: another kind.
+    """
+    if kind not in ("WithBias", "BiasFree"):
+        raise ValueError(f"LayerNorm_type is {kind!r}; there are: WithBias, BiasFree")
+    return layers.LayerNorm(channels, bias=kind == "WithBias")
+
+
+class TransformerBlock(nnx.Module):
+    """Restormer's block: x + MDTA(norm x), then x + GDFN(norm x).
+
+    Args:
+      channels: of the features.
+      heads: of the attention; divides `channels`.
+      config: of the network: reads ffn_expansion_factor, bias and LayerNorm_type.
+    """
+
+    def __init__(self, channels: int, heads: int, config):
+        self.norm1 = layer_norm(channels, config.LayerNorm_type)
+        self.attn = Attention(channels, heads, bias=config.bias)
+        self.norm2 = layer_norm(channels, config.LayerNorm_type)
+        self.ffn = FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
+
+    def __call__(self, x):
+        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+        x = remat.half(x + self.attn(self.norm1(x)))
+        return x + self.ffn(self.norm2(x))

@@ -1,0 +1,214 @@
+"""What a sentence asks for: a small head on the vectors of an encoder that was fine-tuned for it.
+
+`text.understand` answers for one sentence with what ships. The head is a multinomial logistic
+regression; its temperature comes from families of phrasing that it was not fitted to.
+"""
+
+import dataclasses
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tdr_jax import text
+from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.errors import InputError
+from tdr_jax.text import phrasings, spelling
+from tdr_jax.text.phrasings import MEANINGS
+
+SHIPPED = "minilm-tasks"
+HEAD = "head.safetensors"
+# What was understood is told when it has a quarter; it is sure when all that is told has so much.
+LEAST, SURE = 0.25, 0.7
+DECAY = 1e-4  # of the head's weights; chosen on the calibration families
+VARIANTS = 3  # of each sentence, two of them with mistakes, that the head is fitted to
+STEPS, RATE = 400, 0.3
+TEMPERATURES = np.geomspace(0.2, 5.0, 65)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """Logits of the meanings from a sentence vector; the temperature is in them.
+
+    Args:
+        kernel: float32 (D, 6).
+        bias: float32 (6,).
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Turns vectors into shares of `MEANINGS`: float32 (N, D) -> (N, 6)."""
+        return _softmax(vectors @ self.kernel + self.bias)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `head.safetensors` into a folder."""
+        import safetensors.numpy
+
+        path = Path(folder) / HEAD
+        temporary = path.with_name(path.name + ".tmp")
+        # safetensors writes memory as it lies, whatever the strides say.
+        tensors = {"kernel": np.ascontiguousarray(self.kernel), "bias": self.bias}
+        safetensors.numpy.save_file(tensors, temporary, metadata={"meanings": ",".join(MEANINGS)})
+        temporary.chmod(0o644)
+        temporary.replace(path)
+
+
+def load_head(folder: str | os.PathLike, dim: int) -> Head:
+    """Reads what `Head.save` wrote.
+
+    Args:
+        folder: that holds `head.safetensors`.
+        dim: of the encoder's vectors.
+
+    Raises:
+        InputError: there is none, or it is of another encoder.
+    """
+    import safetensors
+    import safetensors.numpy
+
+    path = Path(folder) / HEAD
+    if not path.exists():
+        raise InputError(
+            f"{path} is missing; give the folder text_encoder/ of a run of configs/text_encoder.py"
+        )
+    try:
+        tensors = safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+    shapes = {name: value.shape for name, value in tensors.items()}
+    wanted = {"kernel": (dim, len(MEANINGS)), "bias": (len(MEANINGS),)}
+    if shapes != wanted:
+        raise InputError(f"{path} holds {shapes}, but this encoder's head has {wanted}")
+    return Head(**tensors)
+
+
+class Understanding:
+    """An encoder and its head.
+
+    Args:
+        encoder: a `tdr_jax.text.TextEncoder`.
+        head: fitted to its vectors.
+    """
+
+    def __init__(self, encoder, head: Head):
+        self.encoder, self.head = encoder, head
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | os.PathLike = SHIPPED) -> "Understanding":
+        """Reads the shipped one, or the folder that a run of `configs/text_encoder.py` wrote.
+
+        Raises:
+            InputError: there is no such encoder, or it has no head.
+        """
+        encoder = text.TextEncoder.from_pretrained(name_or_folder)
+        return cls(encoder, load_head(text.folder_of(name_or_folder), encoder.dim))
+
+    def __call__(self, sentences) -> np.ndarray:
+        """Says what sentences ask for.
+
+        Args:
+            sentences: list of strings.
+
+        Returns:
+            float32 (len(sentences), 6): how likely each of `MEANINGS` is, rows of sum 1.
+
+        Raises:
+            InputError: a sentence is empty, or `sentences` is not a list of strings.
+        """
+        return self.head(self.encoder.encode(_spelled(self.encoder, text.checked(sentences))))
+
+
+@functools.cache
+def shipped() -> Understanding:
+    """Returns the shipped one, read once."""
+    return Understanding.from_pretrained()
+
+
+def fit(encoder, *, kernel: np.ndarray | None = None, seed: int = 0) -> Head:
+    """Fits a head to the training sentences, and its temperature to the calibration families.
+
+    Args:
+        encoder: whose vectors it reads.
+        kernel: float32 (D, 6) of a head that is there already; only its temperature is fitted.
+        seed: of the typing mistakes that sentences are shown with.
+
+    Returns:
+        a Head; the same for the same encoder and seed.
+    """
+    bias = np.zeros(len(MEANINGS), np.float32)
+    if kernel is None:
+        kernel, bias = _regression(*_examples(encoder, "training", seed))
+    vectors, shares = _examples(encoder, "calibration", seed)
+    logits = vectors @ kernel + bias
+    surprise = [
+        -(shares * np.log(_softmax(logits / t) + 1e-12)).sum(-1).mean() for t in TEMPERATURES
+    ]
+    temperature = TEMPERATURES[int(np.argmin(surprise))]
+    return Head(*(np.asarray(x / temperature, np.float32) for x in (kernel, bias)))
+
+
+def _examples(encoder, part: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of each sentence and of variants of it, and their shares."""
+    sentences, shares = [], []
+    for n, wording in enumerate(phrasings.part(part)):
+        rng = example_rng(seed, n)
+        sentences.append(wording.sentence)
+        sentences += [phrasings.varied(wording.sentence, rng, 1.0) for _ in range(VARIANTS - 1)]
+        shares += [phrasings.shares(wording.meanings)] * VARIANTS
+    return encoder.encode(_spelled(encoder, sentences)), np.array(shares)
+
+
+def _spelled(encoder, sentences: list[str]) -> list[str]:
+    """The sentences as the encoder gets them: with typing mistakes put right where that is easy."""
+    return list(map(_spelling(encoder.tokenizer), sentences))
+
+
+@functools.lru_cache(maxsize=4)
+def _spelling(tokenizer) -> spelling.Spelling:
+    return spelling.Spelling.of(tokenizer, [w.sentence for w in phrasings.part("training")])
+
+
+def _regression(vectors, shares) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial logistic regression where each meaning counts alike, by Adam on all at once."""
+    weight = (shares / shares.sum(0)).sum(-1, keepdims=True)
+    weight = (weight / weight.sum()).astype(np.float32)
+    scale = np.linalg.norm(vectors, axis=-1).mean()  # encoders differ in length of vectors
+    # The bias is the last row, which reads a constant.
+    given = np.concatenate([vectors / scale, np.ones_like(vectors[:, :1])], 1)
+    kernel = np.zeros((given.shape[1], len(MEANINGS)), np.float32)
+    decay = 2 * DECAY * np.ones((len(kernel), 1), np.float32)
+    decay[-1] = 0
+    mean, square = np.zeros_like(kernel), np.zeros_like(kernel)
+    for step in range(STEPS):
+        wrong = weight * (_softmax(given @ kernel) - shares)
+        gradient = given.T @ wrong + decay * kernel
+        mean += 0.1 * (gradient - mean)
+        square += 0.001 * (gradient**2 - square)
+        rate = RATE * (0.5 + 0.5 * np.cos(np.pi * step / STEPS))
+        unbiased = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
+        kernel -= rate * mean / (1 - 0.9 ** (step + 1)) / unbiased
+    return kernel[:-1] / scale, kernel[-1]
+
+
+def told(shares: np.ndarray) -> tuple[list[tuple[str, float]], bool]:
+    """Puts shares in order for people.
+
+    Args:
+        shares: (6,), of one sentence.
+
+    Returns:
+        the meanings that have at least a quarter, or else the likeliest, with their shares; and
+        whether they are sure.
+    """
+    order = np.argsort(-shares, kind="stable")
+    kept = [i for i in order if shares[i] >= LEAST] or [order[0]]
+    sure = shares[kept].sum() >= SURE and MEANINGS[kept[0]] != "none"
+    return [(MEANINGS[i], float(shares[i])) for i in kept], bool(sure)
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
