@@ -80,8 +80,8 @@ class Bench:
         """Returns our network, its parameters and the PyTorch module, of the same random weights.
 
         Args:
-          name: of the network.
-          pictures: whether the module works on pictures, whose channels may then come last.
+            name: of the network.
+            pictures: whether the module works on pictures, whose channels may then come last.
         """
         import jax
         import torch

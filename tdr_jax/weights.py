@@ -38,8 +38,8 @@ def find(path_or_name: str | os.PathLike) -> Path:
     """Returns where weights are: the path itself, the folder of shipped ones or of a download.
 
     Raises:
-      InputError: there is no such file, folder or name, and no repository of the Hugging Face hub
-        that can be reached.
+        InputError: there is no such file, folder or name, and no repository of the Hugging Face hub
+            that can be reached.
     """
     path = Path(path_or_name)
     if path.exists():
@@ -67,22 +67,23 @@ def load(
     """Reads a network, or a whole pipeline, and its parameters.
 
     Args:
-      path_or_name: a shipped name; a folder or `.safetensors` file that `save` wrote; a checkpoint
-        with PyTorch's names, `.safetensors` or of torch.save (which needs PyTorch), whose network
-        and hyper-parameters are recognised; a folder of transformers or diffusers, or the id of
-        one on the Hugging Face hub; or a Stable Diffusion checkpoint in one file.
-      part: of a pipeline, "unet", "vae" or "text_encoder"; of a CLIP model, "vision_model" (the
-        default) or "text_model". None otherwise.
-      dtype: of the parameters of towers and diffusion networks: "float32", "bfloat16", "float16".
-      shardings: where these go: one `jax.sharding.Sharding`, or a function of name and shape that
-        gives one. Each parameter is read, laid out and placed before the next is.
+        path_or_name: a shipped name; a folder or `.safetensors` file that `save` wrote; a
+            checkpoint with PyTorch's names, `.safetensors` or of torch.save (which needs PyTorch),
+            whose network and hyper-parameters are recognised; a folder of transformers or
+            diffusers, or the id of one on the Hugging Face hub; or a Stable Diffusion checkpoint in
+            one file.
+        part: of a pipeline, "unet", "vae" or "text_encoder"; of a CLIP model, "vision_model" (the
+            default) or "text_model". None otherwise.
+        dtype: of the parameters of towers and diffusion networks: "float32", "bfloat16", "float16".
+        shardings: where these go: one `jax.sharding.Sharding`, or a function of name and shape that
+            gives one. Each parameter is read, laid out and placed before the next is.
 
     Returns:
-      The network, and its parameters as float32 arrays (or of `dtype`) whatever the file's dtype
-      is. Of a whole pipeline: a `Pipeline`, and the parameters of each part by its name.
+        The network, and its parameters as float32 arrays (or of `dtype`) whatever the file's dtype
+        is. Of a whole pipeline: a `Pipeline`, and the parameters of each part by its name.
 
     Raises:
-      InputError: there is no such file or name, it is damaged, or it holds no network known here.
+        InputError: there is no such file or name, it is damaged, or it holds no network known here.
     """
     from tdr_jax import convert
     from tdr_jax.convert import hugging_face
@@ -116,18 +117,18 @@ def save(
     all.
 
     Args:
-      path: a `.safetensors` file, or a folder (made if missing) that is to hold the weights and
-        `config.json`.
-      network: a Network; or the `Pipeline` that `load` returned.
-      params: flat dict of arrays; for a pipeline, one for each part.
-      dtype: of the file: "float32", or "float16" or "bfloat16" for half the size.
-      metadata: further strings to keep (training data, licence) in files under our names.
+        path: a `.safetensors` file, or a folder (made if missing) that is to hold the weights and
+            `config.json`.
+        network: a Network; or the `Pipeline` that `load` returned.
+        params: flat dict of arrays; for a pipeline, one for each part.
+        dtype: of the file: "float32", or "float16" or "bfloat16" for half the size.
+        metadata: further strings to keep (training data, licence) in files under our names.
 
     Returns:
-      The weight file written; for a pipeline, its folder.
+        The weight file written; for a pipeline, its folder.
 
     Raises:
-      InputError: it cannot be written.
+        InputError: it cannot be written.
     """
     from tdr_jax.convert import hugging_face
     from tdr_jax.diffusion import pipeline

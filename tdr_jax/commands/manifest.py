@@ -125,7 +125,7 @@ def sha256(path: Path) -> str:
     """Returns the digest of a file.
 
     Raises:
-      InputError: it cannot be read.
+        InputError: it cannot be read.
     """
     try:
         with path.open("rb") as file:

@@ -17,16 +17,17 @@ def from_torch(name: str, state_dict: dict, **overrides) -> models.Params:
     """Turns a PyTorch state dict into parameters of ours.
 
     Args:
-      name: of the network, as in `models.build`.
-      state_dict: names to torch tensors or NumPy arrays; the reference's dead tensors are ignored.
-      **overrides: fields of the network's config.
+        name: of the network, as in `models.build`.
+        state_dict: names to torch tensors or NumPy arrays; the reference's dead tensors are
+            ignored.
+        **overrides: fields of the network's config.
 
     Returns:
-      The flat dict of float32 arrays that the network's `apply` takes.
+        The flat dict of float32 arrays that the network's `apply` takes.
 
     Raises:
-      InputError: counts every missing, unexpected and misshapen tensor and shows the first, with
-        the nearest names.
+        InputError: counts every missing, unexpected and misshapen tensor and shows the first, with
+            the nearest names.
     """
     return from_lazy(models.build(name, **overrides), state_dict)
 
@@ -35,18 +36,18 @@ def to_torch(name: str, params: models.Params, *, fill_dead: bool = False, **ove
     """Turns parameters into the PyTorch state dict of the reference.
 
     Args:
-      name: of the network, as in `models.build`.
-      params: the flat dict; after `from_torch`, the result is bit-identical to what came in.
-      fill_dead: add zeros for the tensors that the reference's class holds and never uses, so that
-        it loads the result strictly.
-      **overrides: fields of the network's config.
+        name: of the network, as in `models.build`.
+        params: the flat dict; after `from_torch`, the result is bit-identical to what came in.
+        fill_dead: add zeros for the tensors that the reference's class holds and never uses, so
+            that it loads the result strictly.
+        **overrides: fields of the network's config.
 
     Returns:
-      Names to torch tensors: float32, and int64 for the counts of running statistics.
+        Names to torch tensors: float32, and int64 for the counts of running statistics.
 
     Raises:
-      InputError: the parameters do not fit the network, torch is not installed, or the reference
-        has no class of this size to be filled.
+        InputError: the parameters do not fit the network, torch is not installed, or the reference
+            has no class of this size to be filled.
     """
     try:
         import torch
@@ -63,7 +64,7 @@ def to_arrays(network: models.Network, params: models.Params) -> dict[str, np.nd
     """What `to_torch` does, without PyTorch: the live tensors as NumPy arrays of their own.
 
     Raises:
-      InputError: the parameters do not fit the network.
+        InputError: the parameters do not fit the network.
     """
     _check(params, network)
     arrays = {key: np.asarray(value) for key, value in params.items()}
@@ -81,15 +82,15 @@ def adopt(
     """Turns what a file holds into a network and its parameters.
 
     Args:
-      checkpoint: of `io.read`.
-      name: of the network it must be; by default what the file says, or what is recognised.
-      overrides: fields of the config, over what the file says or the shapes tell.
+        checkpoint: of `io.read`.
+        name: of the network it must be; by default what the file says, or what is recognised.
+        overrides: fields of the config, over what the file says or the shapes tell.
 
     Returns:
-      The network, its float32 parameters, and the names of the dead tensors that were ignored.
+        The network, its float32 parameters, and the names of the dead tensors that were ignored.
 
     Raises:
-      InputError: the tensors are of no known network, of another one, or do not fit it.
+        InputError: the tensors are of no known network, of another one, or do not fit it.
     """
     try:
         return _adopt(checkpoint, name, overrides or {})
@@ -164,11 +165,11 @@ def from_lazy(network: models.Network, tensors: Mapping, place=None) -> models.P
     """Does what `from_torch` does, one parameter at a time.
 
     Args:
-      network: which the tensors must fit.
-      tensors: names to whatever has a shape and becomes an array; read one parameter at a time, so
-        that tensors still on disk are never all in memory beside the parameters.
-      place: makes a parameter of its name and its float32 array; float32 on the default device by
-        default.
+        network: which the tensors must fit.
+        tensors: names to whatever has a shape and becomes an array; read one parameter at a time,
+            so that tensors still on disk are never all in memory beside the parameters.
+        place: makes a parameter of its name and its float32 array; float32 on the default device by
+            default.
     """
     place = place or (lambda name, array: jnp.asarray(array))
     table, entries = _table_and_entries(network)

@@ -18,13 +18,13 @@ def shapes(network: models.Network) -> dict[str, tuple[int, ...]]:
     """Returns the dead tensors of the reference's class of this size.
 
     Args:
-      network: which one, and of which size.
+        network: which one, and of which size.
 
     Returns:
-      PyTorch names to shapes; empty for the networks without dead tensors.
+        PyTorch names to shapes; empty for the networks without dead tensors.
 
     Raises:
-      InputError: the reference fixes sizes that this network does not have.
+        InputError: the reference fixes sizes that this network does not have.
     """
     if network.kind == "Guided":  # nothing but the backbone has any
         network = network.config.base

@@ -30,7 +30,7 @@ def download(name: str) -> Path:
     """Returns the folder of a repository, downloaded now or before.
 
     Raises:
-      InputError: it is neither in the cache nor can it be fetched.
+        InputError: it is neither in the cache nor can it be fetched.
     """
     import huggingface_hub
 

@@ -30,14 +30,14 @@ class Kind:
     """How one of our networks appears in their folders.
 
     Attributes:
-      name: of the network without a size, as in `models.build`.
-      says: what `config.json` calls it: `_class_name` in diffusers, `model_type` in transformers.
-      stem: of its weight files.
-      defaults: fields that a config may leave out, where their defaults are not ours.
-      fixed: fields with the only values that are computed here.
-      part: where it lies in a model of both towers; the prefix of names that may be left out.
-      projection: its tensor that some files have and others do not.
-      renamed: pieces of names in files, and what they are called here.
+        name: of the network without a size, as in `models.build`.
+        says: what `config.json` calls it: `_class_name` in diffusers, `model_type` in transformers.
+        stem: of its weight files.
+        defaults: fields that a config may leave out, where their defaults are not ours.
+        fixed: fields with the only values that are computed here.
+        part: where it lies in a model of both towers; the prefix of names that may be left out.
+        projection: its tensor that some files have and others do not.
+        renamed: pieces of names in files, and what they are called here.
     """
 
     name: str
@@ -173,7 +173,7 @@ def read_json(path: Path) -> dict:
     """Reads a JSON file that holds an object.
 
     Raises:
-      InputError: it is missing, unreadable or something else.
+        InputError: it is missing, unreadable or something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -194,18 +194,18 @@ def load(
     """Reads the network of a folder.
 
     Args:
-      folder: of `save_pretrained` of transformers or diffusers, or of `save`.
-      part: of a CLIP model with both towers: "vision_model" (default) or "text_model".
-      dtype: of the parameters, "float32", "bfloat16" or "float16".
-      shardings: where parameters go: one sharding for all, or a function of name and shape. None is
-        the default device.
+        folder: of `save_pretrained` of transformers or diffusers, or of `save`.
+        part: of a CLIP model with both towers: "vision_model" (default) or "text_model".
+        dtype: of the parameters, "float32", "bfloat16" or "float16".
+        shardings: where parameters go: one sharding for all, or a function of name and shape. None
+            is the default device.
 
     Returns:
-      The network, and its parameters; each is read, laid out and placed before the next is.
+        The network, and its parameters; each is read, laid out and placed before the next is.
 
     Raises:
-      InputError: a file is missing or damaged, holds another dtype, or is of a network that is not
-        known here.
+        InputError: a file is missing or damaged, holds another dtype, or is of a network that is
+            not known here.
     """
     place = placing(dtype, shardings)
     config = read_json(folder / io.CONFIG_NAME)
@@ -297,7 +297,7 @@ def open_safetensors(path: Path) -> dict[str, Tensor]:
     """Opens a `.safetensors` file without reading its tensors.
 
     Raises:
-      InputError: it is damaged or cut short.
+        InputError: it is damaged or cut short.
     """
     import safetensors
 
@@ -368,16 +368,16 @@ def save(
     """Writes a folder that transformers or diffusers loads; files appear when they are complete.
 
     Args:
-      folder: made if missing.
-      network: a tower, UNet or autoencoder.
-      params: its flat parameters.
-      dtype: of the file: "float32", "float16" or "bfloat16".
+        folder: made if missing.
+        network: a tower, UNet or autoencoder.
+        params: its flat parameters.
+        dtype: of the file: "float32", "float16" or "bfloat16".
 
     Returns:
-      The weight file written, or the index of several.
+        The weight file written, or the index of several.
 
     Raises:
-      InputError: it cannot be written.
+        InputError: it cannot be written.
     """
     kind = KINDS[network.kind]
     if dtype not in DTYPES.values():

@@ -64,15 +64,15 @@ def read(path: str | os.PathLike) -> Checkpoint:
     """Reads the weights out of any container.
 
     Args:
-      path: a `.safetensors` file, a folder with `model.safetensors`, or a file that torch.save
-        wrote (BasicSR, Lightning, a bare state dict), from which only the weights are taken.
+        path: a `.safetensors` file, a folder with `model.safetensors`, or a file that torch.save
+            wrote (BasicSR, Lightning, a bare state dict), from which only the weights are taken.
 
     Returns:
-      The checkpoint; bfloat16 comes as float32, every other dtype as it is.
+        The checkpoint; bfloat16 comes as float32, every other dtype as it is.
 
     Raises:
-      InputError: there is no such file; it is empty, damaged or no checkpoint; it would run code;
-        or PyTorch is needed to read it and missing.
+        InputError: there is no such file; it is empty, damaged or no checkpoint; it would run code;
+            or PyTorch is needed to read it and missing.
     """
     path = Path(path)
     config = {}
@@ -243,10 +243,10 @@ def replacing(*paths: Path):
     """Yields a temporary file beside each path; they take its name, in order, when all is written.
 
     Args:
-      *paths: of one folder, which is made if missing.
+        *paths: of one folder, which is made if missing.
 
     Raises:
-      InputError: the folder or a file cannot be written. What was there before is still there.
+        InputError: the folder or a file cannot be written. What was there before is still there.
     """
     partials = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
     try:
@@ -273,16 +273,16 @@ def write_torch(
     """Writes a PyTorch state dict to one file, whole or not at all.
 
     Args:
-      path: the file.
-      state: names to torch tensors, as `to_torch` returns them.
-      layout: "basicsr", "lightning", "sfnet" or "torch" (the bare state dict).
-      dtype: of the float tensors: "float32", "float16" or "bfloat16".
+        path: the file.
+        state: names to torch tensors, as `to_torch` returns them.
+        layout: "basicsr", "lightning", "sfnet" or "torch" (the bare state dict).
+        dtype: of the float tensors: "float32", "float16" or "bfloat16".
 
     Returns:
-      The file written.
+        The file written.
 
     Raises:
-      InputError: it cannot be written.
+        InputError: it cannot be written.
     """
     import torch
 
@@ -321,17 +321,17 @@ def write_safetensors(
     """Writes arrays to one `.safetensors` file, whole or not at all.
 
     Args:
-      path: the file.
-      tensors: names to arrays.
-      metadata: strings.
-      dtype: of the float arrays: "float32", "float16" or "bfloat16".
-      config: the text of a `config.json` to be written beside it.
+        path: the file.
+        tensors: names to arrays.
+        metadata: strings.
+        dtype: of the float arrays: "float32", "float16" or "bfloat16".
+        config: the text of a `config.json` to be written beside it.
 
     Returns:
-      The file written.
+        The file written.
 
     Raises:
-      InputError: it cannot be written.
+        InputError: it cannot be written.
     """
     import safetensors
     from safetensors.numpy import save_file

@@ -66,12 +66,12 @@ def load(tensors: Mapping, name: str, place=None) -> tuple[models.Network, model
     """Reads one part of a checkpoint.
 
     Args:
-      tensors: all of the file's, by name, on disk or in memory.
-      name: of the part: "unet", "vae" or "text_encoder".
-      place: as in `convert.from_lazy`.
+        tensors: all of the file's, by name, on disk or in memory.
+        name: of the part: "unet", "vae" or "text_encoder".
+        place: as in `convert.from_lazy`.
 
     Raises:
-      InputError: the part is not there, or it is of another architecture.
+        InputError: the part is not there, or it is of another architecture.
     """
     prefixes = {"unet": (UNET,), "vae": (VAE,), "text_encoder": (CLIP, OPEN_CLIP)}[name]
     for prefix in prefixes:

@@ -19,11 +19,11 @@ class Shapes:
     """The shapes of a state dict, by name.
 
     Args:
-      tensors: names to anything with a shape.
-      name: of the network that they are taken for.
+        tensors: names to anything with a shape.
+        name: of the network that they are taken for.
 
     Raises:
-      InputError: by the methods, when the tensor that would tell is not there or misshapen.
+        InputError: by the methods, when the tensor that would tell is not there or misshapen.
     """
 
     def __init__(self, tensors: dict, name: str):
@@ -88,7 +88,7 @@ def _expansion(sizes: set[tuple[int, int]]) -> float:
     """The shortest decimal f with int(width f) = hidden for all (width, hidden); 2.66 if it fits.
 
     Raises:
-      InputError: there is none.
+        InputError: there is none.
     """
 
     def fits(factor: float) -> bool:
@@ -258,16 +258,16 @@ def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
     """Tells which network the tensors are of, and with which hyper-parameters.
 
     Args:
-      state_dict: PyTorch names to tensors or arrays.
-      name: of the network they must be of; by default any that can be exchanged with PyTorch.
+        state_dict: PyTorch names to tensors or arrays.
+        name: of the network they must be of; by default any that can be exchanged with PyTorch.
 
     Returns:
-      The network's name, and the fields of its config that differ from what `models.build` gives
-      by that name. What shapes do not tell (dtype, the windows of test-time means) is left alone.
+        The network's name, and the fields of its config that differ from what `models.build` gives
+        by that name. What shapes do not tell (dtype, the windows of test-time means) is left alone.
 
     Raises:
-      InputError: the tensors are of no known network, of another than `name`, or a tensor that
-        would tell is missing.
+        InputError: the tensors are of no known network, of another than `name`, or a tensor that
+            would tell is missing.
     """
     shapes = Shapes(state_dict, "")
     sign = shapes.sign()

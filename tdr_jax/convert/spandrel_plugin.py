@@ -49,8 +49,8 @@ class PromptIRArch(spandrel.Architecture[torch_modules.PromptIR]):
         """Builds the network that the shapes describe, and fills it.
 
         Raises:
-          InputError: a tensor that tells a hyper-parameter is missing.
-          RuntimeError: by torch, other tensors are missing, left over or misshapen.
+            InputError: a tensor that tells a hyper-parameter is missing.
+            RuntimeError: by torch, other tensors are missing, left over or misshapen.
         """
         hyper, state = _read(torch_modules.PromptIR, state_dict)
         return _describe(self, torch_modules.PromptIR(**hyper), state, hyper)
@@ -60,8 +60,8 @@ class Prompted(torch_modules.TextPromptIR):
     """TextPromptIR that remembers what it was asked for, so that it maps pictures to pictures.
 
     Args:
-      vector_of: from a prompt and the width wanted to a float32 tensor of that width.
-      **hyper: of TextPromptIR.
+        vector_of: from a prompt and the width wanted to a float32 tensor of that width.
+        **hyper: of TextPromptIR.
     """
 
     def __init__(self, vector_of: Callable, **hyper):
@@ -74,10 +74,10 @@ class Prompted(torch_modules.TextPromptIR):
         """Asks for something else from now on.
 
         Args:
-          prompt: words, or a vector of `text_dim` numbers from the encoder of the training.
+            prompt: words, or a vector of `text_dim` numbers from the encoder of the training.
 
         Raises:
-          InputError: there are no words, or the vector has another length than the network takes.
+            InputError: there are no words, or the vector has another length than the network takes.
         """
         self.sentence = self._vector_of(prompt, self.linear1.in_features)[None]
 
@@ -95,9 +95,9 @@ class TextPromptIRArch(spandrel.Architecture[Prompted]):
     """Finds and loads TextPromptIR checkpoints.
 
     Args:
-      prompt: words or a vector that every loaded model starts with; without one, what the
-        environment variable TDR_PROMPT says when a model is loaded.
-      encoder: as in `install`.
+        prompt: words or a vector that every loaded model starts with; without one, what the
+            environment variable TDR_PROMPT says when a model is loaded.
+        encoder: as in `install`.
     """
 
     def __init__(self, prompt=None, encoder="minilm"):
@@ -108,8 +108,9 @@ class TextPromptIRArch(spandrel.Architecture[Prompted]):
         """Builds the network that the shapes describe, fills it and sets the prompt, if any.
 
         Raises:
-          InputError: a tensor that tells a hyper-parameter is missing, or the prompt does not fit.
-          RuntimeError: by torch, other tensors are missing, left over or misshapen.
+            InputError: a tensor that tells a hyper-parameter is missing, or the prompt does not
+                fit.
+            RuntimeError: by torch, other tensors are missing, left over or misshapen.
         """
         hyper, state = _read(torch_modules.TextPromptIR, state_dict)
         model = Prompted(self._vector_of, **hyper)
@@ -133,19 +134,19 @@ def install(
     spandrel-extra-arches, which brings Restormer, may be installed before, afterwards or never.
 
     Args:
-      prompt: what TextPromptIR models are asked for, in words or as a vector; without one, the
-        environment variable TDR_PROMPT decides when a model is loaded. `set_prompt` of a loaded
-        model changes it, `with_prompt` makes a second model.
-      encoder: turns words into vectors: a name or folder for `tdr_jax.text.TextEncoder`, or an
-        object with its `encode`. Read when words are first turned into a vector.
-      ignore_duplicates: when installed already, keep what is there, its prompt and encoder too.
-      registry: of spandrel; all loaders without one of their own use the main one.
+        prompt: what TextPromptIR models are asked for, in words or as a vector; without one, the
+            environment variable TDR_PROMPT decides when a model is loaded. `set_prompt` of a loaded
+            model changes it, `with_prompt` makes a second model.
+        encoder: turns words into vectors: a name or folder for `tdr_jax.text.TextEncoder`, or an
+            object with its `encode`. Read when words are first turned into a vector.
+        ignore_duplicates: when installed already, keep what is there, its prompt and encoder too.
+        registry: of spandrel; all loaders without one of their own use the main one.
 
     Returns:
-      What was added to the registry.
+        What was added to the registry.
 
     Raises:
-      spandrel.DuplicateArchitectureError: installed already, unless `ignore_duplicates`.
+        spandrel.DuplicateArchitectureError: installed already, unless `ignore_duplicates`.
     """
     return registry.add(
         *(
@@ -160,11 +161,11 @@ def with_prompt(descriptor: spandrel.ImageModelDescriptor, prompt) -> spandrel.I
     """Returns a second TextPromptIR with another prompt; both share their weights.
 
     Args:
-      descriptor: a loaded TextPromptIR; stays as it is.
-      prompt: as in `Prompted.set_prompt`.
+        descriptor: a loaded TextPromptIR; stays as it is.
+        prompt: as in `Prompted.set_prompt`.
 
     Raises:
-      InputError: `descriptor` is no TextPromptIR, or the prompt does not fit it.
+        InputError: `descriptor` is no TextPromptIR, or the prompt does not fit it.
     """
     if not isinstance(descriptor.model, Prompted):
         raise InputError(f"{descriptor.architecture.name} takes no prompt; TextPromptIR does")

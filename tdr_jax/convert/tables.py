@@ -299,10 +299,10 @@ def _guided(base: Table, block: str, places: dict[str, str], *alpha: Row) -> Tab
     """The backbone's rows, and those of its blocks again for the blocks that join the features.
 
     Args:
-      base: the backbone's, whose names come behind `base.` here and bare in the reference.
-      block: how the patterns of its blocks begin; their one group is `\\1` there.
-      places: the same for the blocks that join features.
-      *alpha: what these blocks have besides.
+        base: the backbone's, whose names come behind `base.` here and bare in the reference.
+        block: how the patterns of its blocks begin; their one group is `\\1` there.
+        places: the same for the blocks that join features.
+        *alpha: what these blocks have besides.
     """
     fusion = (
         Row(row.ours.replace(block, ours), row.theirs.replace(r"\1.", theirs), row.layout)
@@ -374,11 +374,11 @@ def entries(table: Table, shapes: dict[str, tuple[int, ...]]) -> list[Entry]:
     """Pairs every parameter with its PyTorch tensors.
 
     Args:
-      table: of the model.
-      shapes: our dotted names with their shapes.
+        table: of the model.
+        shapes: our dotted names with their shapes.
 
     Raises:
-      KeyError: names that match no row or several, all in one message. A fault of the table.
+        KeyError: names that match no row or several, all in one message. A fault of the table.
     """
     found, faults, depths = [], [], {}
     for name, shape in shapes.items():

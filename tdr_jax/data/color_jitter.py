@@ -11,11 +11,11 @@ def recoloured(image, rng):
     Some hundred photographs are few to learn from how different good ones can be.
 
     Args:
-      image: float32 (H, W, 3) in [0, 1].
-      rng: `numpy.random.Generator`.
+        image: float32 (H, W, 3) in [0, 1].
+        rng: `numpy.random.Generator`.
 
     Returns:
-      float32 (H, W, 3) in [0, 1].
+        float32 (H, W, 3) in [0, 1].
     """
     shade, vivid, strong = np.exp(rng.uniform((-0.25, -0.5, -0.2), (0.25, 0.35, 0.25)))
     image = image ** np.float32(shade)

@@ -16,11 +16,12 @@ class Labelled(Examples):
     """Makes the n-th degraded picture of a run, and says what is in it.
 
     Args:
-      source: of clean pictures, see `tdr_jax.data.sources`.
-      data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `absent` is the
-        share of pictures that stay as they are, `together` that of pictures with two
-        degradations, and `recoloured` that of pictures whose light and colours are changed first.
-      seed: int.
+        source: of clean pictures, see `tdr_jax.data.sources`.
+        data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `absent` is the
+            share of pictures that stay as they are, `together` that of pictures with two
+            degradations, and `recoloured` that of pictures whose light and colours are changed
+            first.
+        seed: int.
     """
 
     def __init__(self, source, data, seed):
@@ -30,13 +31,13 @@ class Labelled(Examples):
         """Makes example n.
 
         Args:
-          n: int >= 0, the global number of the example.
-          size: side of the square crop in pixels.
+            n: int >= 0, the global number of the example.
+            size: side of the square crop in pixels.
 
         Returns:
-          dict with `degraded`, float32 (size, size, 3) in [0, 1]; `present`, float32 (4,), 1 for
-          each of `LOOKED_FOR` that is in it; `sigma`, float32, of its noise on the scale of 0 to
-          255, or 0.
+            dict with `degraded`, float32 (size, size, 3) in [0, 1]; `present`, float32 (4,), 1 for
+            each of `LOOKED_FOR` that is in it; `sigma`, float32, of its noise on the scale of 0 to
+            255, or 0.
         """
         crops, where, _, u = self._crop(n, size)
         if u[8] < self.data.recoloured:

@@ -30,15 +30,15 @@ class Guidance:
     """Gives examples their guidance.
 
     Args:
-      source: see `tdr_jax.data.sources`; with `names` where guidance comes from files.
-      settings: the `guidance` part of a config: `kinds`, some of KINDS, and their `weights`;
-        `size`, the side of the guidance; and of files `path`, the folder, in which
-        `images.partners` finds that of each picture.
-      seed: int.
-      cache_mb: how many MiB of decoded guidance pictures to keep.
+        source: see `tdr_jax.data.sources`; with `names` where guidance comes from files.
+        settings: the `guidance` part of a config: `kinds`, some of KINDS, and their `weights`;
+            `size`, the side of the guidance; and of files `path`, the folder, in which
+            `images.partners` finds that of each picture.
+        seed: int.
+        cache_mb: how many MiB of decoded guidance pictures to keep.
 
     Raises:
-      InputError: the settings do not fit, or a picture has no guidance in the folder.
+        InputError: the settings do not fit, or a picture has no guidance in the folder.
     """
 
     def __init__(self, source, settings, seed, cache_mb=1024):
@@ -76,16 +76,16 @@ class Guidance:
         """Makes the guidance of example n.
 
         Args:
-          n: int >= 0, the number of the example.
-          index: of its picture in the source.
-          name: of that picture.
-          picture: uint8 or uint16 (H, W, 3), the clean photograph that the example is cut from.
-          window: (y, x, h, w) of the crop in it.
-          how: how the crop is turned, see `turn`.
+            n: int >= 0, the number of the example.
+            index: of its picture in the source.
+            name: of that picture.
+            picture: uint8 or uint16 (H, W, 3), the clean photograph that the example is cut from.
+            window: (y, x, h, w) of the crop in it.
+            how: how the crop is turned, see `turn`.
 
         Returns:
-          dict with `guidance`, float32 (size, size, 3) in [0, 1], and `kind`, int32: the place of
-          its kind in KINDS.
+            dict with `guidance`, float32 (size, size, 3) in [0, 1], and `kind`, int32: the place of
+            its kind in KINDS.
         """
         rng = example_rng(self.seed, n, STREAM)
         kind = self.kinds[bisect_right(self.edges, rng.random())]
@@ -123,13 +123,13 @@ def view(picture, size, window, rng):
     """Takes the scene of a crop once more: shifted, slightly scaled and tilted, in other colours.
 
     Args:
-      picture: uint8 or uint16 (H, W, 3).
-      size: side of the result. The crop lies in it, but for its corners, where that is larger.
-      window: (y, x, h, w) of the crop.
-      rng: `numpy.random.Generator`.
+        picture: uint8 or uint16 (H, W, 3).
+        size: side of the result. The crop lies in it, but for its corners, where that is larger.
+        window: (y, x, h, w) of the crop.
+        rng: `numpy.random.Generator`.
 
     Returns:
-      float32 (size, size, 3) in [0, 1]; beyond the picture's border its reflection.
+        float32 (size, size, 3) in [0, 1]; beyond the picture's border its reflection.
     """
     import cv2
 
@@ -162,13 +162,13 @@ def part(picture, size, window, rng):
     """Cuts a square that does not show a crop; where there is no room, as little of it as can be.
 
     Args:
-      picture: (H, W, 3); grown by reflection where it is smaller than the square.
-      size: side of the square.
-      window: (y, x, h, w) to keep away from, or None.
-      rng: `numpy.random.Generator`.
+        picture: (H, W, 3); grown by reflection where it is smaller than the square.
+        size: side of the square.
+        window: (y, x, h, w) to keep away from, or None.
+        rng: `numpy.random.Generator`.
 
     Returns:
-      (size, size, 3) of the picture's type.
+        (size, size, 3) of the picture's type.
     """
     picture = grown(picture, size)
     rows, columns = (side - size + 1 for side in picture.shape[:2])
@@ -188,12 +188,12 @@ def at_crop(picture, size, window, shape):
     """Cuts a square at the place where a crop lies in its own picture.
 
     Args:
-      picture: (h, w, 3), a picture of the same scene or for it, of any size.
-      size: side of the square; a picture of that size is given as it is.
-      window: (y, x, h, w) of the crop in a picture of `shape`, (H, W).
+        picture: (h, w, 3), a picture of the same scene or for it, of any size.
+        size: side of the square; a picture of that size is given as it is.
+        window: (y, x, h, w) of the crop in a picture of `shape`, (H, W).
 
     Returns:
-      (size, size, 3) of the picture's type.
+        (size, size, 3) of the picture's type.
     """
     picture = grown(picture, size)
     starts = []

@@ -22,25 +22,25 @@ class Squares:
     """Makes the n-th example.
 
     Args:
-      source: see `tdr_jax.data.sources`.
-      data: the `data` part of a config: `tasks`, of which "clean" is one here, and their `weights`,
-        for pictures that are not pairs; `sigma_range` or `sigmas`; `turns`; `cover`, the lowest and
-        highest share of a picture's shorter side that the square takes, or () for a square of the
-        pictures' own size where they are large enough, and else the central one of the shorter
-        side; `oversample`, how many times finer than what is drawn the square is when it is
-        degraded, at least and at most; `recoloured`, the share of pictures, but pairs, whose light
-        and colours are changed before.
-      seed: int.
-      wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
-        vision tower, and the first once more in another state; "caption", the picture and what
-        `captions.describe` says of it; "same", one degraded or clean picture both to see and to
-        draw; "pair", the degraded one to see and the clean one to draw, which are the same where
-        the task is "clean".
-      view: side in pixels of what the vision tower sees; 0 where nothing does.
-      encode: caption -> int32 token ids; for "caption".
+        source: see `tdr_jax.data.sources`.
+        data: the `data` part of a config: `tasks`, of which "clean" is one here, and their
+            `weights`, for pictures that are not pairs; `sigma_range` or `sigmas`; `turns`; `cover`,
+            the lowest and highest share of a picture's shorter side that the square takes, or ()
+            for a square of the pictures' own size where they are large enough, and else the central
+            one of the shorter side; `oversample`, how many times finer than what is drawn the
+            square is when it is degraded, at least and at most; `recoloured`, the share of
+            pictures, but pairs, whose light and colours are changed before.
+        seed: int.
+        wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
+            vision tower, and the first once more in another state; "caption", the picture and what
+            `captions.describe` says of it; "same", one degraded or clean picture both to see and to
+            draw; "pair", the degraded one to see and the clean one to draw, which are the same
+            where the task is "clean".
+        view: side in pixels of what the vision tower sees; 0 where nothing does.
+        encode: caption -> int32 token ids; for "caption".
 
     Raises:
-      InputError: the config asks for something that cannot be made.
+        InputError: the config asks for something that cannot be made.
     """
 
     def __init__(self, source, data, seed, *, wanted, view=0, encode=None):
@@ -74,16 +74,16 @@ class Squares:
         """Makes example n.
 
         Args:
-          n: int >= 0.
-          size: side of the picture to draw, in pixels.
+            n: int >= 0.
+            size: side of the picture to draw, in pixels.
 
         Returns:
-          dict with `kind`, int32: the place in KINDS of what was done to the picture; and
-            "drawn" and "caption": `drawn`, float32 (size, size, 3) in [-1, 1];
-            "caption": `ids`, int32 (T,);
-            "views": `seen`, `seen_too` and `seen_other`, float32 (view, view, 3) in [0, 1]; the
-              last is what `seen` shows, clean if that is degraded and degraded if it is clean;
-            "same" and "pair": `seen` and `drawn`; "pair" also `seen_clean`.
+            dict with `kind`, int32: the place in KINDS of what was done to the picture; and
+                "drawn" and "caption": `drawn`, float32 (size, size, 3) in [-1, 1];
+                "caption": `ids`, int32 (T,);
+                "views": `seen`, `seen_too` and `seen_other`, float32 (view, view, 3) in [0, 1]; the
+                  last is what `seen` shows, clean if that is degraded and degraded if it is clean;
+                "same" and "pair": `seen` and `drawn`; "pair" also `seen_clean`.
         """
         epoch, place = divmod(n, len(self.source))
         item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
@@ -168,11 +168,11 @@ def shrink(picture, side):
     """Resizes a square picture as Pillow does, bicubic with antialiasing.
 
     Args:
-      picture: float32 (H, H, 3) in [0, 1].
-      side: of the result.
+        picture: float32 (H, H, 3) in [0, 1].
+        side: of the result.
 
     Returns:
-      float32 (side, side, 3) in [0, 1], of whole levels of 255 as files have them.
+        float32 (side, side, 3) in [0, 1], of whole levels of 255 as files have them.
     """
     from PIL import Image
 

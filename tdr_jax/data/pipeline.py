@@ -27,11 +27,11 @@ def turn(image, how):
     """Turns a picture in one of the eight ways that keep its grid.
 
     Args:
-      image: (H, W, C) array.
-      how: 0 to 7: quarter turns `how % 4`, mirrored first from 4 on. 0 changes nothing.
+        image: (H, W, C) array.
+        how: 0 to 7: quarter turns `how % 4`, mirrored first from 4 on. 0 changes nothing.
 
     Returns:
-      A view of the same data, (H, W, C) or (W, H, C).
+        A view of the same data, (H, W, C) or (W, H, C).
     """
     return np.rot90(image[:, ::-1] if how >= 4 else image, how % 4)
 
@@ -59,14 +59,14 @@ class Examples:
     """Makes the n-th example of a run.
 
     Args:
-      source: see `tdr_jax.data.sources`.
-      data: the `data` part of a config, see `batches`.
-      vectors: dict task -> float (n, D), or None for a network that takes no sentence.
-      seed: int.
-      guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
+        source: see `tdr_jax.data.sources`.
+        data: the `data` part of a config, see `batches`.
+        vectors: dict task -> float (n, D), or None for a network that takes no sentence.
+        seed: int.
+        guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
 
     Raises:
-      InputError: if the config asks for something that cannot be made.
+        InputError: if the config asks for something that cannot be made.
     """
 
     def __init__(self, source, data, vectors, seed, guidance=None):
@@ -151,13 +151,13 @@ class Examples:
         """Makes example n.
 
         Args:
-          n: int >= 0, the global number of the example.
-          size: side of the square crop in pixels.
+            n: int >= 0, the global number of the example.
+            size: side of the square crop in pixels.
 
         Returns:
-          dict with `degraded` and `clean`, float32 (size, size, channels), `vector`, float32 (D,),
-          where there are sentences, and `task`, int32: the place in TASKS of the task to do; and
-          what `guidance` adds.
+            dict with `degraded` and `clean`, float32 (size, size, channels), `vector`, float32
+            (D,), where there are sentences, and `task`, int32: the place in TASKS of the task to
+            do; and what `guidance` adds.
         """
         crops, where, item, u = self._crop(n, size)
 
@@ -207,8 +207,8 @@ class Examples:
         Small pictures grow by reflection first.
 
         Returns:
-          the crops, float32, the clean one last; where they come from, for `_render`; the item of
-          the source; and ten draws from [0, 1), of which the first three are used up.
+            the crops, float32, the clean one last; where they come from, for `_render`; the item of
+            the source; and ten draws from [0, 1), of which the first three are used up.
         """
         item = self.source[self._index(n)]
         u = example_rng(self.seed, n, CHOICES).random(10)
@@ -264,41 +264,39 @@ def batches(
     """Iterates over batches from batch `step` on, without end.
 
     Args:
-      source: random-access source, see `tdr_jax.data.sources`.
-      data: config with the fields
-        tasks, weights: the tasks and how often each is drawn for a picture without a task;
-        sigmas: noise levels of 255, drawn evenly; sigma_range: (lowest, highest) to draw any level
-          in between instead, or (); noise_mode: "uint8" or "float";
-        channels: 3, or 1 to turn pictures grey before anything is added;
-        turns: which of the eight ways of `turn` are drawn;
-        stages: ((steps, crop, batch), ...), run one after another, the last one without end;
-        absent: share of examples whose sentence names a degradation that is not there and whose
-          target is the input itself;
-        mixed: share of examples with two degradations, of which the sentence names one; the target
-          keeps the other;
-        together: share of examples with two degradations, both of them named and to go;
-        partial: share of examples that ask for less than all, by a shorter vector: at strength s,
-          drawn evenly, the vector is s times the sentence's and the target s of the way from the
-          input to the picture restored;
-        workers: worker processes; 0 makes batches on one thread of this process.
-      vectors: dict task -> float (n, D), and (task, task), in the order of TASKS, -> float (n, D)
-        of sentences that name both; a row is drawn evenly for every example. None for a network
-        that takes no sentence.
-      seed: int.
-      guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
-      step: number of the first batch; iterating from here gives what a run from 0 would give.
-      process_index, process_count: the host and the number of hosts; each gets its rows of the
-        global batch, in order.
+        source: random-access source, see `tdr_jax.data.sources`.
+        data: config with the fields tasks, weights: the tasks and how often each is drawn for a
+            picture without a task; sigmas: noise levels of 255, drawn evenly; sigma_range: (lowest,
+            highest) to draw any level in between instead, or (); noise_mode: "uint8" or "float";
+            channels: 3, or 1 to turn pictures grey before anything is added; turns: which of the
+            eight ways of `turn` are drawn; stages: ((steps, crop, batch), ...), run one after
+            another, the last one without end; absent: share of examples whose sentence names a
+            degradation that is not there and whose target is the input itself; mixed: share of
+            examples with two degradations, of which the sentence names one; the target keeps the
+            other; together: share of examples with two degradations, both of them named and to go;
+            partial: share of examples that ask for less than all, by a shorter vector: at strength
+            s, drawn evenly, the vector is s times the sentence's and the target s of the way from
+            the input to the picture restored; workers: worker processes; 0 makes batches on one
+            thread of this process.
+        vectors: dict task -> float (n, D), and (task, task), in the order of TASKS, -> float (n, D)
+            of sentences that name both; a row is drawn evenly for every example. None for a network
+            that takes no sentence.
+        seed: int.
+        guidance: a `tdr_jax.data.guidance.Guidance` of the same source and seed, or None.
+        step: number of the first batch; iterating from here gives what a run from 0 would give.
+        process_index, process_count: the host and the number of hosts; each gets its rows of the
+            global batch, in order.
 
     Returns:
-      Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, channels), six for the degraded
-      ones of a dual-pixel source; `vector`: float32 (B, D), where vectors are given; `task`: int32
-      (B,), the place in TASKS of the task to do; and what `guidance` adds. B is the batch of
-      the stage divided by process_count. Pictures are in [0, 1] unless noise_mode is "float".
+        Iterator of dicts with `degraded`, `clean`: float32 (B, h, w, channels), six for the
+        degraded ones of a dual-pixel source; `vector`: float32 (B, D), where vectors are given;
+        `task`: int32 (B,), the place in TASKS of the task to do; and what `guidance` adds. B is the
+        batch of the stage divided by process_count. Pictures are in [0, 1] unless noise_mode is
+        "float".
 
     Raises:
-      InputError: if the config or the source cannot give such batches; while iterating, if a
-        picture is unreadable.
+        InputError: if the config or the source cannot give such batches; while iterating, if a
+            picture is unreadable.
     """
     wishes = data.absent + data.mixed + data.together + data.partial
     if wishes > 0 and vectors is None:
@@ -319,15 +317,16 @@ def stream(make, data, *, step=0, process_index=0, process_count=1):
     """Iterates over batches of examples from batch `step` on, without end.
 
     Args:
-      make: `make(n, size)` gives example n as a dict of arrays; a function of its arguments alone.
-      data: config with `stages` and `workers`, see `batches`.
-      step, process_index, process_count: see `batches`.
+        make: `make(n, size)` gives example n as a dict of arrays; a function of its arguments
+            alone.
+        data: config with `stages` and `workers`, see `batches`.
+        step, process_index, process_count: see `batches`.
 
     Returns:
-      Iterator of dicts of arrays, stacked along a new first axis.
+        Iterator of dicts of arrays, stacked along a new first axis.
 
     Raises:
-      InputError: the stages do not fit; while iterating, what `make` raises.
+        InputError: the stages do not fit; while iterating, what `make` raises.
     """
     import grain
 

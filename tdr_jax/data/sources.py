@@ -71,12 +71,12 @@ class Folder:
     """The pictures of a folder and of its subfolders, in sorted order.
 
     Args:
-      path: the folder.
-      cache_mb: how many MiB of decoded pictures to keep.
-      task: the only task these pictures serve, such as "noise"; None leaves it to the pipeline.
+        path: the folder.
+        cache_mb: how many MiB of decoded pictures to keep.
+        task: the only task these pictures serve, such as "noise"; None leaves it to the pipeline.
 
     Raises:
-      InputError: if the folder is missing or holds no picture; at `[i]`, if a file is unreadable.
+        InputError: if the folder is missing or holds no picture; at `[i]`, if a file is unreadable.
     """
 
     def __init__(self, path, cache_mb=1024, task=None):
@@ -100,11 +100,11 @@ class Pictures:
     """Pictures that are in memory already.
 
     Args:
-      pictures: a sequence of uint8 (H, W, 3) arrays, of any sizes.
-      task: as for `Folder`.
+        pictures: a sequence of uint8 (H, W, 3) arrays, of any sizes.
+        task: as for `Folder`.
 
     Raises:
-      InputError: if there is none, or one is of another type or shape.
+        InputError: if there is none, or one is of another type or shape.
     """
 
     def __init__(self, pictures, task=None):
@@ -137,11 +137,11 @@ def package_pictures(package="skimage", task=None):
     """Gives the photographs that an installed package carries, as a source.
 
     Args:
-      package: "skimage", scikit-image's sample photographs.
-      task: as for `Folder`.
+        package: "skimage", scikit-image's sample photographs.
+        task: as for `Folder`.
 
     Raises:
-      InputError: if the package is not known or not installed.
+        InputError: if the package is not known or not installed.
     """
     if package not in PACKAGES:
         raise InputError(f"no pictures are known in package {package!r}; use {', '.join(PACKAGES)}")
@@ -160,15 +160,15 @@ def match_pairs(degraded_dir, clean_dir):
     0001_0.8_0.2 and 0001); extensions and subfolders do not matter.
 
     Args:
-      degraded_dir: folder of the degraded pictures; each of them must have its clean one.
-      clean_dir: folder of the clean pictures; it may hold more of them.
+        degraded_dir: folder of the degraded pictures; each of them must have its clean one.
+        clean_dir: folder of the clean pictures; it may hold more of them.
 
     Returns:
-      list of (degraded, clean) paths, sorted by the degraded one.
+        list of (degraded, clean) paths, sorted by the degraded one.
 
     Raises:
-      InputError: if a folder is missing or empty, two clean pictures share a name, or a degraded
-        picture has no clean one.
+        InputError: if a folder is missing or empty, two clean pictures share a name, or a degraded
+            picture has no clean one.
     """
     clean = {}
     for path in _listed(clean_dir):
@@ -189,12 +189,12 @@ class Pairs:
     """Degraded pictures and their clean ones, from two folders.
 
     Args:
-      degraded_dir, clean_dir: folders, matched by `match_pairs`.
-      task: what separates the two, such as "rain".
-      cache_mb: how many MiB of decoded pictures to keep.
+        degraded_dir, clean_dir: folders, matched by `match_pairs`.
+        task: what separates the two, such as "rain".
+        cache_mb: how many MiB of decoded pictures to keep.
 
     Raises:
-      InputError: see `match_pairs`; at `[i]`, if a file is unreadable or two sizes differ.
+        InputError: see `match_pairs`; at `[i]`, if a file is unreadable or two sizes differ.
     """
 
     def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024):
@@ -221,17 +221,17 @@ class DualPixel:
     """The two views of a dual-pixel sensor, from two folders, and the clean pictures of a third.
 
     Args:
-      left_dir, right_dir: folders of the views.
-      clean_dir: folder of the clean pictures; `match_pairs` finds the one of each view.
-      task: what separates them, such as "blur".
-      cache_mb: how many MiB of decoded pictures to keep.
+        left_dir, right_dir: folders of the views.
+        clean_dir: folder of the clean pictures; `match_pairs` finds the one of each view.
+        task: what separates them, such as "blur".
+        cache_mb: how many MiB of decoded pictures to keep.
 
     The degraded picture has six channels, left before right. Files of 16 bits keep them, as the
     Dual-Pixel Defocus Deblurring data set's do.
 
     Raises:
-      InputError: see `match_pairs`, or a view has no partner; at `[i]`, if a file is unreadable or
-        two sizes or depths differ.
+        InputError: see `match_pairs`, or a view has no partner; at `[i]`, if a file is unreadable
+            or two sizes or depths differ.
     """
 
     def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024):
@@ -276,8 +276,8 @@ class Concat:
     """Several sources as one, each repeated a number of times per epoch.
 
     Args:
-      *parts: (source, repeats) with repeats >= 1; for the reference's epoch of 158,431 examples
-        (noise pictures, 9), (rain pairs, 200), (haze pairs, 1).
+        *parts: (source, repeats) with repeats >= 1; for the reference's epoch of 158,431 examples
+            (noise pictures, 9), (rain pairs, 200), (haze pairs, 1).
     """
 
     def __init__(self, *parts):

@@ -24,14 +24,14 @@ def example_rng(seed, index, stream=0):
     """Gives the random generator of one example.
 
     Args:
-      seed: int, the run's seed; taken modulo 2**64.
-      index: int >= 0, the global number of the example.
-      stream: int >= 0, which of the example's independent sequences (one for the crop, one for
-        each degradation), so that leaving one out does not change the others.
+        seed: int, the run's seed; taken modulo 2**64.
+        index: int >= 0, the global number of the example.
+        stream: int >= 0, which of the example's independent sequences (one for the crop, one for
+            each degradation), so that leaving one out does not change the others.
 
     Returns:
-      A `numpy.random.Generator` over Philox keyed by (seed, index): no state is shared between
-      examples, so neither their order nor the number of hosts matters.
+        A `numpy.random.Generator` over Philox keyed by (seed, index): no state is shared between
+        examples, so neither their order nor the number of hosts matters.
     """
     key = np.array([seed % 2**64, index], np.uint64)
     # The counter counts in its lowest word; the highest one separates the streams.
@@ -43,18 +43,18 @@ def gaussian_noise(image, sigma, rng, mode="uint8"):
     """Adds white Gaussian noise.
 
     Args:
-      image: float32 (..., 3) in [0, 1].
-      sigma: standard deviation on the scale of 0 to 255.
-      rng: `numpy.random.Generator`.
-      mode: "uint8" clips to [0, 255] and truncates to integers, which lowers the mean by about
-        half a level and is what published numbers were made with; "float" adds the noise exactly,
-        without clipping.
+        image: float32 (..., 3) in [0, 1].
+        sigma: standard deviation on the scale of 0 to 255.
+        rng: `numpy.random.Generator`.
+        mode: "uint8" clips to [0, 255] and truncates to integers, which lowers the mean by about
+            half a level and is what published numbers were made with; "float" adds the noise
+            exactly, without clipping.
 
     Returns:
-      float32 of the picture's shape; in [0, 1] for "uint8", unbounded for "float".
+        float32 of the picture's shape; in [0, 1] for "uint8", unbounded for "float".
 
     Raises:
-      InputError: for another mode.
+        InputError: for another mode.
 
     Source: the protocol of AirNet, PromptIR and TextPromptIR (uint8 mode).
     """
@@ -118,16 +118,16 @@ def rain(image, rng, *, severity=None, angle=None, layers=None, veil=None):
     layers fall in nearly the same direction.
 
     Args:
-      image: float32 (H, W, 3) in [0, 1].
-      rng: `numpy.random.Generator`.
-      severity: from 0, a light shower, to 1, heavy rain; it sets how much the streaks cover and
-        hide. None draws it.
-      angle: mean direction in degrees from the vertical; None draws one, mostly within 30.
-      layers: 1, 2 or 3; None draws it, more for heavier rain.
-      veil: share of grey light mixed in, 0 to 0.1; None draws it in proportion to the severity.
+        image: float32 (H, W, 3) in [0, 1].
+        rng: `numpy.random.Generator`.
+        severity: from 0, a light shower, to 1, heavy rain; it sets how much the streaks cover and
+            hide. None draws it.
+        angle: mean direction in degrees from the vertical; None draws one, mostly within 30.
+        layers: 1, 2 or 3; None draws it, more for heavier rain.
+        veil: share of grey light mixed in, 0 to 0.1; None draws it in proportion to the severity.
 
     Returns:
-      float32 (H, W, 3) in [0, 1].
+        float32 (H, W, 3) in [0, 1].
 
     Source: our own; strengths are chosen to span light to heavy sets such as Rain100L and Rain100H.
     """
@@ -162,13 +162,13 @@ def haze(image, depth, airlight, beta):
     """Applies the scattering model I = J t + A (1 - t) with t = exp(-beta d).
 
     Args:
-      image: float32 (H, W, 3) in [0, 1], the clear picture J.
-      depth: float32 (H, W) >= 0, in the unit of 1 / beta.
-      airlight: A, one value or three in [0, 1].
-      beta: scattering coefficient >= 0.
+        image: float32 (H, W, 3) in [0, 1], the clear picture J.
+        depth: float32 (H, W) >= 0, in the unit of 1 / beta.
+        airlight: A, one value or three in [0, 1].
+        beta: scattering coefficient >= 0.
 
     Returns:
-      float32 (H, W, 3) in [0, 1].
+        float32 (H, W, 3) in [0, 1].
 
     Source: the atmospheric scattering model with which RESIDE (Li et al., 2019) was rendered.
     """
@@ -183,13 +183,13 @@ def synthetic_depth(shape, rng, window=None):
     up to a wavy skyline, the sky lies behind them; broad waves bend all of it.
 
     Args:
-      shape: (H, W) of the whole picture.
-      rng: `numpy.random.Generator`; the number of draws does not depend on shape or window.
-      window: (y, x, h, w) within the picture, or None for all of it.
+        shape: (H, W) of the whole picture.
+        rng: `numpy.random.Generator`; the number of draws does not depend on shape or window.
+        window: (y, x, h, w) within the picture, or None for all of it.
 
     Returns:
-      float32 (h, w), from 0.3 to 11 in the unit of 1 / beta. A window equals that part of the
-      whole map bit for bit and costs only its own pixels: each pixel is a function of its place.
+        float32 (h, w), from 0.3 to 11 in the unit of 1 / beta. A window equals that part of the
+        whole map bit for bit and costs only its own pixels: each pixel is a function of its place.
     """
     height, width = shape
     top, left, h, w = window if window is not None else (0, 0, height, width)
@@ -238,15 +238,15 @@ def random_haze(image, rng, window=None, shape=None, depth=None, tint=0.0):
     """Adds haze with airlight and density drawn from the values of OTS.
 
     Args:
-      image: float32 (h, w, 3) in [0, 1], the whole picture or a window of it.
-      rng: `numpy.random.Generator`.
-      window: (y, x, h, w) of `image` within the picture, or None.
-      shape: (H, W) of the picture; needed with a window.
-      depth: float32 (h, w) to use instead of a synthetic one.
-      tint: largest change of the airlight by channel, 0 for the grey light of OTS.
+        image: float32 (h, w, 3) in [0, 1], the whole picture or a window of it.
+        rng: `numpy.random.Generator`.
+        window: (y, x, h, w) of `image` within the picture, or None.
+        shape: (H, W) of the picture; needed with a window.
+        depth: float32 (h, w) to use instead of a synthetic one.
+        tint: largest change of the airlight by channel, 0 for the grey light of OTS.
 
     Returns:
-      float32 (h, w, 3) in [0, 1].
+        float32 (h, w, 3) in [0, 1].
     """
     airlight = rng.choice(AIRLIGHTS)
     beta = rng.choice(BETAS)
@@ -262,11 +262,12 @@ def motion_kernel(rng, length=None):
     The path keeps its heading for a while, bends, and runs now faster, now slower, as a hand does.
 
     Args:
-      rng: `numpy.random.Generator`; the number of draws does not depend on the length.
-      length: of the path in pixels; None draws one of `BLUR_LENGTHS`.
+        rng: `numpy.random.Generator`; the number of draws does not depend on the length.
+        length: of the path in pixels; None draws one of `BLUR_LENGTHS`.
 
     Returns:
-      float32 (k, k) with an odd k, at least 0, with the sum 1; the light's centre is in the middle.
+        float32 (k, k) with an odd k, at least 0, with the sum 1; the light's centre is in the
+            middle.
 
     Source: our own; the lengths span those of hand-held exposures as GoPro's averages show them.
     """
@@ -296,13 +297,13 @@ def motion_blur(image, rng, *, length=None, sigma=0.0):
     """Blurs a picture as a shaken exposure does; borders are reflected.
 
     Args:
-      image: float32 (H, W, C) in [0, 1].
-      rng: `numpy.random.Generator`.
-      length: see `motion_kernel`.
-      sigma: standard deviation of noise added afterwards, on the scale of 0 to 255; 0 for none.
+        image: float32 (H, W, C) in [0, 1].
+        rng: `numpy.random.Generator`.
+        length: see `motion_kernel`.
+        sigma: standard deviation of noise added afterwards, on the scale of 0 to 255; 0 for none.
 
     Returns:
-      float32 (H, W, C) in [0, 1].
+        float32 (H, W, C) in [0, 1].
     """
     import cv2
 
@@ -319,19 +320,19 @@ def degrade(image, task, rng, *, sigma=None, window=None, shape=None, noise_mode
     """Degrades a picture, or a window of one, for a task.
 
     Args:
-      image: float32 (h, w, 3) in [0, 1].
-      task: "noise", "rain", "haze" or "blur".
-      rng: `numpy.random.Generator`, for instance of `example_rng`.
-      sigma: noise level on the scale of 0 to 255; None draws one of 15, 25, 50.
-      window: (y, x, h, w) of `image` within its picture, for haze; None if it is all of it.
-      shape: (H, W) of that picture.
-      noise_mode: see `gaussian_noise`.
+        image: float32 (h, w, 3) in [0, 1].
+        task: "noise", "rain", "haze" or "blur".
+        rng: `numpy.random.Generator`, for instance of `example_rng`.
+        sigma: noise level on the scale of 0 to 255; None draws one of 15, 25, 50.
+        window: (y, x, h, w) of `image` within its picture, for haze; None if it is all of it.
+        shape: (H, W) of that picture.
+        noise_mode: see `gaussian_noise`.
 
     Returns:
-      float32 (h, w, 3).
+        float32 (h, w, 3).
 
     Raises:
-      InputError: for a task that cannot be synthesised.
+        InputError: for a task that cannot be synthesised.
     """
     if task == "noise":
         level = rng.choice(SIGMAS) if sigma is None else sigma

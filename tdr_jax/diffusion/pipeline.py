@@ -17,9 +17,9 @@ class Pipeline:
     """The parts that draw pictures from text.
 
     Attributes:
-      unet, vae, text_encoder: networks without their parameters.
-      scheduler: the contents of `scheduler_config.json`, for `diffusion.Schedule.from_config`.
-      tokenizer: transformers' CLIPTokenizer; None where there was none, as in single files.
+        unet, vae, text_encoder: networks without their parameters.
+        scheduler: the contents of `scheduler_config.json`, for `diffusion.Schedule.from_config`.
+        tokenizer: transformers' CLIPTokenizer; None where there was none, as in single files.
     """
 
     unet: models.Network
@@ -51,7 +51,7 @@ def load(path: Path, part: str | None = None, *, dtype: str = "float32", shardin
     """Reads a pipeline, or one part of it; see `weights.load`.
 
     Raises:
-      InputError: a file is missing, damaged, or of something else.
+        InputError: a file is missing, damaged, or of something else.
     """
     if part is not None and part not in PARTS:
         raise InputError(f"{path}: a pipeline has no part {part!r}; it has {', '.join(PARTS)}")
@@ -84,7 +84,7 @@ def load_tokenizer(path: Path):
     """Reads the tokenizer of a pipeline's folder, or the folder of a tokenizer itself.
 
     Raises:
-      InputError: it is missing or damaged.
+        InputError: it is missing or damaged.
     """
     from transformers import CLIPTokenizer
 

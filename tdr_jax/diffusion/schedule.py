@@ -112,7 +112,7 @@ class Schedule:
       rescale_betas_zero_snr: no signal is left at the last timestep (arXiv 2305.08891, alg. 1).
 
     Raises:
-      InputError: for a name or a number that is not supported.
+        InputError: for a name or a number that is not supported.
     """
 
     num_train_timesteps: int = 1000
@@ -163,14 +163,14 @@ class Schedule:
         """Reads the contents of a diffusers `scheduler_config.json`.
 
         Args:
-          config: the mapping; fields that concern neither the noise nor our samplers are ignored.
-          sampler: "ddim" or "dpm++": whose defaults stand for missing fields, as in diffusers'
-            `DDIMScheduler.from_config` and `DPMSolverMultistepScheduler.from_config`. None takes
-            the defaults of the class that the config names.
+            config: the mapping; fields that concern neither the noise nor our samplers are ignored.
+            sampler: "ddim" or "dpm++": whose defaults stand for missing fields, as in diffusers'
+                `DDIMScheduler.from_config` and `DPMSolverMultistepScheduler.from_config`. None
+                takes the defaults of the class that the config names.
 
         Raises:
-          InputError: for an unknown class, and for a field that would change the results in a way
-            that is not computed here (by `sampler`, or by either of the two if that is None).
+            InputError: for an unknown class, and for a field that would change the results in a way
+                that is not computed here (by `sampler`, or by either of the two if that is None).
         """
         named = config.get("_class_name", _CLASS_OF.get(sampler))
         if not isinstance(named, str) or named not in _CLASS_DEFAULTS:
@@ -225,13 +225,13 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) 
     """Adds noise: `sqrt(abar_t) x0 + sqrt(1 - abar_t) noise`.
 
     Args:
-      schedule: of the noise.
-      x0: (B, H, W, C), any float dtype.
-      t: (B,) or scalar int, 0 .. T - 1; what lies outside is not noticed.
-      noise: like x0, N(0, 1).
+        schedule: of the noise.
+        x0: (B, H, W, C), any float dtype.
+        t: (B,) or scalar int, 0 .. T - 1; what lies outside is not noticed.
+        noise: like x0, N(0, 1).
 
     Returns:
-      Like x0, computed in float32.
+        Like x0, computed in float32.
 
     Source: DDPM (arXiv 2006.11239), eq. 4.
     """
@@ -259,14 +259,14 @@ def to_x0_and_noise(
     """Splits a noisy picture into signal and noise by what the network says of it.
 
     Args:
-      schedule: of the noise; its prediction_type says what `output` is.
-      output: (B, H, W, C), the network's.
-      x_t: like output, the noisy picture.
-      t: (B,) or scalar int, 0 .. T - 1. Noise says nothing of x0 where no signal is left: with
-        prediction_type "epsilon" and rescale_betas_zero_snr, x0 is not finite at T - 1.
+        schedule: of the noise; its prediction_type says what `output` is.
+        output: (B, H, W, C), the network's.
+        x_t: like output, the noisy picture.
+        t: (B,) or scalar int, 0 .. T - 1. Noise says nothing of x0 where no signal is left: with
+            prediction_type "epsilon" and rescale_betas_zero_snr, x0 is not finite at T - 1.
 
     Returns:
-      (x0, noise), each like x_t, computed in float32; x0 is not clipped.
+        (x0, noise), each like x_t, computed in float32; x0 is not clipped.
     """
     signal, sigma = _levels(schedule, t, x_t)
     x, out = _float32(x_t, output)
@@ -281,16 +281,16 @@ def timesteps(schedule: Schedule, steps: int, sampler: str = "ddim") -> np.ndarr
     """The timesteps at which a sampler runs the network, as diffusers' `set_timesteps` gives them.
 
     Args:
-      schedule: its timestep_spacing, steps_offset and num_train_timesteps count.
-      steps: 1 .. T.
-      sampler: "ddim" or "dpm++", which space their steps differently.
+        schedule: its timestep_spacing, steps_offset and num_train_timesteps count.
+        steps: 1 .. T.
+        sampler: "ddim" or "dpm++", which space their steps differently.
 
     Returns:
-      int64 numpy (steps,), not rising. One difference: for "trailing" and some numbers of steps
-      (61 of 1000) rounding makes diffusers append a timestep -1, which is left out here.
+        int64 numpy (steps,), not rising. One difference: for "trailing" and some numbers of steps
+        (61 of 1000) rounding makes diffusers append a timestep -1, which is left out here.
 
     Raises:
-      InputError: for another sampler or number of steps.
+        InputError: for another sampler or number of steps.
     """
     _one_of("sampling", "sampler", sampler, SAMPLERS)
     total = schedule.num_train_timesteps
@@ -390,21 +390,21 @@ def sample(
     """Turns noise into samples by one `lax.scan` over the timesteps.
 
     Args:
-      denoise: `(x, t) -> output`: x float32 (B, h, w, C), t int32 scalar; the output, of x's shape
-        and any float dtype, is what the schedule's prediction_type says.
-      schedule: of the noise the network was trained with.
-      noise: (B, h, w, C), N(0, 1).
-      steps: how often the network runs, 1 .. T.
-      sampler: "ddim" or "dpm++" (DPM-Solver++ 2M, midpoint; never clips).
-      eta: DDIM's share of fresh noise, a Python number in [0, 1]: 0 is deterministic, 1 is DDPM.
-      key: for eta > 0; step i draws normal(fold_in(key, i)).
+        denoise: `(x, t) -> output`: x float32 (B, h, w, C), t int32 scalar; the output, of x's
+            shape and any float dtype, is what the schedule's prediction_type says.
+        schedule: of the noise the network was trained with.
+        noise: (B, h, w, C), N(0, 1).
+        steps: how often the network runs, 1 .. T.
+        sampler: "ddim" or "dpm++" (DPM-Solver++ 2M, midpoint; never clips).
+        eta: DDIM's share of fresh noise, a Python number in [0, 1]: 0 is deterministic, 1 is DDPM.
+        key: for eta > 0; step i draws normal(fold_in(key, i)).
 
     Returns:
-      float32 (B, h, w, C), the same for the same arguments.
+        float32 (B, h, w, C), the same for the same arguments.
 
     Raises:
-      InputError: for a sampler or a number of steps that cannot be had.
-      ValueError: for eta outside [0, 1], or above 0 without a key or with "dpm++".
+        InputError: for a sampler or a number of steps that cannot be had.
+        ValueError: for eta outside [0, 1], or above 0 without a key or with "dpm++".
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta={eta} is not within [0, 1]")
@@ -447,14 +447,14 @@ def guided(
     """Classifier-free guidance: steers away from what the network does without a prompt.
 
     Args:
-      denoise_batch: `(x, t, context) -> output`; runs once a step, on [uncond; context].
-      context: array or tree of arrays (B, ...), the prompt's.
-      uncond: of the same structure, the empty prompt's; (1, ...) serves a whole batch. Not looked
-        at where scale is 1.
-      scale: 1 is no guidance, and as a Python number runs the prompt's half alone.
+        denoise_batch: `(x, t, context) -> output`; runs once a step, on [uncond; context].
+        context: array or tree of arrays (B, ...), the prompt's.
+        uncond: of the same structure, the empty prompt's; (1, ...) serves a whole batch. Not looked
+            at where scale is 1.
+        scale: 1 is no guidance, and as a Python number runs the prompt's half alone.
 
     Returns:
-      `denoise(x, t)` for `sample`: `e_u + scale (e_c - e_u)`, float32.
+        `denoise(x, t)` for `sample`: `e_u + scale (e_c - e_u)`, float32.
 
     Source: arXiv 2207.12598, eq. 6 (scale = 1 + w).
     """

@@ -33,11 +33,11 @@ class Stack:
     """The parts that describe a picture in pseudo-words and draw one from them.
 
     Attributes:
-      networks: "unet", "vae", "text_encoder" and "image_encoder"; "image_to_text" and
-        "textual_restoration" where there are any. Without their parameters.
-      params: flat parameters of each part.
-      scheduler: the contents of `scheduler_config.json`.
-      tokenizer: transformers' CLIPTokenizer.
+        networks: "unet", "vae", "text_encoder" and "image_encoder"; "image_to_text" and
+            "textual_restoration" where there are any. Without their parameters.
+        params: flat parameters of each part.
+        scheduler: the contents of `scheduler_config.json`.
+        tokenizer: transformers' CLIPTokenizer.
     """
 
     networks: dict[str, models.Network]
@@ -80,19 +80,19 @@ def load(
     """Reads a stack.
 
     Args:
-      path: a folder, a shipped name, or a hub id, as `weights.load` takes them for a pipeline.
-      image_encoder: a vision tower of CLIP from elsewhere: whatever `weights.load` takes.
-      image_to_text: a mapper from elsewhere, the reference's `mapper_*.pt` among others.
-      textual_restoration: likewise.
-      dtype: of the parameters: "float32", "bfloat16" or "float16".
-      shardings: where parameters go, as in `weights.load`.
+        path: a folder, a shipped name, or a hub id, as `weights.load` takes them for a pipeline.
+        image_encoder: a vision tower of CLIP from elsewhere: whatever `weights.load` takes.
+        image_to_text: a mapper from elsewhere, the reference's `mapper_*.pt` among others.
+        textual_restoration: likewise.
+        dtype: of the parameters: "float32", "bfloat16" or "float16".
+        shardings: where parameters go, as in `weights.load`.
 
     Returns:
-      The stack. Without `image_to_text/` in the folder or given it has no such part, and likewise
-      without `textual_restoration/`.
+        The stack. Without `image_to_text/` in the folder or given it has no such part, and likewise
+        without `textual_restoration/`.
 
     Raises:
-      InputError: a part is missing, damaged, or of something else; or widths do not fit together.
+        InputError: a part is missing, damaged, or of something else; or widths do not fit together.
     """
     folder = weights.find(path)
     loaded = weights.load(folder, dtype=dtype, shardings=shardings)
@@ -150,11 +150,11 @@ def check(stack: Stack, where: str) -> None:
     """Compares the widths at which the parts meet.
 
     Args:
-      stack: any.
-      where: it came from, for the message.
+        stack: any.
+        where: it came from, for the message.
 
     Raises:
-      InputError: two parts do not fit together.
+        InputError: two parts do not fit together.
     """
     configs = {name: network.config for name, network in stack.networks.items()}
     vision, text, unet = (configs[name] for name in (IMAGE_ENCODER, "text_encoder", "unet"))
@@ -194,15 +194,15 @@ def save(folder: str | os.PathLike, stack: Stack, *, dtype: str = "float32") -> 
     """Writes a folder that `load` reads, and diffusers' StableDiffusionPipeline.
 
     Args:
-      folder: made if missing.
-      stack: to be written.
-      dtype: of the files: "float32", or "float16" or "bfloat16" for half the size.
+        folder: made if missing.
+        stack: to be written.
+        dtype: of the files: "float32", or "float16" or "bfloat16" for half the size.
 
     Returns:
-      The folder.
+        The folder.
 
     Raises:
-      InputError: the parts do not fit together, or it cannot be written.
+        InputError: the parts do not fit together, or it cannot be written.
     """
     folder = Path(folder)
     check(stack, str(folder))

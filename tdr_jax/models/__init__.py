@@ -357,7 +357,7 @@ class Network:
         """Calls a method of the network with these parameters; works under every jax transform.
 
         Raises:
-          ValueError: the names or shapes of `params` are not this network's.
+            ValueError: the names or shapes of `params` are not this network's.
         """
         graphdef, spec = self._split
         check(params, self.abstract_params(), f"network {self.name}")
@@ -387,7 +387,7 @@ def check(params, expected, what: str) -> None:
     """Compares names and shapes with the expected ones.
 
     Raises:
-      ValueError: lists every missing, unexpected and misshapen name at once.
+        ValueError: lists every missing, unexpected and misshapen name at once.
     """
     faults = [f"missing {name}" for name in expected if name not in params]
     faults += [f"unexpected {name}" for name in params if name not in expected]
@@ -409,7 +409,7 @@ def config_class(name: str) -> type:
     """Returns the dataclass of the network's config.
 
     Raises:
-      ValueError: the name is unknown.
+        ValueError: the name is unknown.
     """
     if name not in _REGISTRY:
         raise ValueError(f"no network {name!r}; there are: {', '.join(names())}")
@@ -421,11 +421,11 @@ def build(name: str, **overrides) -> Network:
     """Builds the network of that name.
 
     Args:
-      name: one of `names()`.
-      **overrides: fields of its config, under the reference's own names (lists become tuples).
+        name: one of `names()`.
+        **overrides: fields of its config, under the reference's own names (lists become tuples).
 
     Raises:
-      ValueError: the name, a field or what `remat` asks for is unknown.
+        ValueError: the name, a field or what `remat` asks for is unknown.
     """
     config = config_class(name)
     file, class_name, defaults = _REGISTRY[name]

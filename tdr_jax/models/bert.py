@@ -164,11 +164,11 @@ class Bert(nnx.Module):
         """Runs the encoder.
 
         Args:
-          token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
-          attention_mask: (B, T) bool or 0/1; 0 marks padding.
+            token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
+            attention_mask: (B, T) bool or 0/1; 0 marks padding.
 
         Returns:
-          (B, T, hidden_size) of the config's dtype; rows of padding hold no meaning.
+            (B, T, hidden_size) of the config's dtype; rows of padding hold no meaning.
         """
         x = self.embeddings(token_ids).astype(self.dtype)
         return self.encoder(x, attention_mask.astype(bool))
@@ -177,10 +177,10 @@ class Bert(nnx.Module):
         """Averages the hidden states of the tokens that are not padding.
 
         Args:
-          token_ids, attention_mask: as in `__call__`.
+            token_ids, attention_mask: as in `__call__`.
 
         Returns:
-          (B, hidden_size) float32, not normalised.
+            (B, hidden_size) float32, not normalised.
         """
         return mean(self(token_ids, attention_mask), attention_mask)
 
@@ -193,11 +193,11 @@ def mean(states, attention_mask):
     """Averages hidden states over the tokens that are not padding.
 
     Args:
-      states: (B, T, hidden_size).
-      attention_mask: (B, T) bool or 0/1.
+        states: (B, T, hidden_size).
+        attention_mask: (B, T) bool or 0/1.
 
     Returns:
-      (B, hidden_size) float32.
+        (B, hidden_size) float32.
     """
     weight = attention_mask.astype(jnp.float32)[..., None]
     return (states.astype(jnp.float32) * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)
@@ -217,13 +217,13 @@ def config_from_hf(config: Mapping) -> BertConfig:
     """Reads a Hugging Face BERT `config.json`.
 
     Args:
-      config: the decoded file.
+        config: the decoded file.
 
     Returns:
-      Our config; fields that do not change an encoder's output (dropout and so on) are not kept.
+        Our config; fields that do not change an encoder's output (dropout and so on) are not kept.
 
     Raises:
-      InputError: another architecture, or a variant of BERT that this encoder does not compute.
+        InputError: another architecture, or a variant of BERT that this encoder does not compute.
     """
     expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
     for field, value in expected.items():
@@ -263,15 +263,16 @@ def from_hf(config: BertConfig, state_dict: Mapping) -> dict[str, jax.Array]:
     """Turns a Hugging Face or sentence-transformers state dict into our parameters.
 
     Args:
-      config: sizes of the network.
-      state_dict: name -> array or CPU tensor; names may start with `bert.`, `0.auto_model.` or
-        `model.`, norms may say gamma and beta. Pooler, position ids, pretraining heads are ignored.
+        config: sizes of the network.
+        state_dict: name -> array or CPU tensor; names may start with `bert.`, `0.auto_model.` or
+            `model.`, norms may say gamma and beta. Pooler, position ids, pretraining heads are
+            ignored.
 
     Returns:
-      Flat dict of float32 arrays; half precision is widened.
+        Flat dict of float32 arrays; half precision is widened.
 
     Raises:
-      InputError: names every missing, unexpected and wrongly shaped tensor.
+        InputError: names every missing, unexpected and wrongly shaped tensor.
     """
     given = {}
     for name, value in state_dict.items():
@@ -306,15 +307,15 @@ def to_hf(config: BertConfig, params: Mapping, prefix: str = "") -> dict[str, np
     """Turns our parameters into a state dict that `transformers.BertModel` loads.
 
     Args:
-      config: sizes of the network.
-      params: flat dict as returned by `from_hf` or `init`.
-      prefix: put before each name, for instance "bert.".
+        config: sizes of the network.
+        params: flat dict as returned by `from_hf` or `init`.
+        prefix: put before each name, for instance "bert.".
 
     Returns:
-      Name -> contiguous float32 array, without pooler.
+        Name -> contiguous float32 array, without pooler.
 
     Raises:
-      ValueError: names every parameter that is missing, not expected or of the wrong shape.
+        ValueError: names every parameter that is missing, not expected or of the wrong shape.
     """
     check(params, _abstract(config), "this BERT")
     table = _sources(config)

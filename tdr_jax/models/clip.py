@@ -103,11 +103,11 @@ def normalise(pictures: jax.Array) -> jax.Array:
     """Turns pictures into the pixel values that CLIP's vision tower reads.
 
     Args:
-      pictures: (..., 3), RGB in [0, 1].
+        pictures: (..., 3), RGB in [0, 1].
 
     Returns:
-      The same shape, float32: the mean of CLIP's training pictures taken off, their standard
-      deviation divided out.
+        The same shape, float32: the mean of CLIP's training pictures taken off, their standard
+        deviation divided out.
     """
     mean, std = jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32)
     return (pictures - mean) / std
@@ -124,7 +124,7 @@ class Patches(layers.Conv):
         """(B, H, W, 3) -> (B, H // side, W // side, C); the rest on the right and below is cut off.
 
         Raises:
-          InputError: not RGB pictures, or smaller than one patch.
+            InputError: not RGB pictures, or smaller than one patch.
         """
         side = self.stride
         if pictures.ndim != 4 or pictures.shape[-1] != 3:
@@ -148,13 +148,13 @@ def add_positions(token: jax.Array, patches: jax.Array, positions: jax.Array) ->
     """Puts the class token before the patches and adds the embeddings of their positions.
 
     Args:
-      token: (C,).
-      patches: (B, h, w, C).
-      positions: (1 + n * n, C) float32, the token's first; those of the patches are resized from
-        n x n to h x w as torch's bicubic interpolation does, without antialiasing.
+        token: (C,).
+        patches: (B, h, w, C).
+        positions: (1 + n * n, C) float32, the token's first; those of the patches are resized from
+            n x n to h x w as torch's bicubic interpolation does, without antialiasing.
 
     Returns:
-      (B, 1 + h * w, C) of the patches' dtype.
+        (B, 1 + h * w, C) of the patches' dtype.
     """
     batch, height, width, features = patches.shape
     side = math.isqrt(positions.shape[0] - 1)
@@ -282,13 +282,13 @@ class ClipText(nnx.Module):
         """Runs the tower.
 
         Args:
-          token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
+            token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
 
         Returns:
-          (B, T, hidden_size) of the config's dtype: the last layer's output, normalised.
+            (B, T, hidden_size) of the config's dtype: the last layer's output, normalised.
 
         Raises:
-          InputError: more tokens than positions.
+            InputError: more tokens than positions.
         """
         return self.from_embeddings(self.embed(token_ids))
 
@@ -296,10 +296,10 @@ class ClipText(nnx.Module):
         """Looks tokens up.
 
         Args:
-          token_ids: (B, T) integers in [0, vocab_size).
+            token_ids: (B, T) integers in [0, vocab_size).
 
         Returns:
-          (B, T, hidden_size) of the config's dtype, positions not added.
+            (B, T, hidden_size) of the config's dtype, positions not added.
         """
         return self.embeddings.token_embedding.weight[...][token_ids].astype(self.dtype)
 
@@ -307,14 +307,14 @@ class ClipText(nnx.Module):
         """Runs the tower on tokens that were looked up, or made, elsewhere.
 
         Args:
-          embeddings: (B, T, hidden_size), positions not added: `embed`'s, some of them replaced by
-            pseudo-words.
+            embeddings: (B, T, hidden_size), positions not added: `embed`'s, some of them replaced
+                by pseudo-words.
 
         Returns:
-          As `__call__`.
+            As `__call__`.
 
         Raises:
-          InputError: more tokens than positions.
+            InputError: more tokens than positions.
         """
         return self.final_layer_norm(self.encoder(self._start(embeddings)))
 
@@ -322,14 +322,14 @@ class ClipText(nnx.Module):
         """Runs the tower and keeps what every layer gives.
 
         Args:
-          token_ids: as in `__call__`.
+            token_ids: as in `__call__`.
 
         Returns:
-          (num_hidden_layers + 1, B, T, hidden_size) of the config's dtype: tokens with positions,
-          then the output of each layer, the last not normalised either.
+            (num_hidden_layers + 1, B, T, hidden_size) of the config's dtype: tokens with positions,
+            then the output of each layer, the last not normalised either.
 
         Raises:
-          InputError: more tokens than positions.
+            InputError: more tokens than positions.
         """
         return self.encoder.states(self._start(self.embed(token_ids)))
 
@@ -337,14 +337,14 @@ class ClipText(nnx.Module):
         """Takes the state at the token that ends the text, which has seen all of it.
 
         Args:
-          token_ids: as in `__call__`. The end is the first `eos_token_id`, or the first token if
-            there is none; with an `eos_token_id` of 2, the first of the highest ids.
+            token_ids: as in `__call__`. The end is the first `eos_token_id`, or the first token if
+                there is none; with an `eos_token_id` of 2, the first of the highest ids.
 
         Returns:
-          (B, hidden_size) of the config's dtype, normalised.
+            (B, hidden_size) of the config's dtype, normalised.
 
         Raises:
-          InputError: more tokens than positions.
+            InputError: more tokens than positions.
         """
         is_end = self.eos_token_id == token_ids
         end = (token_ids if self.eos_token_id == 2 else is_end).argmax(-1)
@@ -354,13 +354,13 @@ class ClipText(nnx.Module):
         """Carries texts into the space that both towers share.
 
         Args:
-          token_ids: as in `pooled`.
+            token_ids: as in `pooled`.
 
         Returns:
-          (B, projection_dim) of the config's dtype, not scaled to unit length.
+            (B, projection_dim) of the config's dtype, not scaled to unit length.
 
         Raises:
-          InputError: built without projection, or more tokens than positions.
+            InputError: built without projection, or more tokens than positions.
         """
         return _projection(self.text_projection)(self.pooled(token_ids))
 
@@ -404,15 +404,15 @@ class ClipVision(nnx.Module):
         """Runs the tower.
 
         Args:
-          pictures: (B, H, W, 3) RGB as `normalise` gives them; any size from one patch on. What is
-            left over of whole patches is cut off, positions are resized to the size.
+            pictures: (B, H, W, 3) RGB as `normalise` gives them; any size from one patch on. What
+                is left over of whole patches is cut off, positions are resized to the size.
 
         Returns:
-          The last layer's output, (B, 1 + h * w, hidden_size), class token first, not normalised;
-          and the normalised class token, (B, hidden_size). Both of the config's dtype.
+            The last layer's output, (B, 1 + h * w, hidden_size), class token first, not normalised;
+            and the normalised class token, (B, hidden_size). Both of the config's dtype.
 
         Raises:
-          InputError: not RGB pictures, or smaller than one patch.
+            InputError: not RGB pictures, or smaller than one patch.
         """
         x = self.encoder(self._start(pictures))
         return x, self.post_layernorm(x[:, 0])
@@ -421,14 +421,14 @@ class ClipVision(nnx.Module):
         """Runs the tower and keeps what every layer gives.
 
         Args:
-          pictures: as in `__call__`.
+            pictures: as in `__call__`.
 
         Returns:
-          (num_hidden_layers + 1, B, 1 + h * w, hidden_size) of the config's dtype: the normalised
-          embeddings, then the output of each layer.
+            (num_hidden_layers + 1, B, 1 + h * w, hidden_size) of the config's dtype: the normalised
+            embeddings, then the output of each layer.
 
         Raises:
-          InputError: not RGB pictures, or smaller than one patch.
+            InputError: not RGB pictures, or smaller than one patch.
         """
         return self.encoder.states(self._start(pictures))
 
@@ -436,13 +436,13 @@ class ClipVision(nnx.Module):
         """Carries pictures into the space that both towers share.
 
         Args:
-          pictures: as in `__call__`.
+            pictures: as in `__call__`.
 
         Returns:
-          (B, projection_dim) of the config's dtype, not scaled to unit length.
+            (B, projection_dim) of the config's dtype, not scaled to unit length.
 
         Raises:
-          InputError: built without projection, not RGB pictures, or smaller than one patch.
+            InputError: built without projection, not RGB pictures, or smaller than one patch.
         """
         return _projection(self.visual_projection)(self(pictures)[1])
 

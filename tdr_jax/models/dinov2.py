@@ -159,16 +159,16 @@ class Dinov2(nnx.Module):
         """Runs the network.
 
         Args:
-          pictures: (B, H, W, 3) RGB with ImageNet's mean (0.485, 0.456, 0.406) taken off and its
-            standard deviation (0.229, 0.224, 0.225) divided out; any size from one patch on. What
-            is left over of whole patches is cut off, positions are resized to the size.
+            pictures: (B, H, W, 3) RGB with ImageNet's mean (0.485, 0.456, 0.406) taken off and its
+                standard deviation (0.229, 0.224, 0.225) divided out; any size from one patch on.
+                What is left over of whole patches is cut off, positions are resized to the size.
 
         Returns:
-          (B, 1 + h * w, hidden_size) normalised, class token first; and that token,
-          (B, hidden_size). Both of the config's dtype.
+            (B, 1 + h * w, hidden_size) normalised, class token first; and that token,
+            (B, hidden_size). Both of the config's dtype.
 
         Raises:
-          InputError: not RGB pictures, or smaller than one patch.
+            InputError: not RGB pictures, or smaller than one patch.
         """
         x = self.embeddings(pictures.astype(self.dtype))
         x = self.layernorm(self.encoder(x))
@@ -178,13 +178,13 @@ class Dinov2(nnx.Module):
         """Computes the features of each patch, in their places.
 
         Args:
-          pictures: as in `__call__`.
+            pictures: as in `__call__`.
 
         Returns:
-          (B, H // patch_size, W // patch_size, hidden_size) normalised, of the config's dtype.
+            (B, H // patch_size, W // patch_size, hidden_size) normalised, of the config's dtype.
 
         Raises:
-          InputError: not RGB pictures, or smaller than one patch.
+            InputError: not RGB pictures, or smaller than one patch.
         """
         x = self(pictures)[0][:, 1:]
         height, width = (side // self.patch_size for side in pictures.shape[1:3])

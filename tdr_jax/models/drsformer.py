@@ -115,9 +115,9 @@ class PairConv(nnx.Module):
         """Computes relu of some outputs from the two inputs of each.
 
         Args:
-          first, second: (B, H, W, n) for the n outputs.
-          order: which of the two inputs each is.
-          features: the n outputs.
+            first, second: (B, H, W, n) for the n outputs.
+            order: which of the two inputs each is.
+            features: the n outputs.
         """
         kernel = self.kernel[...][..., features].astype(first.dtype)
         y = ops.depthwise(first, kernel[:, :, order[0]])
@@ -321,12 +321,12 @@ class DRSformer(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, inp_channels) in [0, 1], of any size.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not; the first
-            level's experts have run by then.
+            images: (B, H, W, inp_channels) in [0, 1], of any size.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not; the first
+                level's experts have run by then.
 
         Returns:
-          float32 (B, H, W, out_channels), not clipped.
+            float32 (B, H, W, out_channels), not clipped.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

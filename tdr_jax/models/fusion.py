@@ -116,12 +116,12 @@ class Fusion(nnx.Module):
         """Joins the features of one level.
 
         Args:
-          level, x, *context: as of `layers.keep`.
-          guidance: (B, H', W', D), at least as large as x; what is over is cut off.
-          training: whether running statistics follow the batch.
+            level, x, *context: as of `layers.keep`.
+            guidance: (B, H', W', D), at least as large as x; what is over is cut off.
+            training: whether running statistics follow the batch.
 
         Returns:
-          what x becomes, and the new running statistics by name.
+            what x becomes, and the new running statistics by name.
         """
         _, height, width, channels = x.shape
         joined = jnp.concatenate([x, guidance[:, :height, :width].astype(x.dtype)], -1)

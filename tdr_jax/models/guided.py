@@ -30,23 +30,24 @@ class GuidedConfig:
     """A backbone and what guides it, under the reference's names where it has them.
 
     Args:
-      backbone: one of `models.names()`, of a network that restores pictures.
-      overrides: names and values of the backbone's config; `models.build` puts those of its
-        arguments here that are not fields of this class.
-      nf: width of the reference encoder's first level; 0 becomes the backbone's, as published.
-      n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
-      reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
-        one at NAFNet's bottleneck.
-      lr_block_size: side of a block that is looked for as a whole, on the deepest level.
-      ref_down_block_size: of the window it is looked for in; see `matching.match`.
-      dtype: of the computation, also the backbone's; so are the following.
-      remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
-      scan_unroll: blocks per scan iteration.
-      parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
+        backbone: one of `models.names()`, of a network that restores pictures.
+        overrides: names and values of the backbone's config; `models.build` puts those of its
+            arguments here that are not fields of this class.
+        nf: width of the reference encoder's first level; 0 becomes the backbone's, as published.
+        n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
+        reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
+            one at NAFNet's bottleneck.
+        lr_block_size: side of a block that is looked for as a whole, on the deepest level.
+        ref_down_block_size: of the window it is looked for in; see `matching.match`.
+        dtype: of the computation, also the backbone's; so are the following.
+        remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
+        scan_unroll: blocks per scan iteration.
+        parts: a stage works on the batch in so many parts, one after the other; deeper ones in
+            fewer.
 
     Raises:
-      InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
-        are too small.
+        InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
+            are too small.
     """
 
     backbone: str = "nafnet"
@@ -147,15 +148,15 @@ class Guided(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          degraded: (B, H, W, C) in [0, 1], of any size.
-          guidance: (B, h, w, 3) in [0, 1], of any other size.
-          *sentence: (B, text_dim), for a backbone that reads one.
+            degraded: (B, H, W, C) in [0, 1], of any size.
+            guidance: (B, h, w, 3) in [0, 1], of any other size.
+            *sentence: (B, text_dim), for a backbone that reads one.
 
         Returns:
-          float32 (B, H, W, C_out), not clipped.
+            float32 (B, H, W, C_out), not clipped.
 
         Raises:
-          InputError: the pictures do not go together or with the network.
+            InputError: the pictures do not go together or with the network.
         """
         fuse, _ = self._guide(degraded, guidance, training=False)
         return self.base(degraded, *sentence, fuse=fuse)
@@ -164,12 +165,12 @@ class Guided(nnx.Module):
         """Restores a batch with the statistics of the batch.
 
         Args:
-          degraded, guidance, *sentence: as of the call; for SFNet the sides of `degraded` are
-            multiples of `config.multiple`, and B is at least 2.
+            degraded, guidance, *sentence: as of the call; for SFNet the sides of `degraded` are
+                multiples of `config.multiple`, and B is at least 2.
 
         Returns:
-          the pictures, full size first, as the backbone's own `training` gives them or one alone,
-          and the new running statistics by their dotted names.
+            the pictures, full size first, as the backbone's own `training` gives them or one alone,
+            and the new running statistics by their dotted names.
         """
         fuse, fused = self._guide(degraded, guidance, training=True)
         if not hasattr(self.base, "training"):
@@ -181,10 +182,10 @@ class Guided(nnx.Module):
         """Tells how alike what was found in the guidance is to each place of the picture.
 
         Args:
-          degraded, guidance: as of the call.
+            degraded, guidance: as of the call.
 
         Returns:
-          float32 (B, H, W), cosines.
+            float32 (B, H, W), cosines.
         """
         _, height, width, _ = degraded.shape
         cosines = self._match(degraded, guidance)[0].confidence
@@ -203,11 +204,12 @@ class Guided(nnx.Module):
         """Encodes pictures as they are seen when they are matched.
 
         Args:
-          images: (B, H, W, C) in [0, 1]: grey, colour, or two views, of which the left one is seen.
+            images: (B, H, W, C) in [0, 1]: grey, colour, or two views, of which the left one is
+                seen.
 
         Returns:
-          the features of each level, the largest first, of the pictures padded with zeros to whole
-          blocks of the deepest.
+            the features of each level, the largest first, of the pictures padded with zeros to
+            whole blocks of the deepest.
         """
         images = images[..., :3]
         if images.shape[-1] == 1:
@@ -247,14 +249,14 @@ def with_base(params: models.Params, base_params: models.Params) -> models.Param
     """Puts a trained backbone into a guided network.
 
     Args:
-      params: of the guided network.
-      base_params: of its backbone, under that network's own names.
+        params: of the guided network.
+        base_params: of its backbone, under that network's own names.
 
     Returns:
-      a dict with the parameters of both.
+        a dict with the parameters of both.
 
     Raises:
-      InputError: the names or shapes are not those of the guided network's backbone.
+        InputError: the names or shapes are not those of the guided network's backbone.
     """
     prefix = "base."
     given = {prefix + name: value for name, value in base_params.items()}

@@ -102,9 +102,9 @@ def _mlps(count: int, inputs: int, hidden: int, outputs: int, *, silent: bool = 
     """One perceptron a word, stacked on a leading axis, under the indices of torch's Sequential.
 
     Args:
-      count: number of words.
-      inputs, hidden, outputs: widths.
-      silent: the last layer starts at zero.
+        count: number of words.
+        inputs, hidden, outputs: widths.
+        silent: the last layer starts at zero.
     """
 
     def one():
@@ -141,10 +141,10 @@ def _per_word(function, stacks: tuple[nnx.Dict, ...], words, *, policy: bool | s
     """Applies `function(mlps, word)` with each word's perceptrons: (N, ...) -> (N, ...).
 
     Args:
-      function: of the tuple of one word's perceptrons and of that word.
-      stacks: of the perceptrons.
-      words: (N, ...), or None where the function needs none.
-      policy: unless it is "none" one word after the other, each kept as it says.
+        function: of the tuple of one word's perceptrons and of that word.
+        stacks: of the perceptrons.
+        words: (N, ...), or None where the function needs none.
+        policy: unless it is "none" one word after the other, each kept as it says.
     """
     graphdefs, params = zip(*(nnx.split(stack) for stack in stacks), strict=True)
 
@@ -203,14 +203,14 @@ class ImageToText(nnx.Module):
         """Makes the words of pictures.
 
         Args:
-          hidden: (B, 1 + P, input_dim), the last hidden state of CLIP's vision tower, not
-            normalised: class token, then the patches.
+            hidden: (B, 1 + P, input_dim), the last hidden state of CLIP's vision tower, not
+                normalised: class token, then the patches.
 
         Returns:
-          (B, num_words, output_dim) of the config's dtype, token embeddings for `inject`.
+            (B, num_words, output_dim) of the config's dtype, token embeddings for `inject`.
 
         Raises:
-          InputError: `hidden` has another shape.
+            InputError: `hidden` has another shape.
         """
         config = self.config
         if hidden.ndim != 3 or hidden.shape[1] < 2 or hidden.shape[2] != config.input_dim:
@@ -247,15 +247,15 @@ class TextualRestoration(nnx.Module):
         """Restores words.
 
         Args:
-          words: (B, num_words, input_dim) of `ImageToText`.
-          task: (B,) or () integers in [0, tasks), the degradation of each picture; None without
-            `tasks`.
+            words: (B, num_words, input_dim) of `ImageToText`.
+            task: (B,) or () integers in [0, tasks), the degradation of each picture; None without
+                `tasks`.
 
         Returns:
-          (B, num_words, input_dim) of the config's dtype.
+            (B, num_words, input_dim) of the config's dtype.
 
         Raises:
-          InputError: `words` have another shape, or `task` is missing or unasked for.
+            InputError: `words` have another shape, or `task` is missing or unasked for.
         """
         config = self.config
         if words.ndim != 3 or words.shape[1:] != (config.num_words, config.input_dim):
@@ -291,7 +291,7 @@ def cross_attention(of) -> tuple[tuple[str, int], ...]:
     """Returns the attentions to the context of a UNet, sorted, for `ImageToTextConfig`.
 
     Args:
-      of: the network, its flat parameters, or their shapes by name.
+        of: the network, its flat parameters, or their shapes by name.
     """
     shapes = of.abstract_params() if hasattr(of, "abstract_params") else of
     keys = [name for name in unet.kv_names(shapes) if name.endswith(".to_k.kernel")]
@@ -309,11 +309,11 @@ def with_kv(
     """Returns the parameters of an `ImageToText` with the UNet's own keys and values in them.
 
     Args:
-      params: flat parameters of the `ImageToText`.
-      unet_params: those of the UNet.
+        params: flat parameters of the `ImageToText`.
+        unet_params: those of the UNet.
 
     Raises:
-      InputError: the UNet attends to its context elsewhere, or with other widths.
+        InputError: the UNet attends to its context elsewhere, or with other widths.
     """
     copies = kv(params)
     own = {name: unet_params[name] for name in unet.kv_names(unet_params)}
@@ -333,16 +333,16 @@ def inject(embeddings: jax.Array, words: jax.Array, positions) -> jax.Array:
     """Puts words where the placeholder of each prompt stands.
 
     Args:
-      embeddings: (B, T, C) or (1, T, C) token embeddings without positions.
-      words: (B, N, C), N at most T.
-      positions: (B,) or () integers, where the placeholder stands.
+        embeddings: (B, T, C) or (1, T, C) token embeddings without positions.
+        words: (B, N, C), N at most T.
+        positions: (B,) or () integers, where the placeholder stands.
 
     Returns:
-      (B, T, C) of the embeddings' dtype: the words from the placeholder on, then what stood behind
-      it, N - 1 places further; what no longer fits is dropped.
+        (B, T, C) of the embeddings' dtype: the words from the placeholder on, then what stood
+        behind it, N - 1 places further; what no longer fits is dropped.
 
     Raises:
-      InputError: the shapes do not fit each other.
+        InputError: the shapes do not fit each other.
     """
     length, count = embeddings.shape[1], words.shape[1]
     fits = len(embeddings) in (1, len(words)) and count <= length

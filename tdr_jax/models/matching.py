@@ -32,9 +32,10 @@ class Match:
     """What was found for each position of the query, and how sure that is.
 
     Attributes:
-      rows, columns: int32 (B, H, W), centre of the matched 3x3 patch, which lies on the reference.
-      confidence: float32 (B, H, W) in [-1, 1], the cosine of the two patches.
-      reference: height and width of the reference that the rows and columns count.
+        rows, columns: int32 (B, H, W), centre of the matched 3x3 patch, which lies on the
+            reference.
+        confidence: float32 (B, H, W) in [-1, 1], the cosine of the two patches.
+        reference: height and width of the reference that the rows and columns count.
     """
 
     rows: jax.Array
@@ -54,18 +55,19 @@ def match(
     """Finds the patch of the reference that is most alike to each patch of the query.
 
     Args:
-      query: (B, H, W, C); H and W are multiples of `block`.
-      reference: (B, Hr, Wr, C), 3x3 or more.
-      block: side of the query's blocks; the patches of one are looked for in one window.
-      ratio: of a window's side to the block's share of the reference.
-      dilations: of the 3x3 samples around a block's middle that place its window; all count alike
-        and stay within the block.
+        query: (B, H, W, C); H and W are multiples of `block`.
+        reference: (B, Hr, Wr, C), 3x3 or more.
+        block: side of the query's blocks; the patches of one are looked for in one window.
+        ratio: of a window's side to the block's share of the reference.
+        dilations: of the 3x3 samples around a block's middle that place its window; all count alike
+            and stay within the block.
 
     Returns:
-      The match, computed in float32. Its confidence has gradients, the first of equal cosines wins.
+        The match, computed in float32. Its confidence has gradients, the first of equal cosines
+            wins.
 
     Raises:
-      InputError: the query is not made of whole blocks, or the reference holds no patch.
+        InputError: the query is not made of whole blocks, or the reference holds no patch.
     """
     (height, width), sides = query.shape[1:3], reference.shape[1:3]
     if height % block or width % block:
@@ -147,13 +149,13 @@ def alignment(query, reference, *, temperature: float = 0.1, step: int = 2) -> j
     """Tells how far patches are from being most alike to the one at their own place.
 
     Args:
-      query, reference: (B, H, W, C), features of one scene in two states.
-      temperature: of the softmax over all patches of the reference.
-      step: between the patches of the query that are asked, down and across; neighbours would
-        answer much alike.
+        query, reference: (B, H, W, C), features of one scene in two states.
+        temperature: of the softmax over all patches of the reference.
+        step: between the patches of the query that are asked, down and across; neighbours would
+            answer much alike.
 
     Returns:
-      the mean cross-entropy in nats, a float32 scalar.
+        the mean cross-entropy in nats, a float32 scalar.
 
     Source: InfoNCE (arXiv 1807.03748), with the cosines of `match`.
     """
@@ -278,16 +280,16 @@ def transfer(features: jax.Array, match: Match, *, block: int = 8) -> jax.Array:
     are averaged, and the confidence, enlarged bilinearly within the block, weighs the result.
 
     Args:
-      features: (B, s Hr, s Wr, D), s whole: a level of the reference whose cells of s x s pixels
-        belong to the positions that were matched.
-      match: of (B, H, W) positions with a reference of (Hr, Wr).
-      block: as for `match`.
+        features: (B, s Hr, s Wr, D), s whole: a level of the reference whose cells of s x s pixels
+            belong to the positions that were matched.
+        match: of (B, H, W) positions with a reference of (Hr, Wr).
+        block: as for `match`.
 
     Returns:
-      (B, s H, s W, D) of the features' dtype.
+        (B, s H, s W, D) of the features' dtype.
 
     Raises:
-      InputError: the features do not have the reference's proportions.
+        InputError: the features do not have the reference's proportions.
     """
     sides, reference = features.shape[1:3], match.reference
     scale = sides[0] // reference[0]
@@ -329,7 +331,7 @@ def _overlaps(sides, block):
     """Which of the nine patches around each position are its block's, and one over their number.
 
     Returns:
-      bool (9, H, W) and float32 (H, W).
+        bool (9, H, W) and float32 (H, W).
     """
     places = [np.arange(side) % block for side in sides]
     within = [

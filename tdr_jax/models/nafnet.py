@@ -103,10 +103,10 @@ def scaled(linear: layers.Linear, x, out_scale, in_scale=None):
     """Computes out_scale * linear(in_scale * x) by scaling the kernel.
 
     Args:
-      linear: of C to D features.
-      x: (B, H, W, C).
-      out_scale: float32 (D,).
-      in_scale: float32 (B, C), or None for ones.
+        linear: of C to D features.
+        x: (B, H, W, C).
+        out_scale: float32 (D,).
+        in_scale: float32 (B, C), or None for ones.
     """
     b, h, w, c = x.shape
     kernel = (linear.kernel[...] * out_scale)[None]
@@ -152,12 +152,13 @@ class NAFNet(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, img_channel) in [0, 1], any size: zeros fill the lower and right edge up
-            to multiples of `config.multiple`, as in the reference, and are cut off at the end.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
+            images: (B, H, W, img_channel) in [0, 1], any size: zeros fill the lower and right edge
+                up to multiples of `config.multiple`, as in the reference, and are cut off at the
+                end.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-          float32 (B, H, W, img_channel), not clipped.
+            float32 (B, H, W, img_channel), not clipped.
         """
         fuse = fuse or layers.keep
         _, height, width, _ = images.shape

@@ -58,10 +58,10 @@ class PromptGenBlock(nnx.Module):
     """Makes a prompt for some features: a mixture of learned pictures, resized and filtered.
 
     Args:
-      prompt_dim: channels of the pictures.
-      prompt_len: how many pictures.
-      prompt_size: their side.
-      lin_dim: channels of the features.
+        prompt_dim: channels of the pictures.
+        prompt_len: how many pictures.
+        prompt_size: their side.
+        lin_dim: channels of the features.
     """
 
     def __init__(self, prompt_dim: int, prompt_len: int, prompt_size: int, lin_dim: int):
@@ -82,11 +82,11 @@ def resize(x: jax.Array, height: int, width: int) -> jax.Array:
     """Bilinear resize as torch's `interpolate`: half-pixel centres, no antialias, any two sizes.
 
     Args:
-      x: (B, H, W, C).
-      height, width: of the result.
+        x: (B, H, W, C).
+        height, width: of the result.
 
     Returns:
-      (B, height, width, C).
+        (B, height, width, C).
     """
     rows, columns = _interpolation(x.shape[1], height), _interpolation(x.shape[2], width)
     return jnp.einsum("ip,bpqc,jq->bijc", rows, x, columns)
@@ -156,12 +156,12 @@ class PromptIR(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
-            to multiples of `config.multiple`.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
+            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
+                reflection to multiples of `config.multiple`.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-          float32 (B, H, W, out_channels), not clipped.
+            float32 (B, H, W, out_channels), not clipped.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

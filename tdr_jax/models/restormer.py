@@ -81,12 +81,12 @@ class Restormer(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
-            to multiples of `config.multiple`, as the reference's test scripts do.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not.
+            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
+                reflection to multiples of `config.multiple`, as the reference's test scripts do.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-          float32 (B, H, W, out_channels), not clipped.
+            float32 (B, H, W, out_channels), not clipped.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

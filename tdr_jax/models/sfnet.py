@@ -37,17 +37,18 @@ class SFNetConfig:
     """Hyper-parameters under the reference's names; the defaults are the published network.
 
     Args:
-      mode: ("train", anything) takes means over the whole picture; ("test", data set) over the
-        window that the paper chose for that data set, and changes no parameter.
-      num_res: residual blocks a level, the one with the filters included.
-      base_channel: features at full resolution; a multiple of 16.
-      dtype: of the computation.
-      remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
-      scan_unroll: blocks per scan iteration.
-      parts: a stage works on the batch in so many parts, one after the other; deeper ones in fewer.
+        mode: ("train", anything) takes means over the whole picture; ("test", data set) over the
+            window that the paper chose for that data set, and changes no parameter.
+        num_res: residual blocks a level, the one with the filters included.
+        base_channel: features at full resolution; a multiple of 16.
+        dtype: of the computation.
+        remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
+        scan_unroll: blocks per scan iteration.
+        parts: a stage works on the batch in so many parts, one after the other; deeper ones in
+            fewer.
 
     Raises:
-      ValueError: the mode or the data set is unknown, or the channels do not split.
+        ValueError: the mode or the data set is unknown, or the channels do not split.
     """
 
     mode: tuple[str, str] = ("train", "")
@@ -173,7 +174,7 @@ class BatchNorm(nnx.Module):
         """Returns the normalised values and, in training, the new running statistics.
 
         Raises:
-          ValueError: training with a batch of one, whose variance says nothing.
+            ValueError: training with a batch of one, whose variance says nothing.
         """
         mean, variance, running = self.running_mean[...], self.running_var[...], {}
         if training:
@@ -214,9 +215,9 @@ class DynamicFilter(nnx.Module):
     """Splits features by a low-pass filter that it predicts, then recombines them (MDSF).
 
     Args:
-      channels: of the features; they share filters in 8 groups.
-      size: side of the filters.
-      base_size: of the pooling window; see `pool`.
+        channels: of the features; they share filters in 8 groups.
+        size: side of the filters.
+        base_size: of the pooling window; see `pool`.
     """
 
     groups = 8
@@ -470,12 +471,12 @@ class SFNet(nnx.Module):
         """Restores a batch of pictures with the running statistics.
 
         Args:
-          images: (B, H, W, 3) in [0, 1], of any size: padded by reflection inside.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not; smaller
-            copies of the input join the features after it.
+            images: (B, H, W, 3) in [0, 1], of any size: padded by reflection inside.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not; smaller
+                copies of the input join the features after it.
 
         Returns:
-          float32 (B, H, W, 3), not clipped.
+            float32 (B, H, W, 3), not clipped.
         """
         padded = layers.pad_to_multiple(images, self.config.multiple)
         outputs, _ = self._scales(padded, fuse, training=False)
@@ -487,15 +488,15 @@ class SFNet(nnx.Module):
         """Restores a batch at three scales with the statistics of the batch.
 
         Args:
-          images: (B, H, W, 3) in [0, 1]; H and W multiples of `config.multiple`, B at least 2.
-          fuse: as of the call.
+            images: (B, H, W, 3) in [0, 1]; H and W multiples of `config.multiple`, B at least 2.
+            fuse: as of the call.
 
         Returns:
-          The pictures, float32 (B, H, W, 3), (B, H/2, W/2, 3) and (B, H/4, W/4, 3), and the new
-          values of the running statistics by their dotted names.
+            The pictures, float32 (B, H, W, 3), (B, H/2, W/2, 3) and (B, H/4, W/4, 3), and the new
+            values of the running statistics by their dotted names.
 
         Raises:
-          ValueError: H or W is not a multiple of `config.multiple`, or B is 1.
+            ValueError: H or W is not a multiple of `config.multiple`, or B is 1.
         """
         _, height, width, _ = images.shape
         multiple = self.config.multiple

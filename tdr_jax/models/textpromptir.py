@@ -147,14 +147,14 @@ class TextPromptIR(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-          images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by reflection
-            to multiples of `config.multiple`.
-          sentence_vectors: (B, text_dim), one sentence a picture.
-          fuse: changes what enters a level of the encoder, as `layers.keep` does not; it is also
-            given what the blocks read of the sentence.
+            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
+                reflection to multiples of `config.multiple`.
+            sentence_vectors: (B, text_dim), one sentence a picture.
+            fuse: changes what enters a level of the encoder, as `layers.keep` does not; it is also
+                given what the blocks read of the sentence.
 
         Returns:
-          float32 (B, H, W, out_channels), not clipped.
+            float32 (B, H, W, out_channels), not clipped.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

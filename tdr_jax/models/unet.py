@@ -185,10 +185,10 @@ class Level(nnx.Module):
     """Residual blocks of one resolution, each followed by a transformer where there are any.
 
     Args:
-      widths: input channels of each residual block.
-      channels: of what they give.
-      heads: of the transformers; 0 for none.
-      config: of the network.
+        widths: input channels of each residual block.
+        channels: of what they give.
+        heads: of the transformers; 0 for none.
+        config: of the network.
     """
 
     def __init__(self, widths: list[int], channels: int, heads: int, config: UNetConfig):
@@ -314,18 +314,18 @@ class UNet(nnx.Module):
         """Runs the network.
 
         Args:
-          latents: (B, h, w, in_channels) of any size: pictures' sides over 8, times the
-            autoencoder's scaling factor.
-          timesteps: () or (B,) numbers in [0, 1000).
-          context: (B, T, cross_attention_dim) hidden states of the text tower.
-          kv: a second set of weights for the keys and values of attention to the context, used
-            instead of the network's own where given: names as in `kv_names`, kernels in them.
+            latents: (B, h, w, in_channels) of any size: pictures' sides over 8, times the
+                autoencoder's scaling factor.
+            timesteps: () or (B,) numbers in [0, 1000).
+            context: (B, T, cross_attention_dim) hidden states of the text tower.
+            kv: a second set of weights for the keys and values of attention to the context, used
+                instead of the network's own where given: names as in `kv_names`, kernels in them.
 
         Returns:
-          (B, h, w, out_channels) of the config's dtype.
+            (B, h, w, out_channels) of the config's dtype.
 
         Raises:
-          ValueError: `kv` holds a name that is none of `kv_names`.
+            ValueError: `kv` holds a name that is none of `kv_names`.
         """
         config, kv = self.config, kv or {}
         if kv:
@@ -361,7 +361,7 @@ def kv_names(params: Iterable[str]) -> list[str]:
     """Returns the names of the keys' and values' kernels of attention to the context.
 
     Args:
-      params: the network's flat parameters, or their names alone.
+        params: the network's flat parameters, or their names alone.
     """
     ends = (".attn2.to_k.kernel", ".attn2.to_v.kernel")
     return [name for name in params if name.endswith(ends)]

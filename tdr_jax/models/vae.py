@@ -187,15 +187,15 @@ class AutoencoderKL(nnx.Module):
         """Encodes pictures.
 
         Args:
-          pictures: (B, H, W, 3) in [-1, 1], sides multiples of `config.factor` (8).
-          slicing: one picture of the batch after the other, for less memory.
-          tiling: in tiles of `sample_size` pixels where pictures are larger, blended where they
-            overlap: memory no longer grows with the picture, and the latents differ a little,
-            since every tile has its own norms.
+            pictures: (B, H, W, 3) in [-1, 1], sides multiples of `config.factor` (8).
+            slicing: one picture of the batch after the other, for less memory.
+            tiling: in tiles of `sample_size` pixels where pictures are larger, blended where they
+                overlap: memory no longer grows with the picture, and the latents differ a little,
+                since every tile has its own norms.
 
         Returns:
-          Mean and logarithm of the variance (in [-30, 20]) of the latents, each (B, H/8, W/8,
-          latent_channels), not scaled.
+            Mean and logarithm of the variance (in [-30, 20]) of the latents, each (B, H/8, W/8,
+            latent_channels), not scaled.
         """
         config = self.config
         tile = (config.sample_size, config.sample_size // config.factor)
@@ -208,11 +208,11 @@ class AutoencoderKL(nnx.Module):
         """Decodes latents, divided by the scaling factor.
 
         Args:
-          latents: (B, h, w, latent_channels).
-          slicing, tiling: as in `encode`.
+            latents: (B, h, w, latent_channels).
+            slicing, tiling: as in `encode`.
 
         Returns:
-          (B, 8 h, 8 w, out_channels), about [-1, 1]; not clipped.
+            (B, 8 h, 8 w, out_channels), about [-1, 1]; not clipped.
         """
         config = self.config
         tile = (config.sample_size // config.factor, config.sample_size)
@@ -244,14 +244,14 @@ def _tiled(run, x, tile: int, out_tile: int):
     """Runs on overlapping square tiles and joins what they give, cross-faded where they overlap.
 
     Args:
-      run: (B, h, w, C) to (B, f h, f w, D).
-      x: (B, H, W, C); taken whole where it fits one tile.
-      tile, out_tile: side of a tile before and after `run`.
+        run: (B, h, w, C) to (B, f h, f w, D).
+        x: (B, H, W, C); taken whole where it fits one tile.
+        tile, out_tile: side of a tile before and after `run`.
 
     Returns:
-      (B, f H, f W, D). Tiles start every 3/4 of their side, those at the lower and right edges are
-      smaller; equal shapes run one after the other in one loop, so that memory holds one tile's
-      intermediate results.
+        (B, f H, f W, D). Tiles start every 3/4 of their side, those at the lower and right edges
+        are smaller; equal shapes run one after the other in one loop, so that memory holds one
+        tile's intermediate results.
     """
     b, height, width, c = x.shape
     if max(height, width) <= tile:

@@ -11,13 +11,13 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) ->
     """Scaled dot-product attention by the fastest implementation of the backend.
 
     Args:
-      q: (B, T, heads, D).
-      k, v: (B, S, heads, D).
-      causal: whether a token sees only itself and those before it.
+        q: (B, T, heads, D).
+        k, v: (B, S, heads, D).
+        causal: whether a token sees only itself and those before it.
 
     Returns:
-      (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
-      heads that cuDNN's flash attention takes goes there.
+        (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
+        heads that cuDNN's flash attention takes goes there.
     """
     if backend.name() == "cpu" and not causal and k.shape[1] > 128:
         return _attend_by_rows(q, k, v)

@@ -33,7 +33,7 @@ def compiling_for(kind: str) -> contextlib.AbstractContextManager:
     """Traces for devices that are not there, as a compilation ahead of time does.
 
     Args:
-      kind: "cpu", "gpu" or "tpu".
+        kind: "cpu", "gpu" or "tpu".
     """
     return _setting(_KIND, kind)
 

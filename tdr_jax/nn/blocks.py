@@ -78,11 +78,11 @@ def layer_norm(channels: int, kind: str) -> layers.LayerNorm:
     """Returns the norm that the references call `LayerNorm_type`.
 
     Args:
-      channels: of the features.
-      kind: "WithBias", or "BiasFree", which does not centre either.
+        channels: of the features.
+        kind: "WithBias", or "BiasFree", which does not centre either.
 
     Raises:
-      ValueError: another kind.
+        ValueError: another kind.
     """
     if kind not in ("WithBias", "BiasFree"):
         raise ValueError(f"LayerNorm_type is {kind!r}; there are: WithBias, BiasFree")
@@ -93,9 +93,9 @@ class TransformerBlock(nnx.Module):
     """Restormer's block: x + MDTA(norm x), then x + GDFN(norm x).
 
     Args:
-      channels: of the features.
-      heads: of the attention; divides `channels`.
-      config: of the network: reads ffn_expansion_factor, bias and LayerNorm_type.
+        channels: of the features.
+        heads: of the attention; divides `channels`.
+        config: of the network: reads ffn_expansion_factor, bias and LayerNorm_type.
     """
 
     def __init__(self, channels: int, heads: int, config):

@@ -34,10 +34,10 @@ def param(
     """Declares a float32 parameter; `Network.init` draws its values.
 
     Args:
-      shape: of one block; `Stage` puts the layer axis in front.
-      fan_in: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default start; 0 means no draw.
-      std: of a normal draw instead.
-      constant: the value, where nothing is drawn.
+        shape: of one block; `Stage` puts the layer axis in front.
+        fan_in: U(-1/sqrt(fan_in), 1/sqrt(fan_in)), torch's default start; 0 means no draw.
+        std: of a normal draw instead.
+        constant: the value, where nothing is drawn.
     """
     bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
     return nnx.Param(jnp.zeros(shape, jnp.float32), initial=Initial(bound, std, constant))
@@ -86,11 +86,11 @@ class Conv(nnx.Module):
     """Convolution with zero padding (kernel HWIO); 3x3 and stride 1 unless said otherwise.
 
     Args:
-      in_channels, out_channels: of the kernel.
-      size: side of the kernel.
-      stride: in both directions.
-      padding: zeros on every side; `size // 2` by default.
-      bias: whether there is one.
+        in_channels, out_channels: of the kernel.
+        size: side of the kernel.
+        stride: in both directions.
+        padding: zeros on every side; `size // 2` by default.
+        bias: whether there is one.
     """
 
     def __init__(
@@ -185,13 +185,13 @@ def pad_to_multiple(images: jax.Array, multiple: int, mode: str = "reflect") -> 
     """Pads the lower and right edge until both sides are multiples of `multiple`.
 
     Args:
-      images: (B, H, W, C).
-      multiple: of the padded sides.
-      mode: of `jnp.pad`: "reflect", as the test scripts of the Restormer family, or "constant"
-        for zeros, as NAFNet itself.
+        images: (B, H, W, C).
+        multiple: of the padded sides.
+        mode: of `jnp.pad`: "reflect", as the test scripts of the Restormer family, or "constant"
+            for zeros, as NAFNet itself.
 
     Returns:
-      (B, H', W', C); crop what comes out to H and W.
+        (B, H', W', C); crop what comes out to H and W.
     """
     _, height, width, _ = images.shape
     margins = (0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)
@@ -202,12 +202,12 @@ def keep(level: int, x: jax.Array, *context: jax.Array) -> jax.Array:
     """Leaves features as they are: what `fuse` of the restoration networks is by default.
 
     Args:
-      level: of the encoder, 0 at full resolution; the last is the bottleneck's.
-      x: (B, H, W, C) as they enter that level.
-      *context: what the network's blocks read beside features.
+        level: of the encoder, 0 at full resolution; the last is the bottleneck's.
+        x: (B, H, W, C) as they enter that level.
+        *context: what the network's blocks read beside features.
 
     Returns:
-      x; another `fuse` returns features of its shape and dtype.
+        x; another `fuse` returns features of its shape and dtype.
     """
     return x
 
@@ -236,10 +236,10 @@ class DepthwiseConv(nnx.Module):
     """Depthwise convolution, stride 1, zero padding that keeps the size (kernel (k, k, C)).
 
     Args:
-      channels: number of filters.
-      size: side of the kernel, odd.
-      dilation: distance of neighbouring taps.
-      bias: whether there is one.
+        channels: number of filters.
+        size: side of the kernel, odd.
+        dilation: distance of neighbouring taps.
+        bias: whether there is one.
     """
 
     def __init__(self, channels: int, *, size: int = 3, dilation: int = 1, bias: bool = False):
@@ -257,13 +257,13 @@ class Stage(nnx.Module):
     """Identical blocks in a row, their parameters stacked on a leading axis, run by `lax.scan`.
 
     Args:
-      make_block: makes a module whose call takes (x, *context) and returns x's shape.
-      depth: number of blocks.
-      remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
-      unroll: blocks per scan iteration: more compile time for a little speed.
-      parts: the examples of a device go through all blocks in so many parts, one after the other,
-        or in as many as their number divides by: what a block makes of a few pictures stays in the
-        fast memory of a TPU.
+        make_block: makes a module whose call takes (x, *context) and returns x's shape.
+        depth: number of blocks.
+        remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
+        unroll: blocks per scan iteration: more compile time for a little speed.
+        parts: the examples of a device go through all blocks in so many parts, one after the other,
+            or in as many as their number divides by: what a block makes of a few pictures stays in
+            the fast memory of a TPU.
     """
 
     def __init__(

@@ -88,14 +88,14 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
     """Convolution with zero padding, by the fastest implementation of the backend.
 
     Args:
-      x: (B, H, W, C).
-      kernel: (k, k, C, D), of x's dtype.
-      stride: in both directions.
-      padding: zeros on every side.
+        x: (B, H, W, C).
+        kernel: (k, k, C, D), of x's dtype.
+        stride: in both directions.
+        padding: zeros on every side.
 
     Returns:
-      (B, H', W', D). A 1x1 kernel is a matrix product, and so, on CPU, is a wide kernel over few
-      pixels, whose windows are gathered first: up to twice as fast as XLA's convolution.
+        (B, H', W', D). A 1x1 kernel is a matrix product, and so, on CPU, is a wide kernel over few
+        pixels, whose windows are gathered first: up to twice as fast as XLA's convolution.
     """
     b, h, w, c = x.shape
     size, out = kernel.shape[0], kernel.shape[-1]
@@ -157,13 +157,13 @@ def depthwise(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
     """Depthwise convolution with zero padding, by the fastest implementation of the backend.
 
     Args:
-      x: (B, H, W, C).
-      kernel: (k, k, C), of x's dtype; k odd.
-      dilation: distance of neighbouring taps.
+        x: (B, H, W, C).
+        kernel: (k, k, C), of x's dtype; k odd.
+        dilation: distance of neighbouring taps.
 
     Returns:
-      (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
-      multiply-adds.
+        (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
+        multiply-adds.
     """
     margin = dilation * (kernel.shape[0] // 2)
     grouped = functools.partial(_grouped, dilation=dilation, beside=margin)

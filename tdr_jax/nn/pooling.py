@@ -15,12 +15,12 @@ def window_mean(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     """Mean over the window around each pixel; near the border, the nearest whole window's.
 
     Args:
-      x: (B, H, W, C), any float dtype.
-      window: height and width in pixels, cut down to the picture's; if it covers the picture, the
-        result is the mean over the picture.
+        x: (B, H, W, C), any float dtype.
+        window: height and width in pixels, cut down to the picture's; if it covers the picture, the
+            result is the mean over the picture.
 
     Returns:
-      float32 (B, H, W, C).
+        float32 (B, H, W, C).
 
     Source: TLC, section 3.
     """

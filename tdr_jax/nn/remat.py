@@ -26,10 +26,10 @@ def name_of(remat: bool | str) -> str:
     """Returns the policy's name.
 
     Args:
-      remat: one of `NAMES`, or a switch, which may be written out.
+        remat: one of `NAMES`, or a switch, which may be written out.
 
     Raises:
-      ValueError: there is no such policy.
+        ValueError: there is no such policy.
     """
     name = _SWITCHES.get(str(remat).lower(), remat)
     if name not in NAMES:

@@ -11,10 +11,10 @@ class ResnetBlock(nnx.Module):
     """Two rounds of norm, SiLU and 3x3 convolution beside a shortcut (Ho et al. 2006.11239, B).
 
     Args:
-      in_channels, out_channels: of the features; a 1x1 convolution joins them where they differ.
-      groups: of the norms.
-      eps: of the norms.
-      time_channels: of the time embedding; 0 where there is none.
+        in_channels, out_channels: of the features; a 1x1 convolution joins them where they differ.
+        groups: of the norms.
+        eps: of the norms.
+        time_channels: of the time embedding; 0 where there is none.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class Downsample(nnx.Module):
     """Halves the resolution with a 3x3 convolution of stride 2.
 
     Args:
-      channels: of the features.
-      even: zeros on every side (the UNet), or on the lower and right ones only (the autoencoder).
+        channels: of the features.
+        even: zeros on every side (the UNet), or on the lower and right ones only (the autoencoder).
     """
 
     def __init__(self, channels: int, *, even: bool):

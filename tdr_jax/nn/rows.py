@@ -27,14 +27,15 @@ def with_neighbours(
     """Applies a function to the rows of each device and some above and below them.
 
     Args:
-      function: maps (B, h + 2 margin, W, C) and `others` to (B, h', W', D), for h rows of a device.
-      x: (B, H, W, C), cut along H.
-      *others: what each device has the whole of.
-      margin: rows fetched from above and from below; beyond the picture they are zeros.
-      reflect: beyond the picture, its rows reflected instead; devices have `margin` rows or more.
+        function: maps (B, h + 2 margin, W, C) and `others` to (B, h', W', D), for h rows of a
+            device.
+        x: (B, H, W, C), cut along H.
+        *others: what each device has the whole of.
+        margin: rows fetched from above and from below; beyond the picture they are zeros.
+        reflect: beyond the picture, its rows reflected instead; devices have `margin` rows or more.
 
     Returns:
-      (B, H', W', D), cut along H'.
+        (B, H', W', D), cut along H'.
     """
 
     def local(x, *others):

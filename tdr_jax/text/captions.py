@@ -48,12 +48,12 @@ def describe(picture, state: str) -> str:
     """Writes the caption of a picture.
 
     Args:
-      picture: float32 (H, W, 3) in [0, 1], sides of at least 4 pixels.
-      state: "clean", or the degradation: "noise", "rain", "haze" or "blur".
+        picture: float32 (H, W, 3) in [0, 1], sides of at least 4 pixels.
+        state: "clean", or the degradation: "noise", "rain", "haze" or "blur".
 
     Returns:
-      "a photo of a" and 20 words: the nearest CSS colour name (in CIELAB) of the mean colour of
-      each of 4 x 4 places, row by row; then light, contrast, texture, and what is wrong with it.
+        "a photo of a" and 20 words: the nearest CSS colour name (in CIELAB) of the mean colour of
+        each of 4 x 4 places, row by row; then light, contrast, texture, and what is wrong with it.
     """
     height, width = picture.shape[0] // GRID * GRID, picture.shape[1] // GRID * GRID
     cells = picture[:height, :width].reshape(GRID, height // GRID, GRID, width // GRID, 3)
@@ -82,10 +82,10 @@ def write_tokenizer(folder: Path) -> None:
     Other words are spelt in the pieces that these have in common, and at last in bytes.
 
     Args:
-      folder: made if missing; gets vocab.json, merges.txt and tokenizer_config.json.
+        folder: made if missing; gets vocab.json, merges.txt and tokenizer_config.json.
 
     Raises:
-      InputError: the folder cannot be written.
+        InputError: the folder cannot be written.
     """
     merges = _merges([(*word[:-1], f"{word[-1]}</w>") for word in vocabulary()])
     letters = list(_bytes())

@@ -44,12 +44,12 @@ def sentences(task: str, strength: str | None = None) -> tuple[str, ...]:
     """Returns the bank's sentences that ask to undo one degradation.
 
     Args:
-      task: one of `TASKS`.
-      strength: None for sentences that say nothing of strength; "mild" or "strong" for those that
-        do. The three sets share no sentence.
+        task: one of `TASKS`.
+        strength: None for sentences that say nothing of strength; "mild" or "strong" for those that
+            do. The three sets share no sentence.
 
     Raises:
-      InputError: unknown task or strength.
+        InputError: unknown task or strength.
     """
     if task not in TASKS:
         raise InputError(f"no task {task!r} in the instruction bank; use one of {', '.join(TASKS)}")
@@ -67,14 +67,14 @@ def understand(sentence: str) -> dict[str, float]:
     """Says what a sentence asks for.
 
     Args:
-      sentence: in English.
+        sentence: in English.
 
     Returns:
-      "noise", "rain", "haze", "blur", "low light" and "none" (something else, or nothing) -> how
-      likely that is; of sum 1. Two wishes share it. See `tdr_jax.text.intent` for many at once.
+        "noise", "rain", "haze", "blur", "low light" and "none" (something else, or nothing) -> how
+        likely that is; of sum 1. Two wishes share it. See `tdr_jax.text.intent` for many at once.
 
     Raises:
-      InputError: the sentence is empty.
+        InputError: the sentence is empty.
     """
     from tdr_jax.text import intent
 
@@ -86,14 +86,14 @@ class TextEncoder:
     """Turns sentences into vectors with a BERT; made by `TextEncoder.from_pretrained`.
 
     Attributes:
-      network, params: the BERT as `models.build` gives it, and its float32 parameters.
-      tokenizer: turns sentences into the BERT's tokens.
-      dim: length of a sentence vector.
-      max_length: tokens kept of a sentence, start and end marks included.
-      normalise: whether vectors are divided by their Euclidean norm.
-      lower: whether sentences become lower case before the tokenizer sees them.
-      fingerprint: hex digest of everything that decides what the vectors are.
-      folder: where the tokenizer and the sizes were read from.
+        network, params: the BERT as `models.build` gives it, and its float32 parameters.
+        tokenizer: turns sentences into the BERT's tokens.
+        dim: length of a sentence vector.
+        max_length: tokens kept of a sentence, start and end marks included.
+        normalise: whether vectors are divided by their Euclidean norm.
+        lower: whether sentences become lower case before the tokenizer sees them.
+        fingerprint: hex digest of everything that decides what the vectors are.
+        folder: where the tokenizer and the sizes were read from.
     """
 
     def __init__(
@@ -115,15 +115,15 @@ class TextEncoder:
         """Reads an encoder from disk; nothing is downloaded.
 
         Args:
-          name_or_folder: "minilm" (shipped, 384-d), "minilm-tasks" (the same, fine-tuned to tell
-            what a sentence asks for), or a folder in the format of Hugging Face or
-            sentence-transformers that holds a BERT: config.json, model.safetensors (float32,
-            float16 or bfloat16), tokenizer.json or vocab.txt. `modules.json`, where present,
-            decides about normalisation; without it vectors are plain means over tokens.
+            name_or_folder: "minilm" (shipped, 384-d), "minilm-tasks" (the same, fine-tuned to tell
+                what a sentence asks for), or a folder in the format of Hugging Face or
+                sentence-transformers that holds a BERT: config.json, model.safetensors (float32,
+                float16 or bfloat16), tokenizer.json or vocab.txt. `modules.json`, where present,
+                decides about normalisation; without it vectors are plain means over tokens.
 
         Raises:
-          InputError: a file is missing or broken, or the folder asks for something else than BERT,
-            mean pooling and normalisation.
+            InputError: a file is missing or broken, or the folder asks for something else than
+                BERT, mean pooling and normalisation.
         """
         from tdr_jax.models import bert, build
 
@@ -171,10 +171,10 @@ class TextEncoder:
         """Writes a folder that transformers, sentence-transformers and `from_pretrained` read.
 
         Args:
-          folder: is made; what it holds is replaced, once the new one is whole.
+            folder: is made; what it holds is replaced, once the new one is whole.
 
         Returns:
-          the folder.
+            the folder.
         """
         from tdr_jax.convert import sentence_folder
 
@@ -184,14 +184,14 @@ class TextEncoder:
         """Turns sentences into vectors; those seen lately come from memory.
 
         Args:
-          texts: sentences, in the language the encoder was trained for (the shipped one: English);
-            what exceeds `max_length` tokens is cut off.
+            texts: sentences, in the language the encoder was trained for (the shipped one:
+                English); what exceeds `max_length` tokens is cut off.
 
         Returns:
-          float32 (len(texts), dim), of norm 1 where `normalise` is set.
+            float32 (len(texts), dim), of norm 1 where `normalise` is set.
 
         Raises:
-          InputError: a sentence is empty, or `texts` is not a list of strings.
+            InputError: a sentence is empty, or `texts` is not a list of strings.
         """
         texts = checked(texts)
         fresh = [t for t in dict.fromkeys(texts) if t not in self._memory]
@@ -207,14 +207,14 @@ class TextEncoder:
         """Like `encode`, but keeps the whole table in the user's cache folder, for fixed lists.
 
         Args:
-          texts: as in `encode`.
+            texts: as in `encode`.
 
         Returns:
-          float32 (len(texts), dim), read-only. The file's name is a hash of the encoder and the
-          sentences, so that nothing stale is ever read; a damaged file is computed anew.
+            float32 (len(texts), dim), read-only. The file's name is a hash of the encoder and the
+            sentences, so that nothing stale is ever read; a damaged file is computed anew.
 
         Raises:
-          InputError: as in `encode`.
+            InputError: as in `encode`.
         """
         texts = checked(texts)
         key = _digest([], json.dumps([self.fingerprint, texts]))
@@ -276,15 +276,15 @@ def bank_vectors(
     """Returns the vectors of the bank's sentences, from the cache when they are there.
 
     Args:
-      encoder: turns sentences into vectors.
-      tasks: of `TASKS`.
-      strength: as in `sentences`.
+        encoder: turns sentences into vectors.
+        tasks: of `TASKS`.
+        strength: as in `sentences`.
 
     Returns:
-      task -> float32 (number of sentences, encoder.dim), rows in the order of `sentences`.
+        task -> float32 (number of sentences, encoder.dim), rows in the order of `sentences`.
 
     Raises:
-      InputError: unknown task or strength.
+        InputError: unknown task or strength.
     """
     return {task: encoder.cached(sentences(task, strength)) for task in tasks}
 
@@ -305,7 +305,7 @@ def folder_of(name_or_folder: str | os.PathLike) -> Path:
     """Returns the folder of an encoder: the shipped one of that name, or the folder itself.
 
     Raises:
-      InputError: it is neither.
+        InputError: it is neither.
     """
     folder = _SHIPPED.get(str(name_or_folder)) or Path(name_or_folder)
     if not folder.is_dir():

@@ -20,18 +20,18 @@ def prepare(
     """Tokenises a prompt so that `models.mapper.inject` can put words into it.
 
     Args:
-      tokenizer: CLIP's, of transformers.
-      template: the prompt; the placeholder is a word of its own in it, once.
-      num_words: how many words take the placeholder's place.
-      length: tokens that the text tower reads.
-      placeholder: the word that stands for the others.
+        tokenizer: CLIP's, of transformers.
+        template: the prompt; the placeholder is a word of its own in it, once.
+        num_words: how many words take the placeholder's place.
+        length: tokens that the text tower reads.
+        placeholder: the word that stands for the others.
 
     Returns:
-      int32 (length,) token ids, start and end marks and padding included, the placeholder as one of
-      them; and its position.
+        int32 (length,) token ids, start and end marks and padding included, the placeholder as one
+        of them; and its position.
 
     Raises:
-      InputError: the placeholder is not there or there twice, or the words do not fit in.
+        InputError: the placeholder is not there or there twice, or the words do not fit in.
     """
     parts = re.split(rf"(?<!\w){re.escape(placeholder)}(?!\w)", template) if placeholder else []
     if len(parts) != 2:

@@ -56,11 +56,11 @@ def assert_part_and_gradients_equal(ours, theirs, config, shape, place):
     """Output within 1e-5 and gradients within 1e-4, of a part of the network.
 
     Args:
-      ours: makes our module from a config.
-      theirs: the twin's module.
-      config: of our network.
-      shape: (B, C, H, W) of the features.
-      place: where the table knows the part: our prefix and theirs.
+        ours: makes our module from a config.
+        theirs: the twin's module.
+        config: of our network.
+        shape: (B, C, H, W) of the features.
+        place: where the table knows the part: our prefix and theirs.
     """
     x = torch.randn(shape, requires_grad=True)
     y = theirs(x)

@@ -154,12 +154,12 @@ def compare(task, params, batch, rng, theirs, name, wanted, **fields):
     """Losses agree within 1e-5, and the gradient of every parameter within 1e-4.
 
     Args:
-      task: ours.
-      params: of what is trained.
-      batch, rng: of the loss.
-      theirs: the loss of PyTorch; its gradients are computed here.
-      name, fields: of the network, to find PyTorch's names.
-      wanted: function to PyTorch's parameters under these names.
+        task: ours.
+        params: of what is trained.
+        batch, rng: of the loss.
+        theirs: the loss of PyTorch; its gradients are computed here.
+        name, fields: of the network, to find PyTorch's names.
+        wanted: function to PyTorch's parameters under these names.
     """
     frozen = twins()[2]
     gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))

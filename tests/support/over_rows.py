@@ -33,11 +33,11 @@ def collectives(program):
     """What a compiled program moves between devices.
 
     Args:
-      program: its text.
+        program: its text.
 
     Returns:
-      kind -> shapes of the results: every all-gather and all-to-all moves an activation, for the
-      parameters lie whole on every device.
+        kind -> shapes of the results: every all-gather and all-to-all moves an activation, for the
+        parameters lie whole on every device.
     """
     found = {}
     for line in program.splitlines():
@@ -53,14 +53,14 @@ def compare(height, width, devices, name=None, overrides=None):
     """Restores one picture by one device and over several.
 
     Args:
-      height, width: of the picture.
-      devices: that it is cut over.
-      name, overrides: of a network with values drawn at random, compiled quickly, on noise; without
-        a name, the shipped network on photographs with noise, compiled as for use.
+        height, width: of the picture.
+        devices: that it is cut over.
+        name, overrides: of a network with values drawn at random, compiled quickly, on noise;
+            without a name, the shipped network on photographs with noise, compiled as for use.
 
     Returns:
-      the largest difference over the largest value; what the program exchanges; the bytes of
-      intermediate results on each device and on one alone.
+        the largest difference over the largest value; what the program exchanges; the bytes of
+        intermediate results on each device and on one alone.
     """
     import jax
     import numpy as np

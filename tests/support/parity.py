@@ -39,10 +39,10 @@ def assert_outputs_equal(name, module, shape, **sizes):
     """Outputs agree within 1e-5.
 
     Args:
-      name: of our network.
-      module: the torch one, for pictures alone.
-      shape: (B, C, H, W) of the pictures; H and W need not be multiples of anything.
-      **sizes: fields of our network's config.
+        name: of our network.
+        module: the torch one, for pictures alone.
+        shape: (B, C, H, W) of the pictures; H and W need not be multiples of anything.
+        **sizes: fields of our network's config.
     """
     images = torch.rand(shape)
     with torch.no_grad():

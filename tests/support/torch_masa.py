@@ -22,12 +22,12 @@ def coarse(blocks, reference, dilations):
     """Where each block's middle is found best.
 
     Args:
-      blocks: (B, N, C, 10, 10).
-      reference: (B, C, Hr, Wr).
-      dilations: of the 3x3 samples that are compared.
+        blocks: (B, N, C, 10, 10).
+        reference: (B, C, Hr, Wr).
+        dilations: of the 3x3 samples that are compared.
 
     Returns:
-      rows and columns on the reference, (B, N).
+        rows and columns on the reference, (B, N).
     """
     middle, scores = blocks.shape[-1] // 2, 0
     for d in dilations:
@@ -43,11 +43,11 @@ def fine(blocks, candidates):
     """The 3x3 patches of windows most alike to those of blocks.
 
     Args:
-      blocks: (B N, C, 10, 10).
-      candidates: (B N, C, height, width).
+        blocks: (B N, C, 10, 10).
+        candidates: (B N, C, height, width).
 
     Returns:
-      indices among the window's patches and cosines, (B N, 64).
+        indices among the window's patches and cosines, (B N, 64).
     """
     ours = F.normalize(F.unfold(blocks, 3), dim=1)
     theirs = F.normalize(F.unfold(candidates, 3), dim=1)
@@ -81,16 +81,16 @@ def search_and_transfer(query, reference, features, *, block=8, ratio=1.5, dilat
     """Matches a picture with a reference and brings the reference's features over.
 
     Args:
-      query: (B, C, H, W), whole blocks.
-      reference: (B, C, Hr, Wr).
-      features: list of (B, D, s Hr, s Wr).
-      block: side of the query's blocks.
-      ratio: of the searched window to the block's share of the reference.
-      dilations: of the coarse search.
+        query: (B, C, H, W), whole blocks.
+        reference: (B, C, Hr, Wr).
+        features: list of (B, D, s Hr, s Wr).
+        block: side of the query's blocks.
+        ratio: of the searched window to the block's share of the reference.
+        dilations: of the coarse search.
 
     Returns:
-      rows and columns of the matches' centres and their cosines, (B, H, W) each, and the list of
-      (B, D, s H, s W).
+        rows and columns of the matches' centres and their cosines, (B, H, W) each, and the list of
+        (B, D, s H, s W).
     """
     b, c, height, width = query.shape
     down, across = height // block, width // block

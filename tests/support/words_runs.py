@@ -21,10 +21,10 @@ def config(objective, stack, pictures, *, steps=3, batch=4, size=16, **given):
     """The tiny recipe of a stage, for networks of `tests.support.stacks`.
 
     Args:
-      objective: "i2t" or "tr".
-      stack, pictures: folders.
-      steps, batch, size: of the only stage of the run.
-      **given: further arguments of the recipe.
+        objective: "i2t" or "tr".
+        stack, pictures: folders.
+        steps, batch, size: of the only stage of the run.
+        **given: further arguments of the recipe.
     """
     given = dict(size="tiny", stack=stack, data=pictures) | given
     argument = ",".join(f"{name}={value}" for name, value in given.items())
