@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from tdr_jax.infer import takes
-
 SIDE = 256  # of the traced picture: large enough that what does not grow with it hardly counts
 
 
@@ -27,9 +25,9 @@ def bytes_per_pixel(network) -> float:
     config = network.config
     side = -(-SIDE // config.multiple) * config.multiple
     inputs = [jax.ShapeDtypeStruct((1, side, side, config.channels[0]), jnp.float32)]
-    if takes.guidance(network):
+    if network.takes_guidance:
         inputs.append(jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-    if takes.sentence(network):
+    if network.takes_sentence:
         inputs.append(jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32))
     trace = jax.make_jaxpr(network.apply)(network.abstract_params(), *inputs)
     return _peak(trace.jaxpr) / side**2

@@ -182,7 +182,6 @@ def _what(args):
 def _measure(model, encoder, source, settings, output, **options):
     from tdr_jax import processes, weights
     from tdr_jax.evaluate import evaluators, protocols, report
-    from tdr_jax.infer import takes
     from tdr_jax.infer.rows import check_network, make_mesh
     from tdr_jax.runtime import enable_compilation_cache
     from tdr_jax.text.encoder import TextEncoder
@@ -201,7 +200,7 @@ def _measure(model, encoder, source, settings, output, **options):
         check_network(network)
     enable_compilation_cache()
     text_encoder = None
-    if takes.sentence(network):
+    if network.takes_sentence:
         text_encoder = TextEncoder.from_pretrained(encoder)
     guidance = options.get("guidance")
     evaluators.check(network, text_encoder, rows, options.get("prompt"), guidance)

@@ -13,7 +13,6 @@ import numpy as np
 from tdr_jax import images
 from tdr_jax.commands import file_plan
 from tdr_jax.errors import InputError
-from tdr_jax.infer import takes
 
 AUTO = "auto"
 GUIDE_MODEL = "tdr-tiny"
@@ -63,7 +62,7 @@ def check(args) -> None:
 
 def check_network(network, guidance: str | None) -> None:
     """Raise InputError unless there is guidance just where the network needs it."""
-    guided = takes.guidance(network)
+    guided = network.takes_guidance
     if guided and guidance is None:
         raise InputError(
             f"network {network.name} restores with guidance; give --guidance PATH, a picture or a "

@@ -2,7 +2,6 @@
 
 import sys
 
-from tdr_jax.infer import takes
 from tdr_jax.text import intent
 
 
@@ -18,7 +17,7 @@ def tell(prompts: list[str], network) -> None:
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         return
-    tasks = tuple(task.replace("_", " ") for task in takes.trained_for(network))
+    tasks = tuple(task.replace("_", " ") for task in network.trained_for)
     for prompt, shares in zip(prompts, intent.shipped()(prompts), strict=True):
         found, sure = intent.told(shares)
         what = ", ".join(f"{meaning} {share:.2f}" for meaning, share in found)

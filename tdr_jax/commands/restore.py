@@ -12,7 +12,7 @@ import numpy as np
 from tdr_jax import images
 from tdr_jax.commands import file_plan, guidance
 from tdr_jax.errors import InputError
-from tdr_jax.infer import blind, takes
+from tdr_jax.infer import blind
 from tdr_jax.infer import restorer as infer
 
 PANEL_WIDTH = 3200  # of all pictures of a panel; none is higher than it is wide at most
@@ -155,7 +155,7 @@ def _restore_all(
     restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder, rows=args.rows)
     guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
-    if takes.sentence(restorer.network):
+    if restorer.network.takes_sentence:
         from tdr_jax.commands.prompts import tell
 
         asked = [one for each in sentences for one in each if one != blind.AUTO]
@@ -183,12 +183,12 @@ def _restore_all(
 def _sentences(args, restorer, todo: list[file_plan.Job], prompts: dict[str, str]) -> list:
     """Return the sentences of each job, after a look at whether the network fits the arguments."""
     network = restorer.network
-    if takes.two_views(network) and args.right is None:
+    if network.takes_two_views and args.right is None:
         raise InputError(f"network {network.name} restores from two views; give --right RIGHT")
-    if args.right is not None and not takes.two_views(network):
+    if args.right is not None and not network.takes_two_views:
         raise InputError(f"network {network.name} restores from one picture; leave out --right")
     asked = args.prompt is not None or args.prompts is not None
-    if not takes.sentence(network):
+    if not network.takes_sentence:
         if asked:
             raise InputError(f"network {network.name} takes no sentence; leave out --prompt")
         return [None] * len(todo)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tdr_jax import diffusion, models
 from tdr_jax.convert import hugging_face, io, ldm
@@ -13,7 +13,7 @@ SCHEDULER, TOKENIZER = "scheduler/scheduler_config.json", "tokenizer"
 
 
 @dataclasses.dataclass(frozen=True)
-class Pipeline:
+class Pipeline(models.Capabilities):
     """The parts that draw pictures from text.
 
     Attributes:
@@ -27,6 +27,8 @@ class Pipeline:
     text_encoder: models.Network
     scheduler: dict[str, Any]
     tokenizer: Any = None
+    name: ClassVar[str] = "a diffusion pipeline"
+    config: ClassVar[None] = None  # of one network: so it restores no picture
 
 
 def is_pipeline(path: Path) -> bool:

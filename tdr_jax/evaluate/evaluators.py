@@ -16,7 +16,7 @@ from tdr_jax.evaluate import metrics, protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images.arrays import open_guidance
 from tdr_jax.images.files import write_rgb
-from tdr_jax.infer import blind, conditioning, takes, tiles
+from tdr_jax.infer import blind, conditioning, tiles
 from tdr_jax.infer.rows import Rows
 from tdr_jax.text.encoder import bank_vectors, mixed_sentences, sentences
 
@@ -266,8 +266,8 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
             of any kind for a network that takes no sentence, or guidance just where it is not
             needed.
     """
-    takes.check(network, encoder)
-    guided = takes.guidance(network)
+    network.check_restores(encoder)
+    guided = network.takes_guidance
     if guided and guidance is None:
         raise InputError(
             f"network {network.name} restores with guidance; give a folder of it: --guidance DIR"
@@ -279,7 +279,7 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
             f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
             f"the protocol crops to multiples of {protocols.MULTIPLE}"
         )
-    if takes.sentence(network):
+    if network.takes_sentence:
         return
     if prompt is not None:
         raise InputError(f"network {network.name} takes no sentence; leave the prompt out")
@@ -292,7 +292,7 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
 
 def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
     """How to ask: (example, generator) -> the sentence, what goes in beside the picture."""
-    if not takes.sentence(network):
+    if not network.takes_sentence:
         return lambda example, rng: (None, ())
     own = setting.words == setting.asked
     if setting.words == blind.AUTO or (prompt == blind.AUTO and own):

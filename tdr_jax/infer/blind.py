@@ -9,7 +9,6 @@ import numpy as np
 
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_picture
-from tdr_jax.infer import takes
 from tdr_jax.models.estimator import LOOKED_FOR
 
 MODEL = "degradation-estimator"
@@ -69,7 +68,7 @@ def prompts(estimate: Estimate, network) -> tuple[str, ...]:
         estimate: of the picture.
         network: what was trained for nothing in particular is asked for all that was found.
     """
-    return tuple(PROMPTS[task] for task in estimate.found(takes.trained_for(network) or None))
+    return tuple(PROMPTS[task] for task in estimate.found(network.trained_for or None))
 
 
 class Estimator:

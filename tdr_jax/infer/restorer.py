@@ -11,7 +11,7 @@ import numpy as np
 
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_guidance, open_picture
-from tdr_jax.infer import blind, conditioning, takes, tiles
+from tdr_jax.infer import blind, conditioning, tiles
 
 MODEL = "textpromptir-compact"
 GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
@@ -38,7 +38,7 @@ class Restorer:
     """
 
     def __init__(self, network, params: dict[str, Any], encoder=None, *, rows: int | None = None):
-        takes.check(network, encoder)
+        network.check_restores(encoder)
         self.network = network
         self.params = params
         self.encoder = encoder
@@ -71,7 +71,7 @@ class Restorer:
         from tdr_jax import text, weights
 
         network, params = weights.load(name_or_path)
-        if not takes.sentence(network):
+        if not network.takes_sentence:
             encoder = None
         elif isinstance(encoder, (str, PathLike)):
             encoder = text.TextEncoder.from_pretrained(encoder)
@@ -156,7 +156,7 @@ class Restorer:
             prompts = self.prompts(pixels, prompt)
             if not prompts:
                 return close(pixels)
-            scale = strength if takes.strength(self.network) else 1
+            scale = strength if self.network.takes_strength else 1
             others = (conditioning.vector(self.encoder, prompts, scale)[None],)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
@@ -168,7 +168,7 @@ class Restorer:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
             restored = np.repeat(restored, 3, -1)
-        if strength < 1 and (strength == 0 or not takes.strength(self.network)):
+        if strength < 1 and (strength == 0 or not self.network.takes_strength):
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
         return close(np.clip(restored, 0, 1, out=restored))
@@ -217,7 +217,7 @@ class Restorer:
 
     def check_prompt(self, prompt: str | Sequence[str] | None) -> None:
         """Raise InputError unless there is a prompt that says something where one is needed."""
-        if not takes.sentence(self.network):
+        if not self.network.takes_sentence:
             if prompt is not None:
                 raise InputError(
                     f"network {self.network.name} takes no sentence; leave the prompt out"
@@ -233,7 +233,7 @@ class Restorer:
 
     def check_guidance(self, guidance) -> None:
         """Raise InputError unless there is guidance just where it is needed."""
-        guided = takes.guidance(self.network)
+        guided = self.network.takes_guidance
         if guided and guidance is None:
             raise InputError(
                 f"network {self.network.name} restores with guidance; give a picture for that too"
@@ -243,7 +243,7 @@ class Restorer:
 
     def check_views(self, right) -> None:
         """Raise InputError unless there is a right view just where one is needed."""
-        two = takes.two_views(self.network)
+        two = self.network.takes_two_views
         if two and right is None:
             raise InputError(
                 f"network {self.network.name} restores from two views; give the right one as well"

@@ -8,7 +8,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer import takes
 from tdr_jax.nn.rows import AXIS
 
 
@@ -93,7 +92,7 @@ def check_count(count: int) -> None:
 def check_network(network) -> None:
     """Raise InputError if the network looks across rows in ways that cannot be cut."""
     config = network.config
-    if takes.guidance(network):
+    if network.takes_guidance:
         raise InputError(
             f"network {network.name} looks for each place in all of the guidance, which cannot be "
             "cut into rows; leave rows out"

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from tdr_jax.errors import InputError
-from tdr_jax.models import check
+from tdr_jax.models.network import check
 from tdr_jax.nn import layers
 
 
@@ -48,6 +48,9 @@ class BertConfig:
                 f"hidden_act {self.hidden_act!r} is not known; use one of "
                 f"{', '.join(layers.ACTIVATIONS)}"
             )
+
+
+SIZES = {"bert": {}}
 
 
 class Embeddings(nnx.Module):

@@ -76,6 +76,68 @@ class ClipVisionConfig:
         check_patches(self)
 
 
+# Text towers of Stable Diffusion 1 and 2; the second is OpenCLIP's ViT-H without its last layer.
+_SD1 = dict(
+    hidden_size=768,
+    intermediate_size=3072,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    projection_dim=768,
+)
+_SD2 = dict(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=23,
+    num_attention_heads=16,
+    hidden_act="gelu",
+    projection_dim=512,
+)
+_TINY = dict(
+    hidden_size=32,
+    intermediate_size=64,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    projection_dim=16,
+)
+_OWN = dict(hidden_size=128, intermediate_size=512, num_attention_heads=4, projection_dim=64)
+SIZES = {
+    "clip-text": {},
+    "clip-vision": {},
+    "clip-vit-b-32-openai": {},
+    "clip-vit-b-16-openai": dict(patch_size=16),
+    "clip-vit-l-14-openai": dict(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        patch_size=14,
+        projection_dim=768,
+    ),
+    "clip-vit-h-14-laion": dict(
+        hidden_size=1280,
+        intermediate_size=5120,
+        num_hidden_layers=32,
+        num_attention_heads=16,
+        patch_size=14,
+        hidden_act="gelu",
+        projection_dim=1024,
+    ),
+    "clip-vit-tiny": _TINY | dict(image_size=56, patch_size=14),
+    "sd14/text_encoder": _SD1,
+    "sd15/text_encoder": _SD1,
+    "sd20-base/text_encoder": _SD2,
+    "sd20/text_encoder": _SD2,
+    "sd21-base/text_encoder": _SD2,
+    "sd21/text_encoder": _SD2,
+    "sd15-tiny/text_encoder": _TINY | dict(vocab_size=1000),
+    "sd21-tiny/text_encoder": _TINY | dict(vocab_size=1000, hidden_act="gelu"),
+    # Of the pipeline that this project trains itself; never a pretrained CLIP.
+    "tdr-tiny/text_encoder": _OWN | dict(vocab_size=998, num_hidden_layers=3, eos_token_id=997),
+    "tdr-tiny/image_encoder": _OWN
+    | dict(num_hidden_layers=4, image_size=64, patch_size=8, with_projection=True),
+}
+
+
 def check_sizes(config) -> None:
     """Refuses heads that do not divide the width, and unknown activations, with an InputError."""
     if config.hidden_size % config.num_attention_heads:

@@ -47,6 +47,18 @@ class Dinov2Config:
         check_patches(self)
 
 
+SIZES = {
+    "dinov2": {},
+    "dinov2-vits14": dict(hidden_size=384, num_attention_heads=6),
+    "dinov2-vitb14": {},
+    "dinov2-vitl14": dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16),
+    "dinov2-vitg14": dict(
+        hidden_size=1536, num_hidden_layers=40, num_attention_heads=24, use_swiglu_ffn=True
+    ),
+    "dinov2-tiny": dict(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, image_size=70),
+}
+
+
 class PatchEmbeddings(nnx.Module):
     """Holds the patches' product under the name that the checkpoints give it."""
 

@@ -46,6 +46,12 @@ class DRSformerConfig:
         return self.inp_channels, self.out_channels
 
 
+SIZES = {
+    "drsformer": {},
+    "drsformer-200l": dict(mefc=False),  # Rain200L and SPA-Data
+}
+
+
 class SparseAttention(blocks.Attention):
     """Top-k sparse attention (TKSA): four softmaxes over the largest 1/2, 2/3, 3/4, 4/5 logits.
 

@@ -29,6 +29,9 @@ class DegradationEstimatorConfig:
         return 2 ** len(self.widths)
 
 
+SIZES = {"degradation-estimator": {}}
+
+
 class DegradationEstimator(nnx.Module):
     """Tells a good picture from one with noise, rain, haze or blur, and how strong the noise is.
 

@@ -135,6 +135,9 @@ class GuidedConfig:
         return self.base.config.text_dim
 
 
+SIZES = {"guided": {}}
+
+
 class Guided(nnx.Module):
     """Restores a picture with the help of another one."""
 

@@ -92,6 +92,50 @@ class TextualRestorationConfig:
             raise InputError(f"tasks is {self.tasks}; give 0 for none, or their number")
 
 
+def _places(places: dict[str, int]) -> tuple[tuple[str, int], ...]:
+    """Cross-attentions in the first layer of each of a UNet's attentions, and their widths."""
+    return tuple((f"{at}.transformer_blocks.0.attn2", width) for at, width in places.items())
+
+
+SIZES = {
+    "image-to-text": {},
+    "image-to-text-sd15": dict(input_dim=1024, output_dim=768),
+    "image-to-text-tiny": dict(
+        num_words=4,
+        input_dim=32,
+        hidden_dim=48,
+        output_dim=32,
+        cross_attention=_places(
+            {
+                "down_blocks.0.attentions.0": 32,
+                "mid_block.attentions.0": 64,
+                "up_blocks.1.attentions.0": 32,
+                "up_blocks.1.attentions.1": 32,
+            }
+        ),
+    ),
+    "tdr-tiny/image_to_text": dict(
+        input_dim=128,
+        hidden_dim=192,
+        output_dim=128,
+        cross_attention=_places(
+            {
+                "down_blocks.1.attentions.0": 128,
+                "mid_block.attentions.0": 128,
+                "up_blocks.0.attentions.0": 128,
+                "up_blocks.0.attentions.1": 128,
+            }
+        ),
+    ),
+    "textual-restoration": {},
+    "textual-restoration-sd15": dict(input_dim=768),
+    "textual-restoration-tiny": dict(num_words=4, input_dim=32, hidden_dim=48),
+    "tdr-tiny/textual_restoration": dict(
+        input_dim=128, hidden_dim=128, residual=True, attention=True
+    ),
+}
+
+
 def _check_sizes(config, *names: str) -> None:
     for name in names:
         if getattr(config, name) < 1:

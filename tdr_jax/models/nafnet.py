@@ -56,6 +56,17 @@ class NAFNetConfig:
         )
 
 
+_SIDD = dict(enc_blk_nums=(2, 2, 4, 8), middle_blk_num=12, dec_blk_nums=(2, 2, 2, 2))
+# The GoPro networks, those of SIDD, and GoPro's as it is tested: with local means.
+SIZES = {
+    "nafnet": {},
+    "nafnet-32": dict(width=32),
+    "nafnet-sidd": _SIDD,
+    "nafnet-sidd-32": dict(width=32, **_SIDD),
+    "nafnet-local": dict(train_size=(1, 3, 256, 256)),
+}
+
+
 class NAFBlock(nnx.Module):
     """Two residual halves: filtered and gated features under channel attention, then a gated MLP.
 

@@ -54,6 +54,9 @@ class PromptIRConfig:
         return self.inp_channels, self.out_channels
 
 
+SIZES = {"promptir": {}}
+
+
 class PromptGenBlock(nnx.Module):
     """Makes a prompt for some features: a mixture of learned pictures, resized and filtered.
 

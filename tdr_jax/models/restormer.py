@@ -43,6 +43,9 @@ class RestormerConfig:
         return self.inp_channels, self.out_channels
 
 
+SIZES = {"restormer": {}}
+
+
 class Restormer(nnx.Module):
     """Restores a picture blindly: one network, one degradation."""
 

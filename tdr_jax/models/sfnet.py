@@ -88,6 +88,9 @@ class SFNetConfig:
         return 3, 3
 
 
+SIZES = {"sfnet": {}}
+
+
 def pool(x: jax.Array, base_size: int | None) -> jax.Array:
     """The low frequencies of (B, H, W, C) in float32: (B, 1, 1, C), or (B, H, W, C) by windows."""
     if base_size is None:

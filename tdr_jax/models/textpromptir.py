@@ -53,6 +53,30 @@ class TextPromptIRConfig:
         return self.inp_channels, self.out_channels
 
 
+SIZES = {
+    "textpromptir": {},
+    # Sized so that two CPU cores can train it in an hour and restore a photograph in seconds.
+    "textpromptir-compact": dict(
+        dim=32,
+        num_blocks=(1, 2, 2, 2),
+        num_refinement_blocks=1,
+        heads=(1, 2, 4, 8),
+        ffn_expansion_factor=2.5,  # hidden widths are then multiples of 16
+        text_dim=384,
+        text_hidden=(128, 64),
+        input_shuffle=2,
+    ),
+    "textpromptir-tiny": dict(
+        dim=8,
+        num_blocks=(1, 1, 1, 2),
+        num_refinement_blocks=1,
+        heads=(1, 1, 2, 2),
+        text_dim=384,
+        text_hidden=(32, 16),
+    ),
+}
+
+
 class TextGate(nnx.Module):
     """Turns the sentence vector into a scale and a shift, gated by the picture's channel means.
 

@@ -79,6 +79,43 @@ class UNetConfig:
         return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
 
 
+# What differs in Stable Diffusion 2 from 1, which are the defaults.
+_SD2 = dict(
+    cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+)
+_TINY = dict(
+    sample_size=16,
+    block_out_channels=(32, 64),
+    down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+    up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    layers_per_block=1,
+    cross_attention_dim=32,
+)
+SIZES = {
+    "unet": {},
+    "sd14/unet": {},
+    "sd15/unet": {},
+    "sd20-base/unet": _SD2,
+    "sd20/unet": _SD2 | dict(sample_size=96),
+    "sd21-base/unet": _SD2,
+    "sd21/unet": _SD2 | dict(sample_size=96, upcast_attention=True),
+    "sd15-tiny/unet": _TINY | dict(attention_head_dim=2),
+    "sd21-tiny/unet": _TINY | dict(attention_head_dim=(2, 4), use_linear_projection=True),
+    # Of the pipeline that this project trains itself, on two CPU cores.
+    "tdr-tiny/unet": dict(
+        sample_size=16,
+        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=128,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        norm_num_groups=8,
+    ),
+}
+
+
 class Attention(nnx.Module):
     """Multi-head attention of tokens to themselves or to a context."""
 

@@ -55,6 +55,25 @@ class AutoencoderKLConfig:
         return 2 ** (len(self.block_out_channels) - 1)
 
 
+_SD2 = dict(sample_size=768)
+_TINY = dict(block_out_channels=(32, 64), layers_per_block=1, sample_size=32)
+SIZES = {
+    "vae": {},
+    "sd14/vae": {},
+    "sd15/vae": {},
+    "sd20-base/vae": _SD2,
+    "sd20/vae": _SD2,
+    "sd21-base/vae": _SD2,
+    "sd21/vae": _SD2,
+    "sd15-tiny/vae": _TINY,
+    "sd21-tiny/vae": _TINY,
+    # Two groups: a norm over a pair of channels would take colour and contrast from flat pictures.
+    "tdr-tiny/vae": dict(
+        block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=2, sample_size=128
+    ),
+}
+
+
 class Attention(nnx.Module):
     """Attention of pixels to one another, with one head, added to its input."""
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.infer import takes
 from tdr_jax.objectives.backbone import Backbone
 from tdr_jax.objectives.guided import Guided
 from tdr_jax.objectives.prompted import Prompted
@@ -86,13 +85,13 @@ def task(config, network):
             f"{'guidance' if guided else 'no guidance'}; set it to "
             f"{'guided' if guided else 'restore'!r}"
         )
-    if (guided or takes.sentence(network)) and config.loss.mixup:
+    if (guided or network.takes_sentence) and config.loss.mixup:
         raise InputError(
             f"config.loss.mixup is {config.loss.mixup}, but {network.name} takes "
             f"{'guidance' if guided else 'a sentence'}, which two blended pictures do not share; "
             "set it to 0"
         )
-    if takes.sentence(network):
+    if network.takes_sentence:
         return (Guided if guided else Prompted)(network, config.loss)
     views = {
         1 if isinstance(degraded, str) else len(degraded) for degraded, *_ in config.data.pairs
@@ -331,7 +330,7 @@ def text_encoder(config, network):
     Raises:
         InputError: if one is needed and there is none, or if it is of another width.
     """
-    if not takes.sentence(network):
+    if not network.takes_sentence:
         return None
     from tdr_jax import text
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import jax
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer import takes
 from tdr_jax.train import assemble
 
 OBJECTIVES = (
@@ -102,7 +101,7 @@ class Restoration:
             "clean": jax.ShapeDtypeStruct((batch, crop, crop, made), "float32"),
             "task": jax.ShapeDtypeStruct((batch,), "int32"),
         }
-        if takes.sentence(self.network):
+        if self.network.takes_sentence:
             width = self.network.config.text_dim
             found["vector"] = jax.ShapeDtypeStruct((batch, width), "float32")
         return found

@@ -26,6 +26,7 @@ from tdr_jax.evaluate import (
     report,
 )
 from tdr_jax.images.files import read_rgb, write_rgb
+from tdr_jax.models import Capabilities
 
 PHOTOS = {
     "b.png": data.chelsea()[20:87, 30:127],  # 97x67: neither side a multiple of 16
@@ -47,7 +48,7 @@ class Words:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fake:
+class Fake(Capabilities):
     """A network that scales its input: 1 is the identity."""
 
     scale: float = 1.0

@@ -22,13 +22,14 @@ from tdr_jax.evaluate import (
     report,
 )
 from tdr_jax.images.files import read_rgb, write_rgb
+from tdr_jax.models import Capabilities
 from tests.support.sizes import GREY
 
 PHOTOS = {"a.png": data.astronaut()[60:108, 200:264], "b.png": data.chelsea()[100:151, 100:165]}
 
 
 @dataclasses.dataclass(frozen=True)
-class Wordless:
+class Wordless(Capabilities):
     """A network that takes no sentence and scales the first channels of its input."""
 
     scale: float = 1.0

@@ -1,7 +1,7 @@
 """Guidance on its way to a guided network: by `Restorer`, by `tdr restore` and by `tdr eval`."""
 
 import json
-import types
+import os
 import weakref
 
 import numpy as np
@@ -16,6 +16,7 @@ from tdr_jax.evaluate import Panels, Restoration, Setting, evaluate, protocols
 from tdr_jax.images.arrays import open_guidance
 from tdr_jax.infer import Restorer
 from tests.support import stacks
+from tests.support.fakes import fake
 from tests.support.sizes import SMALLEST
 
 HEIGHT, WIDTH = 62, 61  # of most pictures here: padded to 64x64, which compiles once
@@ -32,13 +33,11 @@ def guided(seen, channels=(3, 3)):
             return images[..., 0]
         return (images[..., : channels[1]] + guidance.mean()) / 2
 
-    config = types.SimpleNamespace(multiple=8, channels=channels, guided=True)
-    return types.SimpleNamespace(name="fake", config=config, apply=apply)
+    return fake(apply, channels, guided=True)
 
 
 def blind():
-    config = types.SimpleNamespace(multiple=8, channels=(3, 3))
-    return types.SimpleNamespace(name="blind", config=config, apply=lambda params, x: x)
+    return fake(lambda params, x: x, name="blind")
 
 
 def test_guidance_is_needed_by_guided_networks_and_refused_by_others():
@@ -289,7 +288,7 @@ def test_the_panel_shows_input_guidance_confidence_and_output(tdr, folder, monke
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     before = {path: path.read_bytes() for path in panels.iterdir()}
     status, lines = tdr(*words, panels)
     assert status == 1 and any("No space left" in line for line in lines)

@@ -13,14 +13,10 @@ from tdr_jax import models, text, weights
 from tdr_jax.analysis import memory
 from tdr_jax.errors import InputError
 from tdr_jax.infer import Restorer
+from tests.support.fakes import fake
 from tests.support.sizes import DUAL_PIXEL, GREY, SMALLEST
 
 CAT = data.chelsea()[100:130, 120:167]  # 30x47: a multiple of nothing
-
-
-def fake(apply, channels=(3, 3), **config):
-    config = types.SimpleNamespace(multiple=8, channels=channels, **config)
-    return types.SimpleNamespace(name="fake", config=config, apply=apply)
 
 
 def halving(shapes, channels=(3, 3)):

@@ -1,7 +1,6 @@
 """A picture that passes through reading, restoring and writing keeps its size, type and extras."""
 
 import io
-import types
 import warnings
 
 import numpy as np
@@ -13,6 +12,7 @@ from tdr_jax import images, models
 from tdr_jax.errors import InputError
 from tdr_jax.images import deep
 from tdr_jax.infer import Restorer, tiles
+from tests.support.fakes import fake
 
 PROMPT = "please remove the noise"
 ORIENTATION, MAKER, EXIF_IFD, EXIF_WIDTH, GPS_IFD = 0x0112, 0x010F, 0x8769, 0xA002, 0x8825
@@ -28,8 +28,7 @@ class Sentences:
 
 
 def network_of(apply, multiple=8):
-    config = types.SimpleNamespace(multiple=multiple, text_dim=384, channels=(3, 3))
-    return types.SimpleNamespace(name="fake", config=config, apply=apply)
+    return fake(apply, multiple=multiple, text_dim=384)
 
 
 @pytest.fixture(scope="module")

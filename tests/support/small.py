@@ -32,7 +32,7 @@ class SmallConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Small:
+class Small(models.Capabilities):
     """Two convolutions and a gate by the sentence, with a `Network`'s methods."""
 
     config: SmallConfig = SmallConfig()

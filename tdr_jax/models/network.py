@@ -1,0 +1,188 @@
+"""A network without its parameters: pure functions of a flat dict of dotted names."""
+
+import dataclasses
+import functools
+import math
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tdr_jax.errors import InputError
+from tdr_jax.nn import remat
+
+Params = dict[str, jax.Array]
+
+# What a normalisation counts instead of learning: parameters by name, not by number.
+RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+
+
+PICTURES = ((1, 1), (3, 3), (6, 3))  # channels in and out: grey, colour, left and right view
+
+
+class Capabilities:
+    """What something is to be given to restore a picture, as its `name` and `config` tell."""
+
+    name: str
+    config: Any
+
+    @property
+    def takes_sentence(self) -> bool:
+        """Whether it restores as a sentence asks."""
+        return getattr(self.config, "text_dim", None) is not None
+
+    @property
+    def takes_strength(self) -> bool:
+        """Whether it has learnt that a shorter sentence vector asks for less."""
+        return getattr(self.config, "text_strength", False)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether it restores with the help of a guidance picture."""
+        return getattr(self.config, "guided", False)
+
+    @property
+    def takes_two_views(self) -> bool:
+        """Whether it restores the left view of a dual-pixel camera from both."""
+        return getattr(self.config, "channels", (0, 0))[0] == 6
+
+    @property
+    def trained_for(self) -> tuple[str, ...]:
+        """The degradations that it is known to have been trained for."""
+        return tuple(getattr(self.config, "trained_for", ()))
+
+    def check_restores(self, encoder) -> None:
+        """Refuses what restores no pictures, or an encoder that it does not need.
+
+        Args:
+            encoder: has a `dim`; None for a network that takes no sentence.
+
+        Raises:
+            InputError: other channels are mapped, or the encoder is missing, superfluous or of
+                another width.
+        """
+        channels = getattr(self.config, "channels", None)
+        if channels is None:
+            raise InputError(f"{self.name} is no network that restores pictures")
+        if channels not in PICTURES:
+            raise InputError(
+                f"network {self.name} makes {channels[1]} channels of {channels[0]}; it can be "
+                "given grey pictures (1, 1), colour (3, 3) and two views (6, 3)"
+            )
+        if not self.takes_sentence:
+            if encoder is not None:
+                raise InputError(f"network {self.name} takes no sentence; leave the encoder out")
+            return
+        wanted = self.config.text_dim
+        if encoder is None:
+            raise InputError(f"network {self.name} takes sentences; it needs a text encoder")
+        if encoder.dim != wanted:
+            raise InputError(
+                f"network {self.name} takes sentences as {wanted} numbers, but the text "
+                f"encoder gives {encoder.dim}; use the encoder it was trained with"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Network(Capabilities):
+    """A network without its parameters: pure functions of a flat dict of dotted names."""
+
+    name: str
+    config: Any
+    _module: type[nnx.Module]
+
+    def __post_init__(self):
+        remat.name_of(getattr(self.config, "remat", False))
+
+    @property
+    def kind(self) -> str:
+        """The class of the network, whatever its size: the key of its conversion table."""
+        return self._module.__name__
+
+    @property
+    def size(self) -> int:
+        """The number of learnt parameters."""
+        shapes = self.abstract_params().items()
+        return sum(math.prod(spec.shape) for key, spec in shapes if not key.endswith(RUNNING))
+
+    def has(self, method: str) -> bool:
+        """Whether the network has that method, so that `apply` can be asked for it."""
+        return callable(getattr(self._module, method, None))
+
+    def replace(self, **fields) -> "Network":
+        """Returns the network with other fields in its config, `dtype` for one."""
+        config = dataclasses.replace(self.config, **fields)
+        return Network(self.name, config, self._module)
+
+    def module(self) -> nnx.Module:
+        """Makes the module itself, for another network that holds it."""
+        return self._module(self.config)
+
+    @functools.cached_property
+    def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
+        model = nnx.eval_shape(lambda: self.module())
+        graphdef, state = nnx.split(model, nnx.Param)
+        return graphdef, dict(nnx.to_flat_state(state))
+
+    def init(self, seed: int = 0) -> Params:
+        """Draws float32 parameters; the same seed gives the same values on every machine."""
+        return {
+            _dotted(path): jnp.asarray(_draw(param, (seed, zlib.crc32(_dotted(path).encode()))))
+            for path, param in self._split[1].items()
+        }
+
+    def abstract_params(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns the shapes and dtypes of the parameters without computing any."""
+        return {
+            _dotted(path): jax.ShapeDtypeStruct(param.shape, param.dtype)
+            for path, param in self._split[1].items()
+        }
+
+    def apply(self, params: Params, *inputs, method: str = "__call__", **kwargs):
+        """Calls a method of the network with these parameters; works under every jax transform.
+
+        Raises:
+            ValueError: the names or shapes of `params` are not this network's.
+        """
+        graphdef, spec = self._split
+        check(params, self.abstract_params(), f"network {self.name}")
+        state = nnx.from_flat_state(
+            [(path, param.replace(params[_dotted(path)])) for path, param in spec.items()]
+        )
+        return getattr(nnx.merge(graphdef, state), method)(*inputs, **kwargs)
+
+
+def _draw(param, key: tuple[int, int]) -> np.ndarray:
+    """Draws one parameter from its own stream, so that the value hangs on seed and name alone."""
+    initial = param.get_metadata("initial")
+    generator = np.random.Generator(np.random.Philox(key=key))
+    values = np.full(param.shape, initial.constant)
+    if initial.bound:
+        values += generator.uniform(-initial.bound, initial.bound, param.shape)
+    if initial.std:
+        values += initial.std * generator.standard_normal(param.shape)
+    return values.astype(np.float32)
+
+
+def _dotted(path: tuple) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def check(params, expected, what: str) -> None:
+    """Compares names and shapes with the expected ones.
+
+    Raises:
+        ValueError: lists every missing, unexpected and misshapen name at once.
+    """
+    faults = [f"missing {name}" for name in expected if name not in params]
+    faults += [f"unexpected {name}" for name in params if name not in expected]
+    faults += [
+        f"{name} is {tuple(params[name].shape)}, not {tuple(spec.shape)}"
+        for name, spec in expected.items()
+        if name in params and tuple(params[name].shape) != tuple(spec.shape)
+    ]
+    if faults:
+        raise ValueError(f"parameters do not fit {what}: " + "; ".join(faults))
