@@ -12,12 +12,12 @@ from tdr_jax.errors import InputError
 
 # Rain. Lengths and widths are of the nearest layer, in pixels; further layers shrink.
 LAYERS = (1, 4)
-LENGTHS = (10.0, 60.0)
-WIDTHS = (0.5, 1.6)  # standard deviation across a streak
-COVERS = (0.03, 1.1)  # sum of the streaks' areas over the picture's; a shower to a cloudburst
-LIGHTS = (0.1, 0.75)  # of a layer's brightest streaks
+LENGTHS = (25.0, 110.0)
+WIDTHS = (0.55, 1.2)  # standard deviation across a streak
+COVERS = (0.08, 2.5)  # sum of the streaks' areas over the picture's; a shower to a cloudburst
+LIGHTS = (0.15, 0.8)  # of a layer's brightest streaks
 VEIL = 0.2  # most of the grey light that hangs between the drops
-ADDED, CROSSED, VEILED = 0.6, 0.35, 0.5  # shares of pictures
+ADDED, CROSSED, VEILED = 0.6, 0.25, 0.5  # shares of pictures
 
 # Haze. RESIDE's indoor and outdoor sets: depth is 1 at a room's far wall; its unit outdoors is that
 # of `degrade.synthetic_depth`.
@@ -30,7 +30,7 @@ SOFTNESS = (1e-4, 1e-2)  # of the depth's edges: what the guided filter adds to 
 
 # Noise of a sensor: variance = shot * light + read, light of 1 saturates it. Shot and read go
 # together as in Brooks et al. (2019); (1e-4, 1.2e-2) there, from phones.
-SHOT = (1e-4, 1e-2)
+SHOT = (3e-4, 1.2e-2)
 WHITE = (1.2, 2.4)  # gains of red and blue that make grey grey
 CONTRAST = (0.3, 1.0)  # of the tone curve: 0 none, 1 all of 3 x^2 - 2 x^3
 SCALES = (0.7, 1.6)  # sides of the sensor's picture over those of the saved one
@@ -43,10 +43,6 @@ SUBSAMPLED = 0.5  # share of JPEG files with half the rows and columns of colour
 # Of a typical sensor's colours to sRGB; rows sum to 1, so grey stays grey.
 COLOURS = np.array([[1.65, -0.5, -0.15], [-0.25, 1.55, -0.3], [0.05, -0.6, 1.55]], np.float32)
 NOISES = ("gaussian", "camera", "jpeg")
-
-
-def _between(span, rng):
-    return rng.uniform(*span)
 
 
 def _log_between(span, rng):
@@ -127,7 +123,7 @@ def rain(image, rng, *, heaviness=None, added=None, veil=None):
         veil = VEIL * heaviness * drawn_veil * (has_veil < VEILED)
     layers = rng.integers(LAYERS[0], LAYERS[1] + 1)
     angle = np.clip(14 * rng.standard_normal(), -45, 45)
-    spread = 25 if rng.random() < CROSSED else 4
+    spread = 20 if rng.random() < CROSSED else 3
     near_length = _log_between(LENGTHS, rng)
     near_width = _log_between(WIDTHS, rng)
     colour = rng.uniform(0.75, 1.0)
@@ -139,13 +135,13 @@ def rain(image, rng, *, heaviness=None, added=None, veil=None):
 
     fallen = np.zeros(image.shape[:2], np.float32)
     for k in range(layers):
-        far = 1 / (1 + 0.5 * k * rng.uniform(0.5, 1.5))  # size at this distance, 1 for the nearest
+        far = 1 / (1 + 0.4 * k * rng.uniform(0.5, 1.5))  # size at this distance, 1 for the nearest
         layer = streaks(
             image.shape[:2],
             rng,
             angle=angle + spread * rng.uniform(-1, 1),
-            length=max(4.0, near_length * far),
-            width=max(0.45, near_width * (far if k else rng.uniform(1.0, 1.5))),
+            length=max(8.0, near_length * far),
+            width=max(0.45, near_width * (far**0.5 if k else rng.uniform(1.0, 1.25))),
             cover=cover / layers * rng.uniform(0.6, 1.4),
         )
         fallen += layer * np.float32(light * (0.4 + 0.6 * far))
@@ -173,12 +169,12 @@ def room(shape, rng, window=None):
     """
     height, width = shape
     top, left, h, w = window if window is not None else (0, 0, height, width)
-    middle = rng.uniform(0.3, 0.7, 2) * shape  # where the lines of the room run to
+    middle = rng.uniform((0.2, 0.3), (0.55, 0.7)) * shape  # where the lines of the room run to
     focal = max(shape)
     y = ((np.arange(top, top + h) - middle[0]) / focal).astype(np.float32)[:, None]
     x = ((np.arange(left, left + w) - middle[1]) / focal).astype(np.float32)
     # A ray (x, y, 1) meets the plane at a side's distance a where its depth is a / |x|.
-    ceiling, floor = rng.uniform(0.08, 0.3, 2)
+    ceiling, floor = rng.uniform((0.08, 0.05), (0.4, 0.2))
     walls = rng.uniform(0.08, 0.4, 2)
     tiny = np.float32(1e-4)
     across = np.where(x < 0, walls[0], walls[1]) / np.maximum(np.abs(x), tiny)
@@ -288,7 +284,7 @@ def haze(image, rng, *, indoors=None, window=None, shape=None, guide=None):
     drawn = rng.random() < INDOORS
     indoors = drawn if indoors is None else indoors
     ranges = INDOOR if indoors else OUTDOOR
-    airlight, beta = _between(ranges["airlight"], rng), _log_between(ranges["beta"], rng)
+    airlight, beta = rng.uniform(*ranges["airlight"]), rng.uniform(*ranges["beta"])
     colour = np.clip(airlight + TINT * rng.uniform(-1, 1, 3), 0, 1)[: image.shape[-1]]
     guide = image if guide is None else guide
     depth = imagined_depth(guide, rng, indoors=indoors, window=window, shape=shape)
@@ -428,11 +424,11 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     shot = drawn_shot if shot is None else shot
     scale = drawn_scale if scale is None else scale
     read = np.exp(2.18 * np.log(shot) + 1.2 + 0.26 * rng.standard_normal())
-    contrast, correction, saturation = _between(CONTRAST, rng), rng.random(), rng.random()
+    contrast, correction, saturation = rng.uniform(*CONTRAST), rng.random(), rng.random()
     red, blue = rng.uniform(*WHITE, 2)
-    luma_blur, chroma_blur = _between(LUMA_BLUR, rng), _between(CHROMA_BLUR, rng)
+    luma_blur, chroma_blur = rng.uniform(*LUMA_BLUR), rng.uniform(*CHROMA_BLUR)
     kept = rng.random() < SAVED
-    drawn_quality = int(_between(SAVED_QUALITY, rng)) if kept else 0
+    drawn_quality = int(rng.uniform(*SAVED_QUALITY)) if kept else 0
     quality = drawn_quality if quality is None else quality
 
     size = (max(8, round(width * scale)), max(8, round(height * scale)))
