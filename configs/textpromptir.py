@@ -19,6 +19,8 @@ Arguments, all optional:
     encoder: minilm (384-d) or the folder of a sentence-transformers model; base has no default.
     text_dim: the width of its vectors, where it is not the network's own (base 768, others 384).
     eval: a folder of clean photographs to measure on during the run.
+    damage: realistic for rain, haze and noise of wider ranges, a camera's noise and JPEG blocks
+        (docs/degradations.md); published, the default, for those of earlier runs and evaluation.
     device: tpu for bfloat16 and a batch in parts that stay in its fast memory.
 
 Expected score. base: the paper's table (CBSD68 34.17 / 31.52 / 28.26 dB at sigma 15 / 25 / 50,
@@ -53,6 +55,7 @@ def get_config(argument: str = ""):
         encoder="",
         text_dim=0,
         eval="",
+        damage="published",
         device="",
     )
     if given["size"] not in SIZES:
@@ -74,6 +77,9 @@ def get_config(argument: str = ""):
         pairs.append((f"{given['haze']}/synthetic", f"{given['haze']}/original", "haze", 1))
     config.data.pairs = tuple(pairs)
     SIZES[given["size"]](config)
+    config.data.synthesis = given["damage"]
+    if given["damage"] == "realistic":
+        config.data.sigma_range = (1.0, 60.0)
     common.fit(config, given["device"])
     if given["encoder"]:
         config.encoder = given["encoder"]

@@ -35,6 +35,7 @@ WHITE = (1.2, 2.4)  # gains of red and blue that make grey grey
 CONTRAST = (0.3, 1.0)  # of the tone curve: 0 none, 1 all of 3 x^2 - 2 x^3
 SCALES = (0.7, 1.6)  # sides of the sensor's picture over those of the saved one
 LUMA_BLUR, CHROMA_BLUR = (0.0, 1.1), (0.0, 2.5)  # of the noise by the camera, in sensor pixels
+CHROMA_KEPT = (0.3, 1.0)  # of the noise in colours
 SAVED = 0.7  # share of camera pictures that are saved as JPEG ...
 SAVED_QUALITY = (70, 99)  # ... and how well
 BLOCK_QUALITY = (10, 75)  # where JPEG itself is the damage
@@ -42,7 +43,7 @@ SUBSAMPLED = 0.5  # share of JPEG files with half the rows and columns of colour
 
 # Of a typical sensor's colours to sRGB; rows sum to 1, so grey stays grey.
 COLOURS = np.array([[1.65, -0.5, -0.15], [-0.25, 1.55, -0.3], [0.05, -0.6, 1.55]], np.float32)
-NOISES = ("gaussian", "camera", "jpeg")
+NOISES = ("gaussian", "camera", "jpeg")  # that one sentence asks to remove
 
 
 def _log_between(span, rng):
@@ -427,9 +428,9 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     contrast, correction, saturation = rng.uniform(*CONTRAST), rng.random(), rng.random()
     red, blue = rng.uniform(*WHITE, 2)
     luma_blur, chroma_blur = rng.uniform(*LUMA_BLUR), rng.uniform(*CHROMA_BLUR)
-    kept = rng.random() < SAVED
-    drawn_quality = int(rng.uniform(*SAVED_QUALITY)) if kept else 0
-    quality = drawn_quality if quality is None else quality
+    chroma_kept = np.float32(rng.uniform(*CHROMA_KEPT))
+    saved, drawn_quality = rng.random() < SAVED, int(rng.uniform(*SAVED_QUALITY))
+    quality = drawn_quality * saved if quality is None else quality
 
     size = (max(8, round(width * scale)), max(8, round(height * scale)))
     seen = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -445,7 +446,7 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     noise = developed(np.clip(light + noise, 0, 1), contrast) - developed(light, contrast)
 
     luma = cv2.transform(noise, np.float32([[0.299, 0.587, 0.114]]))[..., None]
-    chroma = noise - luma
+    chroma = (noise - luma) * chroma_kept
     if luma_blur > 0.3:  # less leaves a kernel of one pixel
         luma = cv2.GaussianBlur(luma, (0, 0), luma_blur)[..., None]
     if chroma_blur > 0.3:

@@ -51,8 +51,13 @@ class Labelled(Examples):
         if "noise" in present:
             stream = DEGRADATION + TASKS.index("noise")
             sigma = self._sigma(example_rng(self.seed, n, stream))  # as `_render` draws it
+        degraded = self._render(crops[0], present, **where)
+        if "noise" in present and self.data.synthesis != "published":
+            # A camera's noise and JPEG have no sigma of their own: what they changed, measured.
+            before = self._render(crops[0], present - {"noise"}, **where)
+            sigma = 255 * np.sqrt(np.mean((degraded - before) ** 2))
         return {
-            "degraded": _as_file(self._render(crops[0], present, **where), u[6], u[7]),
+            "degraded": _as_file(degraded, u[6], u[7]),
             "present": np.array([name in present for name in LOOKED_FOR], np.float32),
             "sigma": np.float32(sigma),
         }

@@ -12,6 +12,7 @@ from sys import maxsize
 
 import numpy as np
 
+from tdr_jax import realistic
 from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
@@ -21,6 +22,7 @@ CHOICES = 0  # streams of an example's generator: its discrete choices ...
 DEGRADATION = 1  # ... and, from here on, one stream per task, in the order of TASKS
 SHUFFLE = 2**32  # ... and far away, for the epoch instead of the example, the order of the pictures
 LARGEST_CROP = 4096
+SYNTHESES = ("published", "realistic")
 
 
 def turn(image, how):
@@ -98,6 +100,16 @@ class Examples:
             raise InputError(f"data.turns is {self.turns}; give some of the numbers 0 to 7")
         if data.sigma_range and not 0 <= data.sigma_range[0] <= data.sigma_range[-1] < np.inf:
             raise InputError(f"data.sigma_range is {data.sigma_range}; give (lowest, highest)")
+        if data.synthesis not in SYNTHESES:
+            raise InputError(
+                f"data.synthesis is {data.synthesis!r}; use one of {', '.join(SYNTHESES)}"
+            )
+        shares = np.asarray(data.noise_shares, np.float64)
+        if shares.shape != (len(realistic.NOISES),) or shares.min() < 0 or shares.sum() <= 0:
+            raise InputError(
+                f"data.noise_shares is {data.noise_shares}; give one number >= 0 for each of "
+                f"{', '.join(realistic.NOISES)}"
+            )
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         self.makeable = [task for task in self.tasks if task in SYNTHESISED]
         self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
@@ -120,7 +132,7 @@ class Examples:
             )
         return self.makeable[bisect_right(np.cumsum(weights) / weights.sum(), u)]
 
-    def _render(self, crop, present, how, n, window, shape):
+    def _render(self, crop, present, how, n, window, shape, guide):
         """Degrades a crop by every task in `present` and turns it.
 
         Haze comes before the turn, since its depth belongs to the upright picture; rain, blur and
@@ -132,9 +144,11 @@ class Examples:
             rng = example_rng(self.seed, n, DEGRADATION + TASKS.index(task))
             sigma = self._sigma(rng) if task == "noise" else None
             mode = self.data.noise_mode
-            return degrade(
-                image, task, rng, sigma=sigma, window=window, shape=shape, noise_mode=mode
-            )
+            options = dict(sigma=sigma, window=window, shape=shape, noise_mode=mode)
+            if self.data.synthesis == "published":
+                return degrade(image, task, rng, **options)
+            shares = self.data.noise_shares
+            return realistic.degrade(image, task, rng, guide=guide, shares=shares, **options)
 
         image = apply("haze", crop) if "haze" in present else crop
         image = np.ascontiguousarray(turn(image, how))
@@ -225,7 +239,9 @@ class Examples:
             "window": (y, x, size, size),
             "shape": (height, width),
         }
-        return [as_float(crop) for crop in crops], where, item, u
+        crops = [as_float(crop) for crop in crops]
+        # The edges of imagined depth: of the clean crop, for the input and for the target alike.
+        return crops, where | {"guide": crops[-1]}, item, u
 
     def _vector(self, named, kind, which):
         """Draws the condition: a sentence's vector, or of two sentences the mean.
@@ -268,6 +284,9 @@ def batches(
         data: config with the fields tasks, weights: the tasks and how often each is drawn for a
             picture without a task; sigmas: noise levels of 255, drawn evenly; sigma_range: (lowest,
             highest) to draw any level in between instead, or (); noise_mode: "uint8" or "float";
+            synthesis: "published", made by `degradations.synthesis`, or "realistic", by
+            `realistic`; noise_shares: how often "realistic" noise is Gaussian, a camera's and
+            blocks of JPEG;
             channels: 3, or 1 to turn pictures grey before anything is added; turns: which of the
             eight ways of `turn` are drawn; stages: ((steps, crop, batch), ...), run one after
             another, the last one without end; absent: share of examples whose sentence names a

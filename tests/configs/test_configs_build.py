@@ -23,6 +23,7 @@ ARGUMENTS = {
         "size=compact",
         "size=tiny,text_dim=8",
         "size=compact,tasks=noise,data=photos",
+        "size=compact,damage=realistic",
         "size=base,data=wed,rain=rain100l,haze=ots,encoder=sentences",
     ],
 }

@@ -36,6 +36,8 @@ def config(**changes):
         "together": 0.0,
         "partial": 0.0,
         "noise_mode": "uint8",
+        "synthesis": "published",
+        "noise_shares": (1.0, 1.0, 1.0),
         "workers": 0,
     }
     return ConfigDict(data | changes)
