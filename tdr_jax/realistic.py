@@ -443,7 +443,12 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     # White is balanced before the mosaic is filled in, as cameras do.
     noise *= mosaic(np.broadcast_to(gains, seen.shape))
     noise = cv2.transform(demosaic(noise, correction), colours)
-    noise = developed(np.clip(light + noise, 0, 1), contrast) - developed(light, contrast)
+    # Half the way from -noise to noise: gamma alone would darken the mean, which the means of many
+    # exposures that real noise is measured against show as well.
+    brighter, darker = (
+        developed(np.clip(light + sign * noise, 0, 1), contrast) for sign in (1, -1)
+    )
+    noise = (brighter - darker) / 2
 
     luma = cv2.transform(noise, np.float32([[0.299, 0.587, 0.114]]))[..., None]
     chroma = (noise - luma) * chroma_kept
