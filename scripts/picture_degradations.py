@@ -1,16 +1,19 @@
-"""Draws docs/img/degradations.jpg: photographs beside what is made of them.
+"""Draws docs/img/degradations.jpg and realistic.jpg: photographs beside what is made of them.
 
-It also prints how far, in PSNR, each degradation takes the shipped photographs from the clean ones.
+It also prints how far, in PSNR, each damage of `tdr_jax.degrade` and `tdr_jax.realistic` takes the
+shipped photographs from the clean ones.
 
-python scripts/picture_degradations.py [PHOTO ...] [--out FILE]
+python scripts/picture_degradations.py [PHOTO ...] [--out FOLDER]
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from tdr_jax import realistic
 from tdr_jax.degradations.synthesis import (
     SYNTHESISED,
     degrade,
@@ -28,6 +31,7 @@ PHOTOS = (
     "examples/photos/test/moose.jpg",
 )
 WIDTH, HEIGHT, GAP, LINE = 300, 210, 4, 20  # of a tile and its caption, in pixels
+ENLARGED = 3  # times, a detail of camera noise and JPEG
 
 
 def _tile(picture, caption):
@@ -38,6 +42,11 @@ def _tile(picture, caption):
     font = ImageFont.load_default(13)
     ImageDraw.Draw(sheet).text((2, HEIGHT + 1), caption, fill="black", font=font)
     return np.asarray(sheet)
+
+
+def _depth_tile(depth, name):
+    shade = np.repeat(depth[..., None] / depth.max(), 3, axis=-1)
+    return _tile(shade, f"{name}: {depth.min():.1f} to {depth.max():.1f}")
 
 
 def _psnr(degraded, clean):
@@ -58,45 +67,82 @@ def _block(clean, number):
     }
     tiles = [_tile(clean, "photograph")]
     tiles += [_tile(image, f"{name}: {_psnr(image, clean):.1f} dB") for name, image in made.items()]
-    shade = np.repeat(depth[..., None] / depth.max(), 3, axis=-1)
-    return [*tiles, _tile(shade, f"depth made for it: {depth.min():.1f} to {depth.max():.1f}")]
+    return [*tiles, _depth_tile(depth, "depth made for it")]
+
+
+def _realistic_block(clean, number):
+    """Makes the eight tiles of a photograph with the damage of `tdr_jax.realistic`."""
+    rng = [example_rng(27, 10 * number + i) for i in range(8)]
+    # The first photograph looks far, the second near, which passes for a room.
+    indoors, beta = number == 1, (0.2, 1.2)[number % 2]
+    depth = realistic.imagined_depth(clean, rng[3], indoors=indoors)
+    made = {
+        "rain, heaviness 0.3": realistic.rain(clean, rng[0], heaviness=0.3),
+        "rain, heaviness 0.8": realistic.rain(clean, rng[1], heaviness=0.8),
+        f"haze, A 0.95, beta {beta}": haze(clean, depth, 0.95, beta),
+    }
+    tiles = [_tile(image, f"{name}: {_psnr(image, clean):.1f} dB") for name, image in made.items()]
+    tiles.append(_depth_tile(depth, "its depth"))
+
+    y, x = ((side - side // ENLARGED) // 2 for side in (HEIGHT, WIDTH))
+    detail = clean[y : y + HEIGHT // ENLARGED, x : x + WIDTH // ENLARGED]
+    details = {
+        "photograph, detail": detail,
+        "camera, shot 0.002": realistic.camera_noise(detail, rng[4], shot=0.002),
+        "camera, shot 0.01": realistic.camera_noise(detail, rng[5], shot=0.01),
+        "JPEG, quality 20": realistic.jpeg(detail, rng[6], quality=20),
+    }
+    for name, image in details.items():
+        large = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
+        score = "" if image is detail else f": {_psnr(image, detail):.1f} dB"
+        tiles.append(_tile(large, name + score))
+    return tiles
 
 
 def _print_table(folder, draws=8):
-    """Prints, for each task, percentiles of the PSNR over the photographs and `draws` of each."""
+    """Prints, for each damage, percentiles of the PSNR over the photographs and `draws` of each."""
     photos = [read_rgb(path).astype(np.float32) / 255 for path in list_pictures(folder)]
+    makers = {task: partial(degrade, task=task) for task in SYNTHESISED}
+    makers |= {
+        "realistic rain": realistic.rain,
+        "realistic haze": realistic.haze,
+        "camera noise": realistic.camera_noise,
+        "JPEG blocks": realistic.jpeg,
+    }
     print("| degraded PSNR, dB | 5% | 25% | median | 75% | 95% | mean |")
     print("|---" * 7 + "|")
-    for task in SYNTHESISED:
+    for name, make in makers.items():
         values = [
-            _psnr(degrade(photo, task, example_rng(0, draws * i + k)), photo)
+            _psnr(make(photo, rng=example_rng(0, draws * i + k)), photo)
             for i, photo in enumerate(photos)
             for k in range(draws)
         ]
         marks = [*np.percentile(values, [5, 25, 50, 75, 95]), np.mean(values)]
-        print(f"| {task} | " + " | ".join(f"{mark:.1f}" for mark in marks) + " |")
+        print(f"| {name} | " + " | ".join(f"{mark:.1f}" for mark in marks) + " |")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", nargs="*", type=Path, default=[ROOT / name for name in PHOTOS])
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img" / "degradations.jpg")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img")
     args = parser.parse_args()
 
-    rows = []
-    for number, path in enumerate(args.photos):
-        photo = Image.fromarray(read_rgb(path))
-        scale = max(WIDTH / photo.width, HEIGHT / photo.height)
-        photo = photo.resize((round(photo.width * scale), round(photo.height * scale)))
-        clean = np.asarray(photo, np.float32)[:HEIGHT, :WIDTH] / 255
-        tiles = [
-            np.pad(tile, ((0, 0), (0, GAP), (0, 0)), constant_values=255)
-            for tile in _block(clean, number)
-        ]
-        rows += [np.concatenate(tiles[:4], axis=1), np.concatenate(tiles[4:], axis=1)]
-    # Quality 68: at more, half of the file is noise.
-    Image.fromarray(np.concatenate(rows)[:, :-GAP]).save(args.out, quality=68, optimize=True)
-    print(f"{args.out}: {args.out.stat().st_size / 1024:.0f} KiB")
+    for name, block in (("degradations", _block), ("realistic", _realistic_block)):
+        rows = []
+        for number, path in enumerate(args.photos):
+            photo = Image.fromarray(read_rgb(path))
+            scale = max(WIDTH / photo.width, HEIGHT / photo.height)
+            photo = photo.resize((round(photo.width * scale), round(photo.height * scale)))
+            clean = np.asarray(photo, np.float32)[:HEIGHT, :WIDTH] / 255
+            tiles = [
+                np.pad(tile, ((0, 0), (0, GAP), (0, 0)), constant_values=255)
+                for tile in block(clean, number)
+            ]
+            rows += [np.concatenate(tiles[:4], axis=1), np.concatenate(tiles[4:], axis=1)]
+        # Quality 68: at more, half of the file is noise.
+        file = args.out / f"{name}.jpg"
+        Image.fromarray(np.concatenate(rows)[:, :-GAP]).save(file, quality=68, optimize=True)
+        print(f"{file}: {file.stat().st_size / 1024:.0f} KiB")
     _print_table(ROOT / "examples" / "photos")
 
 
