@@ -59,8 +59,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.recoloured = 0.0  # share in other light and colours; "estimate", "tr"
     config.data.partial = 0.0  # share that asks for less than full strength, by a shorter vector
     config.data.noise_mode = "uint8"
-    # Who makes noise, rain and haze: "published" (tdr_jax/degrade.py) or "realistic"
-    # (tdr_jax/realistic.py); "restore", "guided" and "estimate"
+    # Who makes noise, rain and haze: "published" (tdr_jax/degradations/synthesis.py) or "realistic"
+    # (tdr_jax/degradations/realistic.py); "restore", "guided" and "estimate"
     config.data.synthesis = "published"
     config.data.noise_shares = (0.5, 0.4, 0.1)  # Gaussian, a camera's, JPEG; "realistic"
     # The next three are for the stages of textual degradation removal.

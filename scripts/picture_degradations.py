@@ -1,6 +1,6 @@
 """Draws docs/img/degradations.jpg and realistic.jpg: photographs beside what is made of them.
 
-It also prints how far, in PSNR, each damage of `tdr_jax.degrade` and `tdr_jax.realistic` takes the
+It also prints how far, in PSNR, each damage of `degradations.synthesis` and `degradations.realistic` takes the
 shipped photographs from the clean ones.
 
 python scripts/picture_degradations.py [PHOTO ...] [--out FOLDER]
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tdr_jax import realistic
+from tdr_jax.degradations import realistic
 from tdr_jax.degradations.synthesis import (
     SYNTHESISED,
     degrade,
@@ -71,7 +71,7 @@ def _block(clean, number):
 
 
 def _realistic_block(clean, number):
-    """Makes the eight tiles of a photograph with the damage of `tdr_jax.realistic`."""
+    """Makes the eight tiles of a photograph with the damage of `degradations.realistic`."""
     rng = [example_rng(27, 10 * number + i) for i in range(8)]
     # The first photograph looks far, the second near, which passes for a room.
     indoors, beta = number == 1, (0.2, 1.2)[number % 2]

@@ -12,7 +12,7 @@ from sys import maxsize
 
 import numpy as np
 
-from tdr_jax import realistic
+from tdr_jax.degradations import realistic
 from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of

@@ -1,13 +1,13 @@
 """Damage as the world makes it: rain, haze, camera noise and JPEG blocks for training.
 
-Wider ranges than those of `tdr_jax.degrade`, whose streams evaluation keeps. Pictures are float32
+Wider ranges than those of `degradations.synthesis`, whose streams evaluation keeps. Pictures are float32
 (H, W, 3) or (H, W, 1) in [0, 1], of any size from 16 pixels on; each draw comes from the generator
 that is passed in. Ranges are (lowest, highest) and stand beside what they are of.
 """
 
 import numpy as np
 
-from tdr_jax import degrade as published
+from tdr_jax.degradations import synthesis as published
 from tdr_jax.errors import InputError
 
 # Rain. Lengths and widths are of the nearest layer, in pixels; further layers shrink.
@@ -54,15 +54,15 @@ def streaks(shape, rng, *, angle, length, width, cover):
     """Draws one layer of rain, all of it falling in one direction.
 
     Args:
-      shape: (H, W).
-      rng: `numpy.random.Generator`.
-      angle: degrees from the vertical, positive to the right on the way down.
-      length: of the longest streaks in pixels; the others have 0.55 of it.
-      width: standard deviation across a streak in pixels.
-      cover: sum of the streaks' areas over the picture's.
+        shape: (H, W).
+        rng: `numpy.random.Generator`.
+        angle: degrees from the vertical, positive to the right on the way down.
+        length: of the longest streaks in pixels; the others have 0.55 of it.
+        width: standard deviation across a streak in pixels.
+        cover: sum of the streaks' areas over the picture's.
 
     Returns:
-      float32 (H, W) >= 0: about 1 along the middle of a bright drop, more where some cross.
+        float32 (H, W) >= 0: about 1 along the middle of a bright drop, more where some cross.
     """
     import cv2
 
@@ -103,16 +103,16 @@ def rain(image, rng, *, heaviness=None, added=None, veil=None):
     faint ones. Layers fall alike or cross each other.
 
     Args:
-      image: float32 (H, W, C) in [0, 1].
-      rng: `numpy.random.Generator`.
-      heaviness: from 0, the cover and light of a shower (Rain100L), to 1, a cloudburst (beyond
-        Rain100H); None draws it.
-      added: True for light that is added and clipped, as in Rain100L and Rain100H, False for light
-        that is screened, I + s (1 - I), as a film does; None draws it.
-      veil: share of grey light mixed in, 0 to `VEIL`; None draws it.
+        image: float32 (H, W, C) in [0, 1].
+        rng: `numpy.random.Generator`.
+        heaviness: from 0, the cover and light of a shower (Rain100L), to 1, a cloudburst (beyond
+            Rain100H); None draws it.
+        added: True for light that is added and clipped, as in Rain100L and Rain100H, False for
+            light that is screened, I + s (1 - I), as a film does; None draws it.
+        veil: share of grey light mixed in, 0 to `VEIL`; None draws it.
 
     Returns:
-      float32 (H, W, C) in [0, 1].
+        float32 (H, W, C) in [0, 1].
 
     Source: our own; the statistics it was fitted to stand in docs/degradations.md.
     """
@@ -161,12 +161,12 @@ def room(shape, rng, window=None):
     """Draws the depth of an empty room seen from inside: floor, ceiling and three walls.
 
     Args:
-      shape: (H, W) of the whole picture.
-      rng: `numpy.random.Generator`.
-      window: (y, x, h, w) within the picture, or None for all of it.
+        shape: (H, W) of the whole picture.
+        rng: `numpy.random.Generator`.
+        window: (y, x, h, w) within the picture, or None for all of it.
 
     Returns:
-      float32 (h, w), 1 at the far wall, at least 0.2.
+        float32 (h, w), 1 at the far wall, at least 0.2.
     """
     height, width = shape
     top, left, h, w = window if window is not None else (0, 0, height, width)
@@ -501,7 +501,7 @@ def noise(image, rng, *, sigma, shares, mode="uint8"):
       rng: `numpy.random.Generator`.
       sigma: of Gaussian noise, on the scale of 0 to 255.
       shares: how often each of `NOISES` is drawn.
-      mode: of Gaussian noise, see `tdr_jax.degrade.gaussian_noise`.
+      mode: of Gaussian noise, see `synthesis.gaussian_noise`.
 
     Returns:
       float32 (H, W, C).
@@ -528,12 +528,12 @@ def degrade(
     noise_mode="uint8",
     guide=None,
 ):
-    """Degrades a picture, or a window of one, for a task, as `tdr_jax.degrade.degrade` does.
+    """Degrades a picture, or a window of one, for a task, as `synthesis.degrade` does.
 
     Args:
       image: float32 (h, w, C) in [0, 1].
-      task: "noise", "rain", "haze", or "blur", which is `tdr_jax.degrade`'s.
-      rng: `numpy.random.Generator`, for instance of `tdr_jax.degrade.example_rng`.
+      task: "noise", "rain", "haze", or "blur", which is `degradations.synthesis`'s.
+      rng: `numpy.random.Generator`, for instance of `synthesis.example_rng`.
       sigma, shares, noise_mode: see `noise`.
       window, shape, guide: see `haze`.
 

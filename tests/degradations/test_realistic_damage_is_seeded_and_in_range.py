@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import textpromptir
-from tdr_jax import realistic
 from tdr_jax.data import labelled, pipeline, sources
-from tdr_jax.degrade import example_rng
+from tdr_jax.degradations import realistic
+from tdr_jax.degradations.synthesis import example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images import list_pictures, read_rgb
 
