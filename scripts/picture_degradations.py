@@ -1,7 +1,7 @@
 """Draws docs/img/degradations.jpg and realistic.jpg: photographs beside what is made of them.
 
-It also prints how far, in PSNR, each damage of `degradations.synthesis` and `degradations.realistic` takes the
-shipped photographs from the clean ones.
+It also prints how far, in PSNR, each damage, published and realistic, takes the shipped
+photographs from the clean ones.
 
 python scripts/picture_degradations.py [PHOTO ...] [--out FOLDER]
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tdr_jax.degradations import realistic
+from tdr_jax.degradations import camera, weather
 from tdr_jax.degradations.synthesis import (
     SYNTHESISED,
     degrade,
@@ -75,10 +75,10 @@ def _realistic_block(clean, number):
     rng = [example_rng(27, 10 * number + i) for i in range(8)]
     # The first photograph looks far, the second near, which passes for a room.
     indoors, beta = number == 1, (0.2, 1.2)[number % 2]
-    depth = realistic.imagined_depth(clean, rng[3], indoors=indoors)
+    depth = weather.imagined_depth(clean, rng[3], indoors=indoors)
     made = {
-        "rain, heaviness 0.3": realistic.rain(clean, rng[0], heaviness=0.3),
-        "rain, heaviness 0.8": realistic.rain(clean, rng[1], heaviness=0.8),
+        "rain, heaviness 0.3": weather.rain(clean, rng[0], heaviness=0.3),
+        "rain, heaviness 0.8": weather.rain(clean, rng[1], heaviness=0.8),
         f"haze, A 0.95, beta {beta}": haze(clean, depth, 0.95, beta),
     }
     tiles = [_tile(image, f"{name}: {_psnr(image, clean):.1f} dB") for name, image in made.items()]
@@ -88,9 +88,9 @@ def _realistic_block(clean, number):
     detail = clean[y : y + HEIGHT // ENLARGED, x : x + WIDTH // ENLARGED]
     details = {
         "photograph, detail": detail,
-        "camera, shot 0.002": realistic.camera_noise(detail, rng[4], shot=0.002),
-        "camera, shot 0.01": realistic.camera_noise(detail, rng[5], shot=0.01),
-        "JPEG, quality 20": realistic.jpeg(detail, rng[6], quality=20),
+        "camera, shot 0.002": camera.camera_noise(detail, rng[4], shot=0.002),
+        "camera, shot 0.01": camera.camera_noise(detail, rng[5], shot=0.01),
+        "JPEG, quality 20": camera.jpeg(detail, rng[6], quality=20),
     }
     for name, image in details.items():
         large = image.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1)
@@ -104,10 +104,10 @@ def _print_table(folder, draws=8):
     photos = [read_rgb(path).astype(np.float32) / 255 for path in list_pictures(folder)]
     makers = {task: partial(degrade, task=task) for task in SYNTHESISED}
     makers |= {
-        "realistic rain": realistic.rain,
-        "realistic haze": realistic.haze,
-        "camera noise": realistic.camera_noise,
-        "JPEG blocks": realistic.jpeg,
+        "realistic rain": weather.rain,
+        "realistic haze": weather.haze,
+        "camera noise": camera.camera_noise,
+        "JPEG blocks": camera.jpeg,
     }
     print("| degraded PSNR, dB | 5% | 25% | median | 75% | 95% | mean |")
     print("|---" * 7 + "|")

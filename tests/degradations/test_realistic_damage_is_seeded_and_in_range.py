@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from configs import textpromptir
-from tdr_jax.data import labelled, pipeline, sources
-from tdr_jax.degradations import realistic
+from tdr_jax.data import degradation_labels, pipeline, sources
+from tdr_jax.degradations import camera, realistic, weather
 from tdr_jax.degradations.synthesis import example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images import list_pictures, read_rgb
 
-PHOTOS = Path(__file__).parent.parent / "examples" / "photos"
+PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 MAKERS = {
-    "rain": realistic.rain,
-    "haze": realistic.haze,
-    "camera": realistic.camera_noise,
-    "jpeg": realistic.jpeg,
+    "rain": weather.rain,
+    "haze": weather.haze,
+    "camera": camera.camera_noise,
+    "jpeg": camera.jpeg,
 }
 
 
@@ -77,14 +77,14 @@ def test_black_and_white_pictures_give_numbers():
 def test_rain_spans_the_light_and_the_heavy_benchmark(photos):
     """Rain100L has a PSNR of 26 to 32 dB, Rain100H of 7 to 17 dB in nine of ten pictures."""
     scores = [
-        psnr(realistic.rain(photos[n % len(photos)], example_rng(0, n)), photos[n % len(photos)])
+        psnr(weather.rain(photos[n % len(photos)], example_rng(0, n)), photos[n % len(photos)])
         for n in range(60)
     ]
     low, high = np.percentile(scores, [5, 90])
     assert low < 11 and 28 < high < 40
     heavy, light = (
         [
-            psnr(realistic.rain(photo, example_rng(1, n), heaviness=at), photo)
+            psnr(weather.rain(photo, example_rng(1, n), heaviness=at), photo)
             for n, photo in enumerate(photos)
         ]
         for at in (0.9, 0.1)
@@ -94,9 +94,9 @@ def test_rain_spans_the_light_and_the_heavy_benchmark(photos):
 
 def test_rain_makes_pictures_brighter_and_falls_along_its_angle():
     black = np.zeros((120, 160, 3), np.float32)
-    assert realistic.rain(black, example_rng(0, 0), veil=0.0).min() >= 0
+    assert weather.rain(black, example_rng(0, 0), veil=0.0).min() >= 0
     for angle in (-30, 0, 20):
-        layer = realistic.streaks(
+        layer = weather.streaks(
             (120, 160), example_rng(2, 0), angle=angle, length=40, width=0.8, cover=0.1
         )
         # The direction in which the layer changes least, from the mean of squared gradients.
@@ -109,8 +109,8 @@ def test_rain_makes_pictures_brighter_and_falls_along_its_angle():
 def test_added_rain_is_equal_in_all_channels_and_screened_rain_spares_what_is_bright():
     dim = np.broadcast_to(np.float32([0.1, 0.2, 0.3]), (64, 64, 3))
     options = dict(heaviness=0.3, veil=0.0)
-    added = realistic.rain(dim, example_rng(0, 3), added=True, **options) - dim
-    screened = realistic.rain(dim, example_rng(0, 3), added=False, **options) - dim
+    added = weather.rain(dim, example_rng(0, 3), added=True, **options) - dim
+    screened = weather.rain(dim, example_rng(0, 3), added=False, **options) - dim
     unclipped = added.max(-1) < 0.6
     np.testing.assert_allclose(added[unclipped, 0], added[unclipped, 2], atol=1e-6)
     wet = added[..., 0] > 0.05
@@ -119,8 +119,8 @@ def test_added_rain_is_equal_in_all_channels_and_screened_rain_spares_what_is_br
 
 def test_veil_is_a_share_of_grey_light(crop):
     options = dict(heaviness=0.0, added=True)
-    dry = realistic.rain(crop, example_rng(0, 3), veil=0.0, **options)
-    veiled = realistic.rain(crop, example_rng(0, 3), veil=0.2, **options)
+    dry = weather.rain(crop, example_rng(0, 3), veil=0.0, **options)
+    veiled = weather.rain(crop, example_rng(0, 3), veil=0.2, **options)
     assert 0.6 < veiled.std() / dry.std() < 0.95
 
 
@@ -130,7 +130,7 @@ def test_depth_has_the_edges_of_the_picture():
     image[:, 48:] = 0.8
     at_edge, elsewhere = [], []
     for index in range(40):
-        depth = realistic.imagined_depth(image, example_rng(6, index), indoors=bool(index % 2))
+        depth = weather.imagined_depth(image, example_rng(6, index), indoors=bool(index % 2))
         step = np.abs(np.diff(np.log(depth), axis=1)).mean(0)
         at_edge.append(step[47])
         elsewhere.append(np.r_[step[:45], step[50:]].max())
@@ -140,7 +140,7 @@ def test_depth_has_the_edges_of_the_picture():
 def test_parts_are_connected_and_cover_the_picture(crop):
     import cv2
 
-    parts = realistic.parts_of(crop, 20, example_rng(0, 0))
+    parts = weather.parts_of(crop, 20, example_rng(0, 0))
     assert parts.shape == crop.shape[:2] and 0 <= parts.min() and parts.max() <= 20
     for part in np.unique(parts[parts > 0]):
         _, _, stats, _ = cv2.connectedComponentsWithStats((parts == part).astype(np.uint8))
@@ -152,22 +152,22 @@ def test_guided_filter_keeps_the_guide_and_smooths_what_is_flat():
     guide = np.zeros((40, 40), np.float32)
     guide[:, 20:] = 1
     rough = guide + 0.1 * rng.standard_normal(guide.shape, np.float32)
-    smooth = realistic.guided(guide, rough, 4, 1e-4)
+    smooth = weather.guided(guide, rough, 4, 1e-4)
     assert np.abs(smooth - guide).mean() < 0.3 * np.abs(rough - guide).mean()
     assert (smooth[:, 20] - smooth[:, 19]).min() > 0.8
 
 
 @pytest.mark.parametrize("indoors", [False, True])
 def test_haze_stays_within_the_ranges_of_reside(indoors, photos):
-    ranges = realistic.INDOOR if indoors else realistic.OUTDOOR
+    ranges = weather.INDOOR if indoors else weather.OUTDOOR
     black, guide = np.zeros((64, 64, 3), np.float32), photos[0][:64, :64]
     for index in range(30):
-        light = realistic.haze(black, example_rng(4, index), indoors=indoors, guide=guide)
-        assert light.max() <= min(1, ranges["airlight"][1] + realistic.TINT)
+        light = weather.haze(black, example_rng(4, index), indoors=indoors, guide=guide)
+        assert light.max() <= min(1, ranges["airlight"][1] + weather.TINT)
         assert light.min() > 0
     # SOTS indoor has a PSNR of 8 to 15 dB in nine of ten pictures.
     scores = [
-        psnr(realistic.haze(photo, example_rng(8, n), indoors=indoors), photo)
+        psnr(weather.haze(photo, example_rng(8, n), indoors=indoors), photo)
         for n, photo in enumerate(photos * 3)
     ]
     assert 7 < np.percentile(scores, 10) < 14 and 15 < np.percentile(scores, 90) < 26
@@ -175,9 +175,9 @@ def test_haze_stays_within_the_ranges_of_reside(indoors, photos):
 
 def test_haze_of_a_degraded_and_a_clean_picture_is_one_haze(crop):
     """With the clean picture as guide, what differs is only what the air lets through."""
-    rainy = realistic.rain(crop, example_rng(0, 1))
-    one = realistic.haze(crop, example_rng(0, 2), guide=crop)
-    other = realistic.haze(rainy, example_rng(0, 2), guide=crop)
+    rainy = weather.rain(crop, example_rng(0, 1))
+    one = weather.haze(crop, example_rng(0, 2), guide=crop)
+    other = weather.haze(rainy, example_rng(0, 2), guide=crop)
     seen = np.abs(rainy - crop) > 0.1
     share = ((other - one)[seen] / (rainy - crop)[seen]).reshape(-1)
     assert share.min() > 0 and share.max() <= 1.001
@@ -186,7 +186,7 @@ def test_haze_of_a_degraded_and_a_clean_picture_is_one_haze(crop):
 def test_variance_of_sensor_noise_is_that_of_photons_and_reading():
     for light in (0.0, 0.1, 0.5, 1.0):
         flat = np.full((400, 400), light, np.float32)
-        noise = realistic.sensor_noise(flat, 4e-3, 1e-4, example_rng(0, 0))
+        noise = camera.sensor_noise(flat, 4e-3, 1e-4, example_rng(0, 0))
         assert abs(np.var(noise) / (4e-3 * light + 1e-4) - 1) < 0.03
         assert abs(noise.mean()) < 4 * noise.std() / 400
 
@@ -196,28 +196,26 @@ def test_demosaicing_gives_flat_and_sloping_greys_back():
     ramp = np.tile((np.arange(30) / 30).astype(np.float32)[:, None], (21, 1, 3))
     for picture in (np.full((21, 30, 3), 0.3, np.float32), ramp):
         for correction in (0.0, 0.5, 1.0):
-            again = realistic.demosaic(realistic.mosaic(picture), correction)
+            again = camera.demosaic(camera.mosaic(picture), correction)
             np.testing.assert_allclose(again[3:-3, 3:-3], picture[3:-3, 3:-3], atol=1e-6)
     colours = np.broadcast_to(np.float32([0.2, 0.5, 0.7]), (21, 30, 3))
     for correction in (0.0, 1.0):
-        again = realistic.demosaic(realistic.mosaic(colours), correction)
+        again = camera.demosaic(camera.mosaic(colours), correction)
         np.testing.assert_allclose(again, colours, atol=1e-6)
 
 
 def test_tone_curve_and_its_inverse_meet():
     image = np.linspace(0, 1, 256, dtype=np.float32)
     for contrast in (0.0, 0.6, 1.0):
-        light = realistic.undeveloped(image, contrast)
+        light = camera.undeveloped(image, contrast)
         assert light.min() >= 0 and light.max() <= 1 and np.all(np.diff(light) >= 0)
-        np.testing.assert_allclose(realistic.developed(light, contrast), image, atol=2e-3)
-    assert np.all(realistic.COLOURS.sum(1) == pytest.approx(1))
+        np.testing.assert_allclose(camera.developed(light, contrast), image, atol=2e-3)
+    assert np.all(camera.COLOURS.sum(1) == pytest.approx(1))
 
 
 def test_camera_noise_is_unbiased_where_nothing_is_clipped():
     grey = np.full((128, 128, 3), 0.5, np.float32)
-    bias = [
-        (realistic.camera_noise(grey, example_rng(9, n)) - grey).mean((0, 1)) for n in range(20)
-    ]
+    bias = [(camera.camera_noise(grey, example_rng(9, n)) - grey).mean((0, 1)) for n in range(20)]
     assert np.abs(bias).max() < 0.6 / 255 and np.abs(np.mean(bias, 0)).max() < 0.15 / 255
 
 
@@ -226,7 +224,7 @@ def test_camera_noise_is_smooth_and_shared_by_the_channels_as_real_noise_is(phot
     scores, neighbours, channels = [], [], []
     for n, photo in enumerate(photos * 5):
         photo = photo[:192, :192]
-        noise = realistic.camera_noise(photo, example_rng(10, n)) - photo
+        noise = camera.camera_noise(photo, example_rng(10, n)) - photo
         scores.append(-10 * np.log10(np.mean(noise**2)))
         noise = noise - noise.mean((0, 1))
         pair = np.mean(noise[:, 1:] * noise[:, :-1]) / np.mean(noise**2)
@@ -239,12 +237,12 @@ def test_camera_noise_is_smooth_and_shared_by_the_channels_as_real_noise_is(phot
 
 def test_fewer_photons_give_more_noise(crop):
     shots = (3e-4, 2e-3, 1.2e-2)
-    scores = [psnr(realistic.camera_noise(crop, example_rng(0, 0), shot=s), crop) for s in shots]
+    scores = [psnr(camera.camera_noise(crop, example_rng(0, 0), shot=s), crop) for s in shots]
     assert scores == sorted(scores, reverse=True) and scores[0] > scores[-1] + 6
 
 
 def test_jpeg_blocks_grow_as_quality_falls(crop):
-    scores = [psnr(realistic.jpeg(crop, example_rng(0, 0), quality=q), crop) for q in (95, 50, 10)]
+    scores = [psnr(camera.jpeg(crop, example_rng(0, 0), quality=q), crop) for q in (95, 50, 10)]
     assert scores[0] > scores[1] + 3 > scores[2] + 6
 
 
@@ -315,6 +313,6 @@ def test_an_unknown_task_is_refused(crop):
 
 def test_the_estimator_is_told_how_strong_a_cameras_noise_is(source):
     data = realistic_data(tasks=("noise",), weights=(1.0,), noise_shares=(0.0, 1.0, 0.0))
-    make = labelled.Labelled(source, data, seed=1)
+    make = degradation_labels.Labelled(source, data, seed=1)
     sigmas = [make(n, 64)["sigma"] for n in range(12)]
     assert all(0.5 < sigma < 30 for sigma in sigmas) and np.std(sigmas) > 1
