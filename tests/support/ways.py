@@ -6,11 +6,13 @@
 A file counts as entered once a function of it runs, methods, comprehensions and what JAX traces
 included, networks (`models/`, `nn/`) like all others; code that runs because a module is imported
 does not count, the package's lazy names among it, nor what other threads do. `Way.stations` leaves
-out `nn/`, the parts that one network is made of. A climb is a pair of files (caller, callee), counted
-once however often the one calls the other, in which the callee lies on a higher floor than the
-caller, or on the same floor in a file that waits for the caller already. The caller is the nearest
-file of the package among those that wait: what JAX or NumPy call back was called by who called
-them. Floors are the layers of the house, from the ground up.
+out `nn/`, the parts that one network is made of.
+
+A climb is a pair of files (caller, callee), counted once however often the one calls the other, in
+which the callee lies on a higher floor than the caller, or on the same floor in a file that waits
+for the caller already. The caller is the nearest file of the package among those that wait: what
+JAX or NumPy call back was called by who called them. Floors are the layers of the house, from the
+ground up.
 """
 
 import contextlib
@@ -168,12 +170,9 @@ def of_a_batch(config, workdir: Path) -> Way:
         job = jobs.make(config, workdir)
         params = job.initial_params()
         batch = next(iter(job.batches(0)))
-        jax.eval_shape(
-            jax.grad(
-                lambda params: job.task.loss(params, batch, jax.random.key(0), *job.frozen)[0]
-            ),
-            params,
-        )
+        key = jax.random.key(0)
+        loss = lambda params: job.task.loss(params, batch, key, *job.frozen)[0]  # noqa: E731
+        jax.eval_shape(jax.grad(loss), params)
     return way
 
 
