@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from tdr_jax.diffusion.pipeline import PARTS, Pipeline
-from tdr_jax.diffusion.sampler import Painter
+from tdr_jax.diffusion.samplers import Painter
 from tdr_jax.errors import InputError
 
 

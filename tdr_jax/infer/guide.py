@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax.diffusion import tdr_pipeline
-from tdr_jax.diffusion.sampler import Painter
+from tdr_jax.diffusion.samplers import Painter
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip, mapper
