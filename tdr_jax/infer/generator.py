@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from tdr_jax.diffusion.pipeline import PARTS, Pipeline
-from tdr_jax.diffusion.samplers import Painter
+from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.errors import InputError
 
 
@@ -45,7 +45,7 @@ class Generator:
         scheduler = pipeline.scheduler
         if prediction is not None:
             scheduler = scheduler | {"prediction_type": prediction}
-        self._painter = Painter(networks, params, scheduler, pipeline.tokenizer, dtype)
+        self._sampler = Sampler(networks, params, scheduler, pipeline.tokenizer, dtype)
 
     @classmethod
     def from_pretrained(
@@ -83,32 +83,32 @@ class Generator:
     @property
     def params(self) -> dict:
         """Flat parameters of each part, where they were placed."""
-        return self._painter.params
+        return self._sampler.params
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures the pipeline was trained on."""
-        return self._painter.size
+        return self._sampler.size
 
     @property
     def factor(self) -> int:
         """Pixels a side for each latent: sizes are multiples of it."""
-        return self._painter.factor
+        return self._sampler.factor
 
     def tokens(self, prompts: Sequence[str]) -> np.ndarray:
         """Returns int32 token ids (N, 77), padded; what is longer is cut off."""
-        options = dict(padding="max_length", max_length=self._painter.length, truncation=True)
-        ids = self._painter.tokenizer(list(prompts), **options)["input_ids"]
-        return self._painter.check_tokens(np.asarray(ids, np.int32))
+        options = dict(padding="max_length", max_length=self._sampler.length, truncation=True)
+        ids = self._sampler.tokenizer(list(prompts), **options)["input_ids"]
+        return self._sampler.check_tokens(np.asarray(ids, np.int32))
 
     def is_cut(self, prompt: str) -> bool:
         """Whether a prompt has more tokens than the text tower reads."""
-        return len(self._painter.tokenizer(prompt)["input_ids"]) > self._painter.length
+        return len(self._sampler.tokenizer(prompt)["input_ids"]) > self._sampler.length
 
     def noise(self, seed: int, indices: Sequence[int], size: tuple[int, int]) -> jax.Array:
         """Returns start noise (N, h, w, C); each picture's hangs on seed and its index alone."""
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.array(indices))
-        return self._painter.noise(keys, size)
+        return self._sampler.noise(keys, size)
 
     def __call__(
         self,
@@ -153,19 +153,19 @@ class Generator:
         if noise is None:
             noise = self.noise(seed, range(first, first + count), size)
         empty = self.tokens([negative])
-        ids, noise = self._painter.spread(self.tokens(prompts), noise)
+        ids, noise = self._sampler.spread(self.tokens(prompts), noise)
         draw = self._draw(steps, float(scale), sampler)
         return np.asarray(draw(self.params, ids, empty, noise))[:count]
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 (programs live as long as their generator)
     def _draw(self, steps: int, scale: float, sampler: str):
         """Compiles prompt to picture for these settings."""
-        text = self._painter.networks["text_encoder"]
+        text = self._sampler.networks["text_encoder"]
 
         def draw(params, ids, empty, noise):
             context = text.apply(params["text_encoder"], ids)
             uncond = text.apply(params["text_encoder"], empty)
-            return self._painter.paint(
+            return self._sampler.draw(
                 params, context, uncond, noise, steps=steps, scale=scale, sampler=sampler
             )
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax.diffusion import tdr_pipeline
-from tdr_jax.diffusion.samplers import Painter
+from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip, mapper
@@ -80,11 +80,11 @@ class Guide:
                 "put one into its folder or give the path of one"
             )
         tokenizer = parts.tokenizer
-        self._painter = Painter(parts.networks, parts.params, parts.scheduler, tokenizer, dtype)
-        count, length = parts.networks[IMAGE_TO_TEXT].config.num_words, self._painter.length
+        self._sampler = Sampler(parts.networks, parts.params, parts.scheduler, tokenizer, dtype)
+        count, length = parts.networks[IMAGE_TO_TEXT].config.num_words, self._sampler.length
         ids, self._position = templates.prepare(tokenizer, template, num_words=count, length=length)
         empty = templates.empty(tokenizer, length)
-        self._ids, self._empty = (self._painter.check_tokens(x)[None] for x in (ids, empty))
+        self._ids, self._empty = (self._sampler.check_tokens(x)[None] for x in (ids, empty))
         # Programs live as long as their guide; a cache of the class would keep guides alive.
         self._words = functools.lru_cache(maxsize=8)(self._compile_words)
         self._draw = functools.lru_cache(maxsize=8)(self._compile_draw)
@@ -114,17 +114,17 @@ class Guide:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the pictures that are drawn."""
-        return self._painter.size
+        return self._sampler.size
 
     @property
     def side(self) -> int:
         """Height and width at which pictures are looked at."""
-        return self._painter.networks[IMAGE_ENCODER].config.image_size
+        return self._sampler.networks[IMAGE_ENCODER].config.image_size
 
     @property
     def restores(self) -> bool:
         """Whether there is a textual restoration."""
-        return RESTORATION in self._painter.networks
+        return RESTORATION in self._sampler.networks
 
     def words(
         self, pictures: Sequence[np.ndarray], *, restore: bool = True, task: int | None = None
@@ -143,8 +143,8 @@ class Guide:
             InputError: a picture is none, or the task is missing or unknown.
         """
         pixels = self._pixels(pictures)
-        (spread,) = self._painter.spread(pixels)
-        found = self._words(self._mode(restore, task))(self._painter.params, spread)
+        (spread,) = self._sampler.spread(pixels)
+        found = self._words(self._mode(restore, task))(self._sampler.params, spread)
         return tuple(np.asarray(words)[: len(pixels)] for words in found)
 
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
@@ -158,8 +158,8 @@ class Guide:
             from, without the head for whose training any change of sharpness was another picture.
         """
         pixels = self._pixels(pictures)
-        (spread,) = self._painter.spread(pixels)
-        return np.asarray(self._features(self._painter.params, spread))[: len(pixels)]
+        (spread,) = self._sampler.spread(pixels)
+        return np.asarray(self._features(self._sampler.params, spread))[: len(pixels)]
 
     def nearest(self, words: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
         """Finds the tokens that the text tower embeds most like each pseudo-word.
@@ -172,8 +172,8 @@ class Guide:
             for each pseudo-word, k times a token as text and the cosine of the angle to its
             embedding, the largest first.
         """
-        tokenizer = self._painter.tokenizer
-        table = self._painter.params["text_encoder"]["embeddings.token_embedding.weight"]
+        tokenizer = self._sampler.tokenizer
+        table = self._sampler.params["text_encoder"]["embeddings.token_embedding.weight"]
         table = table[: len(tokenizer)]  # a table may have rows that no token uses
         values, rows = _nearest(jnp.asarray(words), table, min(k, len(table)))
         return [
@@ -193,7 +193,7 @@ class Guide:
             whole = jax.random.key(seed)
             return whole if name is None else jax.random.fold_in(whole, zlib.crc32(name.encode()))
 
-        return self._painter.noise(jnp.stack([key(name) for name in names]), self.size)
+        return self._sampler.noise(jnp.stack([key(name) for name in names]), self.size)
 
     def __call__(
         self,
@@ -238,7 +238,7 @@ class Guide:
         if len(noise) != count:
             raise InputError(f"{count} pictures, but noise or names for {len(noise)}; give as many")
         draw = self._draw(steps, float(scale), sampler, self._mode(restore, task))
-        return np.asarray(draw(self._painter.params, *self._painter.spread(pixels, noise)))[:count]
+        return np.asarray(draw(self._sampler.params, *self._sampler.spread(pixels, noise)))[:count]
 
     def _pixels(self, pictures) -> np.ndarray:
         if not len(pictures):
@@ -249,7 +249,7 @@ class Guide:
         """Whether to restore and as which task, after a look at whether that can be."""
         if not (restore and self.restores):
             return False, None
-        tasks = self._painter.networks[RESTORATION].config.tasks
+        tasks = self._sampler.networks[RESTORATION].config.tasks
         if task is None and tasks:
             raise InputError(
                 f"the {RESTORATION} tells {tasks} tasks apart; say which, from 0 to {tasks - 1}"
@@ -261,7 +261,7 @@ class Guide:
 
     def _describe(self, params: dict, pixels: jax.Array, mode: tuple[bool, int | None]):
         """(N, H, W, 3) uint8 -> words before and after restoration; to be traced."""
-        networks = self._painter.networks
+        networks = self._sampler.networks
         shown = clip.normalise(pixels.astype(jnp.float32) / 255)
         hidden, _ = networks[IMAGE_ENCODER].apply(params[IMAGE_ENCODER], shown)
         words = networks[IMAGE_TO_TEXT].apply(params[IMAGE_TO_TEXT], hidden)
@@ -273,7 +273,7 @@ class Guide:
     @functools.cached_property
     def _features(self):
         """Compiles picture to features."""
-        tower = self._painter.networks[IMAGE_ENCODER]
+        tower = self._sampler.networks[IMAGE_ENCODER]
 
         def features(params, pixels):
             shown = clip.normalise(pixels.astype(jnp.float32) / 255)
@@ -293,7 +293,7 @@ class Guide:
 
     def _compile_draw(self, steps: int, scale: float, sampler: str, mode: tuple[bool, int | None]):
         """Compiles picture to guidance for these settings."""
-        text = self._painter.networks["text_encoder"]
+        text = self._sampler.networks["text_encoder"]
 
         def draw(params, pixels, noise):
             _, words = self._describe(params, pixels, mode)
@@ -303,7 +303,7 @@ class Guide:
             uncond = text.apply(params["text_encoder"], self._empty)
             # The copies serve the empty prompt too, as they did in training.
             kv = mapper.kv(params[IMAGE_TO_TEXT])
-            return self._painter.paint(
+            return self._sampler.draw(
                 params, context, uncond, noise, steps=steps, scale=scale, sampler=sampler, kv=kv
             )
 

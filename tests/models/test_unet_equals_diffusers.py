@@ -10,7 +10,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
 
 from tdr_jax import convert, models
-from tdr_jax.diffusion.schedule import Schedule, guided, sample
+from tdr_jax.diffusion.samplers import guided, sample
+from tdr_jax.diffusion.schedule import Schedule
 from tdr_jax.errors import InputError
 from tdr_jax.models import unet
 from tests.support.checkpoints import tensor_shapes
