@@ -25,9 +25,9 @@ def main(argv):
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # jax tells at INFO which devices it did not find
+    from tdr_jax import distributed
     from tdr_jax.commands.eval import run_config
     from tdr_jax.errors import InputError
-    from tdr_jax.train import distributed
 
     try:
         distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)

@@ -25,10 +25,11 @@ def main(argv):
 
     import jax
 
+    from tdr_jax import distributed
     from tdr_jax.analysis import plan
     from tdr_jax.errors import InputError
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop
+    from tdr_jax.train import loop
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO

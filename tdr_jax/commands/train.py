@@ -52,9 +52,10 @@ def run(args) -> int:
     """
     import jax
 
+    from tdr_jax import distributed
     from tdr_jax.analysis import plan
     from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import distributed, loop
+    from tdr_jax.train import loop
 
     config = read_config(args.config, args.rest)
     if config.objective != "restore":

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from tdr_jax import processes
+from tdr_jax import distributed, processes
 from tdr_jax.analysis import flops
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, distributed, jobs, optim, sharding
+from tdr_jax.train import assemble, jobs, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress

@@ -14,10 +14,9 @@ import pytest
 import skimage.data
 from safetensors.numpy import load_file
 
-from tdr_jax import processes
+from tdr_jax import distributed, processes
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
-from tdr_jax.train import distributed
 from tests.support.small import records
 
 ROOT = Path(__file__).resolve().parents[2]
