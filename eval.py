@@ -28,8 +28,10 @@ def main(argv):
     from tdr_jax import distributed
     from tdr_jax.commands.eval import run_config
     from tdr_jax.errors import InputError
+    from tdr_jax.train import config
 
     try:
+        config.refuse_renamed(CONFIG.value)
         distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         run_config(
             CONFIG.value,
@@ -45,4 +47,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    from tdr_jax.train import config
+
+    app.run(main, flags_parser=config.parse_flags)

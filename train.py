@@ -25,18 +25,18 @@ def main(argv):
 
     import jax
 
-    from tdr_jax import distributed
+    from tdr_jax import distributed, runtime
     from tdr_jax.analysis import plan
     from tdr_jax.errors import InputError
-    from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
-    from tdr_jax.train import loop
+    from tdr_jax.train import config, loop
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO
     if CONFIG.value.objective != "restore":
-        choose_cpu_kernels()
-    enable_compilation_cache()
+        runtime.choose_cpu_kernels()
+    runtime.enable_compilation_cache()
     try:
+        config.refuse_renamed(CONFIG.value)
         distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
         if DRY_RUN.value:
             print(plan.make(CONFIG.value, jax.devices()))
@@ -49,8 +49,10 @@ def main(argv):
         print(f"train.py: error: {error}", file=sys.stderr)
         sys.exit(1)
     if not loop.finished(CONFIG.value, state):
-        sys.exit(distributed.STOPPED)
+        sys.exit(runtime.STOPPED)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    from tdr_jax.train import config
+
+    app.run(main, flags_parser=config.parse_flags)

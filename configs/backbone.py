@@ -199,7 +199,7 @@ def nafnet(config, task):
         blocks = {"enc_blk_nums": (2, 2, 4, 8), "middle_blk_num": 12, "dec_blk_nums": (2, 2, 2, 2)}
         config.network.overrides.update(blocks)
     if real:
-        config.data.turns = (0,)
+        config.data.dihedral = (0,)
 
 
 def sfnet(config, task):
@@ -214,7 +214,7 @@ def sfnet(config, task):
         "defocus": (2103, 3000),
         "derain": (13_712, 300),
     }.get(task, (13_990, 300))
-    config.data.turns = (0, 4)
+    config.data.dihedral = (0, 4)
     _epochs(config, "cosine_epochs", 1e-4, 3, epochs, -(-pairs // 4))
     config.optim.end = 0.01
     config.data.stages = ((epochs * config.optim.steps_per_epoch, 256, 4),)
@@ -235,7 +235,7 @@ def tdr(config, *, repaired):
     config.loss.update({"l1": 1.0, "psnr": 0.0, "fft": 0.0, "mixup": 0.0})
     config.optim.update({"b2": 0.999, "weight_decay": 1e-4, "clip": 0.01})
     _restarts(config, lr, (306_000, 694_000), (lr if repaired else 3e-4, 1e-6))
-    config.data.turns = tuple(range(8))
+    config.data.dihedral = tuple(range(8))
     config.data.stages = ((1_000_000, 384, 32),)
 
 

@@ -37,7 +37,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.overrides.scan_unroll = 1
     # Parts in which the stages at full size take a batch, one after the other; others take it in
     # fewer or more, by the size of their arrays. Small parts stay in a TPU's fast memory.
-    config.network.overrides.parts = 1
+    config.network.overrides.microbatches = 1
 
     config.data = ConfigDict()
     config.data.path = ""  # folder of clean pictures, or package:skimage; degraded as they are read
@@ -51,13 +51,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.sigmas = (15, 25, 50)
     config.data.sigma_range = ()  # (lowest, highest): any level in between instead of `sigmas`
     config.data.channels = 3  # 1 turns pictures grey before they are degraded
-    config.data.turns = (0, 1, 2, 3, 4, 5, 6, 7)  # quarter turns; from 4 on mirrored first
+    config.data.dihedral = (0, 1, 2, 3, 4, 5, 6, 7)  # quarter turns; from 4 on mirrored first
     config.data.stages = ((1000, 64, 8),)  # (steps, crop, batch), one after another
-    config.data.absent = 0.0  # share of examples that ask for what is not there
-    config.data.mixed = 0.0  # share with two degradations, one of them to stay
-    config.data.together = 0.0  # share with two degradations that are both asked for
-    config.data.recoloured = 0.0  # share in other light and colours; "estimate", "tr"
-    config.data.partial = 0.0  # share that asks for less than full strength, by a shorter vector
+    config.data.p_absent = 0.0  # share of examples that ask for what is not there
+    config.data.p_keep_one = 0.0  # share with two degradations, one of them to stay
+    config.data.p_joint = 0.0  # share with two degradations that are both asked for
+    config.data.color_jitter = 0.0  # share in other light and colours; "estimate", "tr"
+    config.data.p_partial_strength = (
+        0.0  # share that asks for less than full strength, by a shorter vector
+    )
     config.data.noise_mode = "uint8"
     # Who makes noise, rain and haze: "published" (tdr_jax/degradations/synthesis.py) or "realistic"
     # (tdr_jax/degradations/realistic.py); "restore", "guided" and "estimate"
@@ -139,7 +141,7 @@ def get_config(argument: str = "") -> ConfigDict:
     # ((regex on parameter names, dimension), ...): what is cut otherwise than along its largest
     # dimension that divides; None leaves it whole
     config.mesh.rules = ()
-    config.mesh.least = 2**14  # smaller parameters are left whole
+    config.mesh.min_size = 2**14  # smaller parameters are left whole
 
     config.log_every = 10
     config.peak_tflops = 0.0  # of one device, for the MFU; 0 for that of its kind, if it is known
@@ -170,7 +172,7 @@ def fit(config, device: str) -> None:
     if device == "tpu":
         settings = config.network.overrides
         settings.dtype, settings.remat = "bfloat16", "full"
-        settings.parts, settings.scan_unroll = 32, 1
+        settings.microbatches, settings.scan_unroll = 32, 1
 
 
 def parse(argument: str, **defaults):

@@ -28,16 +28,16 @@ def get_config(argument: str = ""):
     config.objective = "estimate"
     config.encoder = ""
     config.network.name = "degradation-estimator"
-    for field in ("remat", "scan_unroll", "parts"):
+    for field in ("remat", "scan_unroll", "microbatches"):
         del config.network.overrides[field]
     config.data.path = given["data"]
     config.data.tasks = ("noise", "rain", "haze", "blur")
     config.data.weights = (1.0, 1.0, 1.5, 0.7)  # haze is the hardest to tell from a good picture
     config.data.sigma_range = (5.0, 60.0)
     # A quarter stays as it is, another has two degradations.
-    config.data.absent, config.data.together = 0.25, 0.25
-    config.data.recoloured = 0.5
-    config.data.turns = (0, 4)  # people hold pictures upright, and sky is above
+    config.data.p_absent, config.data.p_joint = 0.25, 0.25
+    config.data.color_jitter = 0.5
+    config.data.dihedral = (0, 4)  # people hold pictures upright, and sky is above
     config.data.stages = ((1000, 256, 16), (500, 448, 8))
     config.optim.lr, config.optim.warmup, config.optim.end = 3e-3, 50, 0.01
     config.ema = 0.99

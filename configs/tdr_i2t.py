@@ -84,7 +84,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config = common.get_config()
     config.encoder = ""
     config.network.name = sizes[given["size"]]
-    del config.network.overrides.scan_unroll, config.network.overrides.parts
+    del config.network.overrides.scan_unroll, config.network.overrides.microbatches
     config.stack.path, config.stack.image_encoder = given["stack"], given["vision"]
     config.data.pairs = tuple(
         (f"{given[task]}/lq", f"{given[task]}/hq", task, 1) for task in PAIRS if given[task]
@@ -102,7 +102,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
         return config, given
     config.data.path = given["data"]
     config.data.sigma_range = (0.0, 50.0)
-    config.data.turns = (0,)
+    config.data.dihedral = (0,)
     config.data.workers = 8
     config.optim.lr = 6.4e-5  # 1e-6, times 4 devices, 4 pictures on each and 4 accumulated parts
     batch = given["batch"] or 64

@@ -66,7 +66,7 @@ def squares(config, path: str):
     config.data.path = path
     config.data.cover = (0.5, 1.0)
     config.data.oversample = (1.0, 4.0)
-    config.data.turns = (0, 4)
+    config.data.dihedral = (0, 4)
     config.data.sigma_range = (5.0, 50.0)
 
 
@@ -74,7 +74,7 @@ def vision(config):
     """Contrastive: two crops of a picture against others, and against itself in another state."""
     config.objective = "contrast"
     config.network.name = "tdr-tiny/image_encoder"
-    del config.network.overrides.parts
+    del config.network.overrides.microbatches
     config.optim.lr = 1e-3
     config.data.oversample = (1.0, 2.0)
     config.data.stages = ((600, 128, 64),)
@@ -84,7 +84,7 @@ def vae(config):
     """Reconstruction: L1, mean colours and a little Kullback-Leibler, on quarters of pictures."""
     config.objective = "reconstruct"
     config.network.name = "tdr-tiny/vae"
-    del config.network.overrides.scan_unroll, config.network.overrides.parts
+    del config.network.overrides.scan_unroll, config.network.overrides.microbatches
     config.loss.l1, config.loss.coarse, config.loss.kl = 1.0, 4.0, 1e-4
     config.optim.lr = 1e-3
     config.data.cover = (0.25, 0.6)
@@ -98,7 +98,7 @@ def unet(config):
     """Denoising of latents whose caption is known, kept from 2,000 squares."""
     config.objective = "denoise"
     config.network.name = "tdr-tiny/unet"
-    del config.network.overrides.scan_unroll, config.network.overrides.parts
+    del config.network.overrides.scan_unroll, config.network.overrides.microbatches
     config.network.text_encoder = "tdr-tiny/text_encoder"
     config.optim.lr = 1e-3
     config.data.distinct = 2000

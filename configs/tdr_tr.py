@@ -58,7 +58,7 @@ def get_config(argument: str = ""):
         config.data.tasks, config.data.weights = tdr_towers.STATES, (1.0, 3.0, 2.0, 2.0, 1.0)
         # Shrinking takes noise away: little of it, and of strong noise, so that some is left.
         config.data.oversample, config.data.sigma_range = (1.0, 1.3), (10.0, 75.0)
-        config.data.cover, config.data.recoloured = (0.4, 1.0), 0.6
+        config.data.cover, config.data.color_jitter = (0.4, 1.0), 0.6
         config.data.distinct = 24000
         config.data.stages = ((given["steps"] or 6000, 128, given["batch"] or 64),)
         config.optim.lr = 1e-3

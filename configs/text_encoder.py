@@ -38,7 +38,7 @@ def get_config(argument: str = ""):
     config.encoder = given["encoder"]
     config.network.name = "bert"
     config.network.layers = given["layers"]
-    del config.network.overrides.parts
+    del config.network.overrides.microbatches
     steps, tokens, batch = given["steps"], given["tokens"], given["batch"]
     # Few sentences are longer; the last steps show them too, as padding all to them costs much.
     last = steps // 5

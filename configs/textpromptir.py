@@ -63,7 +63,7 @@ def get_config(argument: str = ""):
     config = common.get_config()
     tasks = given["tasks"] or TASKS + (MIXED,) * (given["size"] == "compact")
     config.data.path = given["data"]
-    config.data.together = 0.2 * (MIXED in tasks)
+    config.data.p_joint = 0.2 * (MIXED in tasks)
     config.data.tasks = tasks = tuple(task for task in tasks if task != MIXED)
     config.data.weights = (1.0,) * len(tasks)
     config.network.overrides.trained_for = tasks
@@ -123,9 +123,9 @@ def compact(config):
     config.ema = 0.998
     config.data.stages = ((1900, 64, 16), (800, 128, 6))
     config.data.weights = tuple(1.5 if task == "noise" else 1.0 for task in config.data.tasks)
-    config.data.absent = 0.1
-    config.data.mixed = 0.1
-    config.data.partial = 0.15
+    config.data.p_absent = 0.1
+    config.data.p_keep_one = 0.1
+    config.data.p_partial_strength = 0.15
     config.network.overrides.text_strength = True
     config.log_every = 20
     config.save_every = 200
@@ -147,7 +147,7 @@ def tiny(config):
 
 def _needs_two_tasks(config):
     if len(config.data.tasks) < 2:
-        config.data.absent = config.data.mixed = config.data.together = 0.0
+        config.data.p_absent = config.data.p_keep_one = config.data.p_joint = 0.0
 
 
 SIZES = {"base": base, "compact": compact, "tiny": tiny}

@@ -1,16 +1,13 @@
-"""Joining the processes of a run, and the wish to stop."""
+"""The processes of one run: joining them, what they tell each other, and the wish to stop."""
 
 import os
 import signal
 import threading
 
 import jax
+import numpy as np
 
 from tdr_jax.errors import InputError
-
-STOPPED = (
-    75  # exit status of a run that was asked to stop and is saved: start it again (EX_TEMPFAIL)
-)
 
 
 def initialize(
@@ -68,6 +65,53 @@ def _scheduled() -> bool:
     hosts = env.get("TPU_WORKER_HOSTNAMES", "").split(",")
     slices = int(env.get("MEGASCALE_NUM_SLICES") or 1)
     return int(tasks) > 1 or pods or len(hosts) > 1 or slices > 1
+
+
+# What they tell each other; a single process is alone with its answer and sends nothing.
+
+
+def is_lead() -> bool:
+    """Whether this is process 0, the one that writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def lead_says(value: bool) -> bool:
+    """What process 0 says, in all processes."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether all processes say yes."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.asarray(value)).all())
+
+
+def gather(data: bytes) -> list[bytes]:
+    """The bytes of every process, by its number, in all processes; they may differ in length."""
+    if jax.process_count() == 1:
+        return [data]
+    from jax.experimental import multihost_utils
+
+    lengths = multihost_utils.process_allgather(np.asarray(len(data)))
+    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [bytes(row[:length]) for row, length in zip(rows, lengths, strict=True)]
 
 
 class Stop:

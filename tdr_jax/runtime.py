@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+STOPPED = 75  # exit status of what was asked to stop and is saved: start it again (EX_TEMPFAIL)
+
 
 def cache_folder() -> Path | None:
     """Name the folder for what is costly to compute twice.

@@ -52,13 +52,13 @@ def run(args) -> int:
 
     hardware.prepare()
     from tdr_jax.analysis import aot, plan
-    from tdr_jax.commands.train import read_config
     from tdr_jax.errors import InputError
     from tdr_jax.nn import backend
+    from tdr_jax.train import config as configs
 
     if args.hlo and not Path(args.hlo).absolute().parent.is_dir():
         raise InputError(f"--hlo={args.hlo}: there is no such folder; make it first")
-    config = read_config(args.config, args.rest)
+    config = configs.read(args.config, args.rest)
     chip, devices = hardware.slice_of(args.topology)
     with backend.compiling_for("tpu"):
         found = plan.make(config, devices, per_device=args.per_chip, rounded=True)

@@ -180,7 +180,7 @@ def _what(args):
 
 
 def _measure(model, encoder, source, settings, output, **options):
-    from tdr_jax import processes, weights
+    from tdr_jax import distributed, weights
     from tdr_jax.evaluate import evaluators, protocols, report
     from tdr_jax.infer.rows import check_network, make_mesh
     from tdr_jax.runtime import enable_compilation_cache
@@ -207,7 +207,7 @@ def _measure(model, encoder, source, settings, output, **options):
     rows = evaluators.evaluate(
         network, params, text_encoder, source, settings, progress=_progress, **options
     )
-    if not processes.is_lead():
+    if not distributed.is_lead():
         return rows
     print(report.markdown(rows), end="")
     if output is not None:

@@ -92,6 +92,11 @@ def read(path: str | os.PathLike) -> Checkpoint:
     return _read_torch(path)
 
 
+def _with_names_of_today(config: dict) -> dict:
+    """Weights that were saved before say `parts` for what is `microbatches` now."""
+    return {{"parts": "microbatches"}.get(name, name): value for name, value in config.items()}
+
+
 def _read_config(path: Path) -> dict:
     """Reads network, config and metadata; of a `config.json` that others wrote, nothing."""
     if not path.exists():
@@ -135,7 +140,7 @@ def _read_safetensors(path: Path, config: dict) -> Checkpoint:
         tensors,
         names != "pytorch",
         config.get("network"),
-        said["config"] if config else None,
+        _with_names_of_today(said["config"]) if config else None,
         free,
     )
 

@@ -5,7 +5,7 @@ import numpy as np
 COLOURS = 64  # stream of an example's generator, far from those of the pipeline
 
 
-def recoloured(image, rng):
+def jitter_colors(image, rng):
     """Gives a good picture other light, contrast and colours.
 
     Some hundred photographs are few to learn from how different good ones can be.

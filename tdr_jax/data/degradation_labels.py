@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tdr_jax.data.color_jitter import COLOURS, recoloured
+from tdr_jax.data.color_jitter import COLOURS, jitter_colors
 from tdr_jax.data.pipeline import DEGRADATION, Examples
 from tdr_jax.degradations.synthesis import example_rng
 from tdr_jax.models.estimator import LOOKED_FOR
@@ -17,9 +17,9 @@ class Labelled(Examples):
 
     Args:
         source: of clean pictures, see `tdr_jax.data.sources`.
-        data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `absent` is the
-            share of pictures that stay as they are, `together` that of pictures with two
-            degradations, and `recoloured` that of pictures whose light and colours are changed
+        data: the `data` part of a config, see `tdr_jax.data.pipeline.batches`; here `p_absent` is
+            the share of pictures that stay as they are, `p_joint` that of pictures with two
+            degradations, and `color_jitter` that of pictures whose light and colours are changed
             first.
         seed: int.
     """
@@ -40,12 +40,12 @@ class Labelled(Examples):
             255, or 0.
         """
         crops, where, _, u = self._crop(n, size)
-        if u[8] < self.data.recoloured:
-            crops = [recoloured(crops[0], example_rng(self.seed, n, COLOURS))]
+        if u[8] < self.data.color_jitter:
+            crops = [jitter_colors(crops[0], example_rng(self.seed, n, COLOURS))]
         present = set()
-        if u[4] >= self.data.absent:
+        if u[4] >= self.data.p_absent:
             present.add(self._draw_task(u[3]))
-            if u[4] < self.data.absent + self.data.together:
+            if u[4] < self.data.p_absent + self.data.p_joint:
                 present.add(self._draw_task(u[5], but=next(iter(present))))
         sigma = 0.0
         if "noise" in present:

@@ -6,7 +6,7 @@ tower sees, and to what the diffusion network draws. Both are of the same window
 
 import numpy as np
 
-from tdr_jax.data.color_jitter import COLOURS, recoloured
+from tdr_jax.data.color_jitter import COLOURS, jitter_colors
 from tdr_jax.data.pipeline import CHOICES, DEGRADATION, order, turn
 from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
 from tdr_jax.errors import InputError
@@ -24,11 +24,11 @@ class Squares:
     Args:
         source: see `tdr_jax.data.sources`.
         data: the `data` part of a config: `tasks`, of which "clean" is one here, and their
-            `weights`, for pictures that are not pairs; `sigma_range` or `sigmas`; `turns`; `cover`,
-            the lowest and highest share of a picture's shorter side that the square takes, or ()
-            for a square of the pictures' own size where they are large enough, and else the central
-            one of the shorter side; `oversample`, how many times finer than what is drawn the
-            square is when it is degraded, at least and at most; `recoloured`, the share of
+            `weights`, for pictures that are not pairs; `sigma_range` or `sigmas`; `dihedral`;
+            `cover`, the lowest and highest share of a picture's shorter side that the square takes,
+            or () for a square of the pictures' own size where they are large enough, and else the
+            central one of the shorter side; `oversample`, how many times finer than what is drawn
+            the square is when it is degraded, at least and at most; `color_jitter`, the share of
             pictures, but pairs, whose light and colours are changed before.
         seed: int.
         wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
@@ -92,13 +92,13 @@ class Squares:
         paired = "degraded" in item
         pictures = (item["degraded"], item["clean"]) if paired else (item["image"],)
         pictures = self._cut(pictures, u, size)
-        turns = self.data.turns
-        how = turns[int(u[3] * len(turns))]
+        ways = self.data.dihedral
+        how = ways[int(u[3] * len(ways))]
         pictures = [turn(picture.astype(np.float32) / 255, how) for picture in pictures]
         clean, kind = pictures[-1], item.get("task")
         if not paired:
-            if u[13] < self.data.recoloured:
-                clean = recoloured(clean, example_rng(self.seed, n, COLOURS))
+            if u[13] < self.data.color_jitter:
+                clean = jitter_colors(clean, example_rng(self.seed, n, COLOURS))
             kind = kind or self.tasks[int(np.searchsorted(self.edges, u[4], side="right"))]
             degraded = self._degrade(clean, kind, n)
         else:

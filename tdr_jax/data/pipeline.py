@@ -74,7 +74,7 @@ class Examples:
     def __init__(self, source, data, vectors, seed, guidance=None):
         self.source, self.data, self.seed = source, data, seed
         self.guidance = guidance
-        self.tasks, self.turns = tuple(data.tasks), tuple(data.turns)
+        self.tasks, self.dihedral = tuple(data.tasks), tuple(data.dihedral)
         weights = np.asarray(data.weights, np.float64)
         if len(weights) != len(self.tasks) or not self.tasks or weights.min() < 0:
             raise InputError(
@@ -96,8 +96,8 @@ class Examples:
         }
         if data.channels not in (1, 3):
             raise InputError(f"data.channels is {data.channels}; give 3 for colour or 1 for grey")
-        if not self.turns or not set(self.turns) <= set(range(8)):
-            raise InputError(f"data.turns is {self.turns}; give some of the numbers 0 to 7")
+        if not self.dihedral or not set(self.dihedral) <= set(range(8)):
+            raise InputError(f"data.dihedral is {self.dihedral}; give some of the numbers 0 to 7")
         if data.sigma_range and not 0 <= data.sigma_range[0] <= data.sigma_range[-1] < np.inf:
             raise InputError(f"data.sigma_range is {data.sigma_range}; give (lowest, highest)")
         if data.synthesis not in SYNTHESES:
@@ -113,14 +113,16 @@ class Examples:
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         self.makeable = [task for task in self.tasks if task in SYNTHESISED]
         self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
-        names = "data.absent, data.mixed and data.together"
-        parts = (data.absent, data.mixed, data.together)
+        names = "data.p_absent, data.p_keep_one and data.p_joint"
+        parts = (data.p_absent, data.p_keep_one, data.p_joint)
         if sum(parts) > 0 and len(self.tasks) < 2:
             raise InputError(f"{names} need at least two data.tasks")
         if min(parts) < 0 or sum(parts) > 1:
             raise InputError(f"{names} must be >= 0 with a sum of at most 1")
-        if not 0 <= data.partial <= 1:
-            raise InputError(f"data.partial is {data.partial}; give a share from 0 to 1")
+        if not 0 <= data.p_partial_strength <= 1:
+            raise InputError(
+                f"data.p_partial_strength is {data.p_partial_strength}; give a share from 0 to 1"
+            )
 
     def _draw_task(self, u, but=None):
         """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
@@ -183,7 +185,7 @@ class Examples:
         present = set() if "degraded" in item else {first}
         named, wanted = (first,), crops[-1]
         absent, mixed, together = accumulate(
-            (self.data.absent, self.data.mixed, self.data.together)
+            (self.data.p_absent, self.data.p_keep_one, self.data.p_joint)
         )
         if u[4] < absent:
             others = [task for task in self.tasks if task != first]
@@ -198,7 +200,7 @@ class Examples:
         # The same generators serve both calls: what stays in the target is equal in the input.
         degraded = self._render(crops[0], present, **where)
         clean = self._render(wanted, present - set(named), **where)
-        strength = np.float32(u[9] if u[8] < self.data.partial else 1)
+        strength = np.float32(u[9] if u[8] < self.data.p_partial_strength else 1)
         if strength < 1:
             clean = degraded + strength * (clean - degraded)
 
@@ -234,7 +236,7 @@ class Examples:
         if self.data.channels == 1:
             crops = [grey_of(crop) for crop in crops]
         where = {
-            "how": self.turns[int(u[2] * len(self.turns))],
+            "how": self.dihedral[int(u[2] * len(self.dihedral))],
             "n": n,
             "window": (y, x, size, size),
             "shape": (height, width),
@@ -286,17 +288,16 @@ def batches(
             highest) to draw any level in between instead, or (); noise_mode: "uint8" or "float";
             synthesis: "published", made by `degradations.synthesis`, or "realistic", by
             `realistic`; noise_shares: how often "realistic" noise is Gaussian, a camera's and
-            blocks of JPEG;
-            channels: 3, or 1 to turn pictures grey before anything is added; turns: which of the
-            eight ways of `turn` are drawn; stages: ((steps, crop, batch), ...), run one after
-            another, the last one without end; absent: share of examples whose sentence names a
-            degradation that is not there and whose target is the input itself; mixed: share of
-            examples with two degradations, of which the sentence names one; the target keeps the
-            other; together: share of examples with two degradations, both of them named and to go;
-            partial: share of examples that ask for less than all, by a shorter vector: at strength
-            s, drawn evenly, the vector is s times the sentence's and the target s of the way from
-            the input to the picture restored; workers: worker processes; 0 makes batches on one
-            thread of this process.
+            blocks of JPEG; channels: 3, or 1 to turn pictures grey before anything is added;
+            dihedral: which of the eight ways of `turn` are drawn; stages: ((steps, crop, batch),
+            ...), run one after another, the last one without end; p_absent: share of examples whose
+            sentence names a degradation that is not there and whose target is the input itself;
+            p_keep_one: share of examples with two degradations, of which the sentence names one;
+            the target keeps the other; p_joint: share of examples with two degradations, both of
+            them named and to go; p_partial_strength: share of examples that ask for less than all,
+            by a shorter vector: at strength s, drawn evenly, the vector is s times the sentence's
+            and the target s of the way from the input to the picture restored; workers: worker
+            processes; 0 makes batches on one thread of this process.
         vectors: dict task -> float (n, D), and (task, task), in the order of TASKS, -> float (n, D)
             of sentences that name both; a row is drawn evenly for every example. None for a network
             that takes no sentence.
@@ -317,11 +318,11 @@ def batches(
         InputError: if the config or the source cannot give such batches; while iterating, if a
             picture is unreadable.
     """
-    wishes = data.absent + data.mixed + data.together + data.partial
+    wishes = data.p_absent + data.p_keep_one + data.p_joint + data.p_partial_strength
     if wishes > 0 and vectors is None:
         raise InputError(
-            "data.absent, data.mixed, data.together and data.partial are for networks that take a "
-            "sentence"
+            "data.p_absent, data.p_keep_one, data.p_joint and data.p_partial_strength are for "
+            "networks that take a sentence"
         )
     return stream(
         Examples(source, data, vectors, seed, guidance),

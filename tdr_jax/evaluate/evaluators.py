@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import processes
+from tdr_jax import distributed
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import metrics, protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
@@ -237,7 +237,7 @@ def _of_all(scores: list[report.Scores]) -> tuple[report.Scores, ...]:
     """The scores of all processes, in order."""
     mine = json.dumps([dataclasses.astuple(each) for each in scores]).encode()
     return tuple(
-        report.Scores(*values) for part in processes.gather(mine) for values in json.loads(part)
+        report.Scores(*values) for part in distributed.gather(mine) for values in json.loads(part)
     )
 
 

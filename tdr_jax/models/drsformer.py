@@ -33,7 +33,7 @@ class DRSformerConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     @property
     def multiple(self) -> int:
@@ -281,7 +281,7 @@ class Compensator(nnx.Module):
             steps,
             remat=config.remat,
             unroll=config.scan_unroll,
-            parts=config.parts,
+            microbatches=config.microbatches,
         )
 
     def __call__(self, x):
@@ -300,8 +300,10 @@ class DRSformer(nnx.Module):
         def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(TransformerBlock, channels, heads, config)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
-            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
+            pieces = (
+                config.microbatches * channels // (dim * 4**level)
+            )  # of arrays of about the same size
+            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
 
         self.patch_embed = layers.Conv(config.inp_channels, dim)
         self.encoder_level0 = Compensator(dim, config) if config.mefc else None

@@ -46,8 +46,8 @@ class Encoder(nnx.Module):
             width, stride = config.nf * 2**level, 2 if level else 1
             conv = layers.Conv(channels, width, stride=stride, bias=True)
             make_block = functools.partial(ResidualBlock, width)
-            parts = max(1, config.parts // 2**level)
-            options = dict(remat=config.remat, unroll=config.scan_unroll, parts=parts)
+            pieces = max(1, config.microbatches // 2**level)
+            options = dict(remat=config.remat, unroll=config.scan_unroll, microbatches=pieces)
             setattr(self, f"conv_L{level + 1}", conv)
             setattr(self, f"blk_L{level + 1}", layers.Stage(make_block, depth, **options))
             channels = width
@@ -96,8 +96,8 @@ def _fusion(config, level: int, channels: int) -> nnx.Module:
     else:
         body = functools.partial(TRANSFORMER_BLOCKS[kind], channels, base.heads[level], base)
         make_block = functools.partial(Residual, body)
-    parts = max(1, 2 * config.parts // 2**level)  # twice as wide as the backbone
-    options = dict(remat=config.remat, unroll=config.scan_unroll, parts=parts)
+    pieces = max(1, 2 * config.microbatches // 2**level)  # twice as wide as the backbone
+    options = dict(remat=config.remat, unroll=config.scan_unroll, microbatches=pieces)
     return layers.Stage(make_block, depth, **options)
 
 

@@ -42,8 +42,8 @@ class GuidedConfig:
         dtype: of the computation, also the backbone's; so are the following.
         remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
         scan_unroll: blocks per scan iteration.
-        parts: a stage works on the batch in so many parts, one after the other; deeper ones in
-            fewer.
+        microbatches: a stage works on the batch in so many parts, one after the other; deeper ones
+            in fewer.
 
     Raises:
         InputError: the backbone restores no pictures, the counts are not one a level, or the blocks
@@ -60,7 +60,7 @@ class GuidedConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
     guided: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -93,7 +93,7 @@ class GuidedConfig:
     @functools.cached_property
     def base(self) -> models.Network:
         """The backbone, as a network of its own."""
-        names = ("dtype", "remat", "scan_unroll", "parts")
+        names = ("dtype", "remat", "scan_unroll", "microbatches")
         shared = {name: getattr(self, name) for name in names}
         return models.build(self.backbone, **dict(self.overrides) | shared)
 

@@ -32,7 +32,7 @@ class NAFNetConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     @property
     def multiple(self) -> int:
@@ -140,8 +140,8 @@ class NAFNet(nnx.Module):
             window = config.window(level)
             make_block = functools.partial(NAFBlock, width * 2**level, window)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            parts = config.parts // 2**level  # of arrays of the same size
-            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
+            pieces = config.microbatches // 2**level  # of arrays of the same size
+            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
 
         depths = len(config.enc_blk_nums)
         levels = range(depths)

@@ -41,7 +41,7 @@ class PromptIRConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     @property
     def multiple(self) -> int:
@@ -121,8 +121,10 @@ class PromptIR(nnx.Module):
         def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(blocks.TransformerBlock, channels, heads, config)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
-            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
+            pieces = (
+                config.microbatches * channels // (dim * 4**level)
+            )  # of arrays of about the same size
+            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
 
         def joined(channels: int, level: int, out: int):
             """The block that reads features and prompt together, and the way back to features."""

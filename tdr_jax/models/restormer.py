@@ -30,7 +30,7 @@ class RestormerConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     @property
     def multiple(self) -> int:
@@ -56,8 +56,10 @@ class Restormer(nnx.Module):
         def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(blocks.TransformerBlock, channels, heads, config)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
-            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
+            pieces = (
+                config.microbatches * channels // (dim * 4**level)
+            )  # of arrays of about the same size
+            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
 
         self.patch_embed = layers.Conv(config.inp_channels, dim)
         self.encoder_level1 = stage(0, dim, heads[0], depth[0])

@@ -44,8 +44,8 @@ class SFNetConfig:
         dtype: of the computation.
         remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
         scan_unroll: blocks per scan iteration.
-        parts: a stage works on the batch in so many parts, one after the other; deeper ones in
-            fewer.
+        microbatches: a stage works on the batch in so many parts, one after the other; deeper ones
+            in fewer.
 
     Raises:
         ValueError: the mode or the data set is unknown, or the channels do not split.
@@ -57,7 +57,7 @@ class SFNetConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     def __post_init__(self):
         phase, data = self.mode
@@ -384,8 +384,10 @@ class Level(nnx.Module):
 
     def __init__(self, channels: int, config: SFNetConfig):
         make_block, depth = functools.partial(ResBlock, channels, config), config.num_res - 1
-        parts = max(1, config.parts * config.base_channel // channels)  # of arrays of the same size
-        options = dict(remat=config.remat, unroll=config.scan_unroll, parts=parts)
+        pieces = max(
+            1, config.microbatches * config.base_channel // channels
+        )  # of arrays of the same size
+        options = dict(remat=config.remat, unroll=config.scan_unroll, microbatches=pieces)
         self.layers = layers.Stage(make_block, depth, **options) if depth else None
         self.last = FilteredBlock(channels, config)
         self.remat = config.remat

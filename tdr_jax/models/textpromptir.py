@@ -40,7 +40,7 @@ class TextPromptIRConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
 
     @property
     def multiple(self) -> int:
@@ -140,8 +140,10 @@ class TextPromptIR(nnx.Module):
         def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(TransformerBlock, channels, heads, config)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            parts = config.parts * channels // (dim * 4**level)  # of arrays of about the same size
-            return layers.Stage(make_block, depth, parts=max(1, parts), **options)
+            pieces = (
+                config.microbatches * channels // (dim * 4**level)
+            )  # of arrays of about the same size
+            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
 
         self.linear1 = layers.Linear(config.text_dim, config.text_hidden[0])
         self.linear2 = layers.Linear(*config.text_hidden)

@@ -261,9 +261,9 @@ class Stage(nnx.Module):
         depth: number of blocks.
         remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
         unroll: blocks per scan iteration: more compile time for a little speed.
-        parts: the examples of a device go through all blocks in so many parts, one after the other,
-            or in as many as their number divides by: what a block makes of a few pictures stays in
-            the fast memory of a TPU.
+        microbatches: the examples of a device go through all blocks in so many parts, one after the
+            other, or in as many as their number divides by: what a block makes of a few pictures
+            stays in the fast memory of a TPU.
     """
 
     def __init__(
@@ -273,17 +273,17 @@ class Stage(nnx.Module):
         *,
         remat: bool | str = False,
         unroll: int = 1,
-        parts: int = 1,
+        microbatches: int = 1,
     ):
         self.blocks = nnx.vmap(make_block, in_axes=(), out_axes=0, axis_size=depth)()
         self.remat = remat
         self.unroll = unroll
-        self.parts = parts
+        self.microbatches = microbatches
 
     def __call__(self, x, *context):
         graphdef, params = nnx.split(self.blocks)
         run = functools.partial(self._run, graphdef)
-        parts = math.gcd(self.parts, len(x) // backend.sharing())
+        parts = math.gcd(self.microbatches, len(x) // backend.sharing())
         if parts == 1:
             return run(params, x, *context)
 

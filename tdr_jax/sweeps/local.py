@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tdr_jax.errors import InputError
+from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks, outcome, plan
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -99,7 +100,7 @@ class _Found:
 
     def poll(self) -> int | None:
         """As for a process of ours; how it ended is not known, and the run says if it finished."""
-        return None if locks.is_held(self._lock) else outcome.SAVED
+        return None if locks.is_held(self._lock) else STOPPED
 
     def send(self, number: int) -> None:
         pid = locks.holder(self._lock)
@@ -143,7 +144,7 @@ class _Crew:
             return 1
         if left:
             _say("the same command goes on with the others")
-        return outcome.SAVED if left else 0
+        return STOPPED if left else 0
 
     def _find(self):
         for run in list(self.waiting):
@@ -165,11 +166,11 @@ class _Crew:
         run = process.run
         if outcome.result(run):
             self._tell(run, f"finished, step {run.steps}")
-        elif asked.count and status in (0, outcome.SAVED, -signal.SIGTERM, -signal.SIGKILL):
+        elif asked.count and status in (0, STOPPED, -signal.SIGTERM, -signal.SIGKILL):
             self._tell(run, f"stopped, step {outcome.last_step(run)}")
         elif isinstance(process, _Found):
             self.waiting.appendleft(run)
-        elif status in (0, outcome.SAVED):  # somebody asked this one to save and end
+        elif status in (0, STOPPED):  # somebody asked this one to save and end
             self._tell(run, f"stopped, step {outcome.last_step(run)}")
         else:
             self.failed += 1

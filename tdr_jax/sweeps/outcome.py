@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from tdr_jax.errors import InputError
+from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks
 from tdr_jax.sweeps.plan import Run
 
 LOG = "log.txt"
 STATUS = "status.txt"  # how the process of a run ended, from its end to the next start
-SAVED = 75  # train.py's status for "saved before the end, start me again"
 
 # May change between two starts of a run: they decide how far it goes and what it writes, not what
 # it learns.
@@ -47,7 +47,7 @@ def state(run: Run) -> str:
         status = int((run.workdir / STATUS).read_text())
     except (OSError, ValueError):
         return "unfinished" if (run.workdir / LOG).exists() else "not started"
-    return "unfinished" if status in (0, SAVED) else f"failed ({ending(status)})"
+    return "unfinished" if status in (0, STOPPED) else f"failed ({ending(status)})"
 
 
 def ending(status: int) -> str:

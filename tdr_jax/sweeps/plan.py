@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from tdr_jax.commands.train import read_config
 from tdr_jax.errors import InputError
+from tdr_jax.train import config as configs
 
 LONGEST = 100  # characters of a run's name: folders have limits
 
@@ -147,7 +147,7 @@ def _checked(file: str, config: str, shared: list[str], fields: dict):
         if "\n" in word or "\r" in word:
             raise InputError(f"{file}: {word!r}: a value cannot have line breaks")
     try:
-        made = read_config(config, [*shared, *_words(fields)])
+        made = configs.read(config, [*shared, *_words(fields)])
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
     for name, value in fields.items():

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tdr_jax.errors import InputError
+from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks, outcome, plan
 
 SCRIPT = r"""#!/bin/bash
@@ -29,7 +30,7 @@ rm -f "$run/{status}"
 
 eval "exec $command" >> "$run/{log}" 2>&1 &
 child=$!
-# Slurm sends SIGTERM two minutes before the time is up. The run saves then and ends with {saved}.
+# Slurm sends SIGTERM two minutes before the time is up. The run saves then and ends with {stopped}.
 told=1
 trap 'told=1; kill -TERM "$child" 2> /dev/null' TERM
 while [ "$told" -eq 1 ]; do # a trap ends `wait` before the run has ended
@@ -38,7 +39,7 @@ while [ "$told" -eq 1 ]; do # a trap ends `wait` before the run has ended
     status=$?
 done
 echo "$status" > "$run/{status}"
-if [ "$status" -eq {saved} ]; then
+if [ "$status" -eq {stopped} ]; then
     scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$status"
@@ -99,7 +100,7 @@ def _script(folder: Path, name: str, left: list[int], options: list[str]) -> str
         sweep=shlex.quote(str(folder)),
         status=outcome.STATUS,
         log=outcome.LOG,
-        saved=outcome.SAVED,
+        stopped=STOPPED,
     )
 
 

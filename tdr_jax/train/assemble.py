@@ -275,7 +275,7 @@ def _vectors(encoder, data):
     from tdr_jax.text import phrasings
 
     found = dict(text.bank_vectors(encoder, data.tasks))
-    return found | phrasings.mixed_vectors(encoder, data.tasks) if data.together else found
+    return found | phrasings.mixed_vectors(encoder, data.tasks) if data.p_joint else found
 
 
 def source(data):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from tdr_jax import processes
+from tdr_jax import distributed
 from tdr_jax.errors import InputError
 from tdr_jax.train.state import State
 
@@ -70,7 +70,7 @@ class Checkpoints:
                 raise
             except DAMAGE:
                 loaded = None
-            if processes.all_agree(loaded is not None):
+            if distributed.all_agree(loaded is not None):
                 return loaded
             where = f"{self._workdir / 'checkpoints' / str(step)} is damaged"
             if step == min(steps):
@@ -78,10 +78,10 @@ class Checkpoints:
                     f"{where}, and no other checkpoint is left; put a good one there, or start "
                     "again with another --workdir"
                 )
-            if processes.is_lead():
+            if distributed.is_lead():
                 self._say(f"{where}; it is now in damaged/, and the one before it is used")
                 self._put_aside(step)
-            processes.barrier("a damaged checkpoint is put aside")
+            distributed.barrier("a damaged checkpoint is put aside")
             self._orbax.reload()
         return state
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from tdr_jax import distributed, processes
+from tdr_jax import distributed
 from tdr_jax.analysis import flops
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble, jobs, optim, sharding
@@ -58,7 +58,7 @@ def run(
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
-        lead = processes.is_lead()
+        lead = distributed.is_lead()
         checkpoints = Checkpoints(workdir.path, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
@@ -111,7 +111,7 @@ def run(
                 progress.pause()
 
             # Evaluate, unless a run that stopped here has done so. Every process takes its share.
-            if evaluate and not processes.lead_says(lead and measured.has(step, "eval/")):
+            if evaluate and not distributed.lead_says(lead and measured.has(step, "eval/")):
                 scores = evaluator.run(jax.device_get(layout.gather(state.best_params)))
                 writer.write_scalars(step, {f"eval/{name}": score for name, score in scores})
 

@@ -25,13 +25,13 @@ class Layout:
         mesh: with the axes "data" and "fsdp", in this order, of type Auto.
         rules: ((regular expression, dimension or None), ...): a parameter whose name one finds, the
             first that does, is cut along that dimension, or not at all for None.
-        least: parameters of fewer numbers are not cut, unless a rule says so; all others are along
-            their largest dimension that divides by the size of "fsdp".
+        min_size: parameters of fewer numbers are not cut, unless a rule says so; all others are
+            along their largest dimension that divides by the size of "fsdp".
     """
 
     mesh: Mesh
     rules: tuple[tuple[str, int | None], ...] = ()
-    least: int = 2**14
+    min_size: int = 2**14
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -68,7 +68,7 @@ class Layout:
                     )
                 return _cut(dimension % len(shape))
         dividing = [d for d, size in enumerate(shape) if size and size % parts == 0]
-        if math.prod(shape) < self.least or not dividing:
+        if math.prod(shape) < self.min_size or not dividing:
             return P()
         return _cut(max(dividing, key=lambda d: shape[d]))
 
@@ -147,7 +147,7 @@ def make(config, devices=None) -> Layout:
 
     Args:
         config: `config.mesh`: `fsdp`, how many devices share one copy of the state, 0 for all of
-            them; `rules` and `least`, see `Layout`.
+            them; `rules` and `min_size`, see `Layout`.
         devices: to lay out; by default all of all processes.
 
     Returns:
@@ -167,7 +167,7 @@ def make(config, devices=None) -> Layout:
     mesh = jax.make_mesh(
         (len(devices) // parts, parts), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=devices
     )
-    return Layout(mesh, tuple(tuple(rule) for rule in config.rules), config.least)
+    return Layout(mesh, tuple(tuple(rule) for rule in config.rules), config.min_size)
 
 
 def _cut(dimension: int) -> P:

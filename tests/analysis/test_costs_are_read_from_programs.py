@@ -109,7 +109,7 @@ class Block(nnx.Module):
 
 
 def test_gradients_of_a_batch_in_parts_are_summed_over_chips_once(mesh):
-    graphdef, params = nnx.split(layers.Stage(Block, 3, parts=4))
+    graphdef, params = nnx.split(layers.Stage(Block, 3, microbatches=4))
 
     def gradient(params, x):
         def loss(params):

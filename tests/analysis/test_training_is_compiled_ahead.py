@@ -59,7 +59,7 @@ def test_what_does_not_fit_is_refused_with_a_remedy():
 
 def test_what_devices_share_counts_once():
     config = config_of()
-    config.mesh.least = 1
+    config.mesh.min_size = 1
     whole, _ = planned(config)
     config.mesh.fsdp = 0
     cut, _ = planned(config)

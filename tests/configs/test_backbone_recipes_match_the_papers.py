@@ -108,7 +108,7 @@ def test_the_other_networks_follow_their_papers():
     assert (nafnet.loss.l1, nafnet.loss.psnr, nafnet.optim.weight_decay) == (0.0, 1.0, 1e-3)
     assert (nafnet.optim.lr, nafnet.optim.b1, nafnet.optim.b2) == (1e-3, 0.9, 0.9)
     real = config_for("nafnet", "real-denoise")
-    assert (real.optim.weight_decay, real.data.turns) == (0.0, (0,))
+    assert (real.optim.weight_decay, real.data.dihedral) == (0.0, (0,))
     sfnet = config_for("sfnet", "deblur")
     assert sfnet.data.stages == ((3000 * 526, 256, 4),)
     assert (sfnet.loss.l1, sfnet.loss.fft, sfnet.optim.weight_decay) == (1.0, 0.1, 0.0)

@@ -52,7 +52,7 @@ def test_every_setup_has_the_published_numbers(setup, data):
     config = recipe(setup, data)
     assert config.objective == "guided" and config.seed == 100
     assert config.data.stages == ((1_000_000, 384, 32),)
-    assert config.data.turns == tuple(range(8))
+    assert config.data.dihedral == tuple(range(8))
     loss = {name: weight for name, weight in config.loss.items() if weight}
     assert loss == {"l1": 1.0}
     numbers = config.optim.b1, config.optim.b2, config.optim.weight_decay, config.optim.clip

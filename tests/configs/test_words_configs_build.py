@@ -107,7 +107,7 @@ def test_both_stages_are_optimised_as_published(module, size):
     assert config.accumulate == 4
     assert config.ema == 0.0 and config.loss.words == 0.0 and not config.data.distinct
     assert config.data.cover == () and config.data.oversample == (1.0, 1.0)  # crops as they are
-    assert config.data.turns == (0,) and config.data.sigma_range == (0.0, 50.0)
+    assert config.data.dihedral == (0,) and config.data.sigma_range == (0.0, 50.0)
     assert config.stack.template == "a photo of a S"
     clean = ("clean",) if module is tdr_i2t else ()  # the first stage sees both sides
     assert config.data.tasks == (*clean, "noise", "rain", "haze", "blur")

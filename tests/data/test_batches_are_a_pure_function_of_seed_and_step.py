@@ -29,12 +29,12 @@ def config(**changes):
         "sigmas": (15, 25, 50),
         "sigma_range": (),
         "channels": 3,
-        "turns": tuple(range(8)),
+        "dihedral": tuple(range(8)),
         "stages": ((3, 24, 6), (2, 40, 4), (1, 32, 2)),
-        "absent": 0.2,
-        "mixed": 0.3,
-        "together": 0.0,
-        "partial": 0.0,
+        "p_absent": 0.2,
+        "p_keep_one": 0.3,
+        "p_joint": 0.0,
+        "p_partial_strength": 0.0,
         "noise_mode": "uint8",
         "synthesis": "published",
         "noise_shares": (1.0, 1.0, 1.0),
@@ -110,7 +110,7 @@ def test_worker_processes_give_the_same_batches(tmp_path):
 def test_every_picture_is_used_once_in_an_epoch_in_a_new_order():
     # One grey level for each picture: the clean crop tells which one it is.
     source = sources.Pictures([np.full((8, 8, 3), 10 * i, np.uint8) for i in range(12)])
-    data = config(absent=0.0, mixed=0.0, stages=((100, 8, 4),))
+    data = config(p_absent=0.0, p_keep_one=0.0, stages=((100, 8, 4),))
     clean = np.concatenate([batch["clean"][:, 0, 0, 0] for batch in take(9, source, data)])
     epochs = np.rint(clean * 25.5).astype(int).reshape(3, 12)
     assert all(sorted(epoch) == list(range(12)) for epoch in epochs.tolist())
@@ -118,7 +118,7 @@ def test_every_picture_is_used_once_in_an_epoch_in_a_new_order():
 
 
 def test_sentences_name_the_task_and_all_of_them_are_used(photos):
-    data = config(absent=0.0, mixed=0.0, stages=((9, 8, 60),))
+    data = config(p_absent=0.0, p_keep_one=0.0, stages=((9, 8, 60),))
     batches = take(5, photos, data)
     task = np.concatenate([batch["task"] for batch in batches])
     vector = np.concatenate([batch["vector"] for batch in batches])
@@ -128,13 +128,15 @@ def test_sentences_name_the_task_and_all_of_them_are_used(photos):
 
 
 def test_weights_set_how_often_a_task_is_drawn(photos):
-    data = config(weights=(0.0, 3.0, 1.0), absent=0.0, mixed=0.0, stages=((9, 8, 60),))
+    data = config(weights=(0.0, 3.0, 1.0), p_absent=0.0, p_keep_one=0.0, stages=((9, 8, 60),))
     task = np.concatenate([batch["task"] for batch in take(5, photos, data)])
     assert (task != 0).all() and abs((task == 1).mean() - 0.75) < 0.1
 
 
 def test_clean_target_is_the_degraded_crop_without_its_degradation(photos):
-    data = config(tasks=("noise",), weights=(1.0,), absent=0.0, mixed=0.0, noise_mode="float")
+    data = config(
+        tasks=("noise",), weights=(1.0,), p_absent=0.0, p_keep_one=0.0, noise_mode="float"
+    )
     data.sigmas = (1,)
     for batch in take(4, photos, data):
         difference = (batch["degraded"] - batch["clean"]) * 255
@@ -144,18 +146,18 @@ def test_clean_target_is_the_degraded_crop_without_its_degradation(photos):
 
 
 def test_absent_examples_ask_for_another_task_and_keep_the_input(photos):
-    batch = take(1, photos, config(absent=1.0, mixed=0.0, stages=((1, 24, 64),)))[0]
+    batch = take(1, photos, config(p_absent=1.0, p_keep_one=0.0, stages=((1, 24, 64),)))[0]
     np.testing.assert_array_equal(batch["degraded"], batch["clean"])
-    plain = take(1, photos, config(absent=0.0, mixed=0.0, stages=((1, 24, 64),)))[0]
+    plain = take(1, photos, config(p_absent=0.0, p_keep_one=0.0, stages=((1, 24, 64),)))[0]
     # The same degradations of the same crops, but the sentence never names the one that is there.
     np.testing.assert_array_equal(batch["degraded"], plain["degraded"])
     assert (batch["task"] != plain["task"]).all()
 
 
 def test_mixed_examples_keep_the_other_degradation_unchanged(photos):
-    changes = {"absent": 0.0, "noise_mode": "float"}
-    make = pipeline.Examples(photos, config(mixed=1.0, **changes), VECTORS, seed=1)
-    plain = pipeline.Examples(photos, config(mixed=0.0, **changes), VECTORS, seed=1)
+    changes = {"p_absent": 0.0, "noise_mode": "float"}
+    make = pipeline.Examples(photos, config(p_keep_one=1.0, **changes), VECTORS, seed=1)
+    plain = pipeline.Examples(photos, config(p_keep_one=0.0, **changes), VECTORS, seed=1)
     removed, kept = set(), set()
     for n in range(96):
         two, one = make(n, 24), plain(n, 24)  # the same crop with the first degradation alone
@@ -174,8 +176,8 @@ def test_mixed_examples_keep_the_other_degradation_unchanged(photos):
 
 def test_two_that_are_asked_for_together_both_go(photos):
     both = {("noise", "rain"): np.full((3, 4), 7.0, np.float32)}
-    changes = {"absent": 0.0, "mixed": 0.0}
-    make = pipeline.Examples(photos, config(together=1.0, **changes), VECTORS | both, seed=1)
+    changes = {"p_absent": 0.0, "p_keep_one": 0.0}
+    make = pipeline.Examples(photos, config(p_joint=1.0, **changes), VECTORS | both, seed=1)
     plain = pipeline.Examples(photos, config(**changes), VECTORS, seed=1)
     in_one_sentence = 0
     for n in range(60):
@@ -196,10 +198,10 @@ def test_two_that_are_asked_for_together_both_go(photos):
 
 
 def test_partial_examples_go_as_far_as_their_vector_is_long(photos):
-    changes = {"absent": 0.0, "mixed": 0.0, "stages": ((1, 24, 48),)}
+    changes = {"p_absent": 0.0, "p_keep_one": 0.0, "stages": ((1, 24, 48),)}
     vectors = {task: 1 + rows for task, rows in VECTORS.items()}  # none of length 0
     whole = take(1, photos, config(**changes), vectors=vectors)[0]
-    part = take(1, photos, config(partial=1.0, **changes), vectors=vectors)[0]
+    part = take(1, photos, config(p_partial_strength=1.0, **changes), vectors=vectors)[0]
     np.testing.assert_array_equal(part["degraded"], whole["degraded"])
     strengths = np.linalg.norm(part["vector"], axis=-1) / np.linalg.norm(whole["vector"], axis=-1)
     assert strengths.min() < 0.1 and strengths.max() > 0.9
@@ -211,7 +213,7 @@ def test_partial_examples_go_as_far_as_their_vector_is_long(photos):
 def test_noise_that_stays_is_the_same_draw_in_input_and_target():
     # Rain over black only adds light; with float noise on both, the difference is the rain alone.
     source = sources.Pictures([np.zeros((32, 32, 3), np.uint8)])
-    data = config(tasks=("noise", "rain"), weights=(1.0, 1.0), absent=0.0, mixed=1.0)
+    data = config(tasks=("noise", "rain"), weights=(1.0, 1.0), p_absent=0.0, p_keep_one=1.0)
     data.noise_mode = "float"
     make = pipeline.Examples(source, data, VECTORS, seed=0)
     examples = [example for n in range(40) if (example := make(n, 32))["task"] == 1]
@@ -227,12 +229,12 @@ def test_pairs_are_cropped_and_turned_alike(tmp_path):
         (tmp_path / name).parent.mkdir()
         Image.fromarray(image).save(tmp_path / name)
     source = sources.Pairs(tmp_path / "rainy", tmp_path / "gt", "rain")
-    data = config(absent=0.0, mixed=0.0)
+    data = config(p_absent=0.0, p_keep_one=0.0)
     for batch in take(6, source, data):
         levels = np.rint(batch["clean"] * 255).astype(int)
         np.testing.assert_array_equal(np.rint(batch["degraded"] * 255).astype(int), levels // 2)
         assert (batch["task"] == TASKS.index("rain")).all()
-    absent = take(1, source, config(absent=1.0, mixed=0.0))[0]
+    absent = take(1, source, config(p_absent=1.0, p_keep_one=0.0))[0]
     np.testing.assert_array_equal(absent["degraded"], absent["clean"])
     assert (absent["task"] != TASKS.index("rain")).all()
 
@@ -270,7 +272,7 @@ def test_joined_sources_repeat_their_pictures_and_keep_their_tasks():
 
 def test_pictures_smaller_than_the_crop_are_grown_by_reflection():
     ramp = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
-    data = config(absent=0.0, mixed=0.0)
+    data = config(p_absent=0.0, p_keep_one=0.0)
     make = pipeline.Examples(sources.Pictures([ramp]), data, VECTORS, seed=0)
     grown = np.pad(ramp, ((0, 11), (0, 9), (0, 0)), mode="reflect")
     turned = [pipeline.turn(grown, how) for how in range(8)]
@@ -313,9 +315,9 @@ def test_a_folder_without_pictures_or_with_a_broken_one_is_refused_in_one_line(t
         ({"tasks": ("noise", "snow"), "weights": (1.0, 1.0)}, "'snow'"),
         ({"weights": (1.0,)}, "data.weights"),
         ({"tasks": ("noise",), "weights": (1.0,)}, "at least two"),
-        ({"absent": 0.8, "mixed": 0.5}, "at most 1"),
+        ({"p_absent": 0.8, "p_keep_one": 0.5}, "at most 1"),
         ({"channels": 4}, "data.channels is 4; give 3 for colour or 1 for grey"),
-        ({"turns": (0, 8)}, "data.turns is"),
+        ({"dihedral": (0, 8)}, "data.dihedral is"),
         ({"sigma_range": (50, 0)}, "data.sigma_range is"),
     ],
 )
@@ -325,7 +327,7 @@ def test_a_config_that_cannot_be_made_is_refused(photos, changes, message):
 
 
 def test_the_noise_mode_of_the_config_is_used(photos):
-    data = config(tasks=("noise",), weights=(1.0,), absent=0.0, mixed=0.0, sigmas=(50,))
+    data = config(tasks=("noise",), weights=(1.0,), p_absent=0.0, p_keep_one=0.0, sigmas=(50,))
     quantised = take(1, photos, data)[0]["degraded"] * 255
     np.testing.assert_allclose(quantised, np.rint(quantised), atol=1e-4)
     data.noise_mode = "float"
@@ -342,7 +344,7 @@ def test_package_pictures_are_a_source_and_others_are_refused():
 
 
 def test_networks_without_sentences_get_the_same_pictures_without_vectors(photos):
-    data = config(absent=0.0, mixed=0.0)
+    data = config(p_absent=0.0, p_keep_one=0.0)
     for plain, prompted in zip(
         take(4, photos, data, vectors=None), take(4, photos, data), strict=True
     ):
@@ -353,7 +355,7 @@ def test_networks_without_sentences_get_the_same_pictures_without_vectors(photos
 
 
 def only_noise(**changes):
-    plain = {"tasks": ("noise",), "weights": (1.0,), "absent": 0.0, "mixed": 0.0}
+    plain = {"tasks": ("noise",), "weights": (1.0,), "p_absent": 0.0, "p_keep_one": 0.0}
     return config(**plain | {"noise_mode": "float", "stages": ((9, 32, 40),)} | changes)
 
 
@@ -374,7 +376,7 @@ def test_grey_batches_hold_the_luminance_and_then_its_noise(photos):
     np.testing.assert_allclose(grey["clean"][..., 0], luminance, atol=0.51 / 255)
     levels = ((grey["degraded"] - grey["clean"]) * 255).std((1, 2, 3))
     assert all(min(abs(level - sigma) for sigma in (15, 25, 50)) < 6 for level in levels)
-    hazy = take(1, photos, config(channels=1, absent=0.0, mixed=0.0), vectors=None)[0]
+    hazy = take(1, photos, config(channels=1, p_absent=0.0, p_keep_one=0.0), vectors=None)[0]
     assert hazy["degraded"].shape == (6, 24, 24, 1)
 
 
@@ -382,21 +384,23 @@ def test_only_the_turns_of_the_config_are_drawn():
     ramp = np.arange(16 * 16 * 3, dtype=np.int64).reshape(16, 16, 3).astype(np.uint8)
     source = sources.Pictures([ramp])
     for turns in ((0,), (0, 4), (1, 2, 7)):
-        data = only_noise(turns=turns, stages=((9, 16, 40),))
+        data = only_noise(dihedral=turns, stages=((9, 16, 40),))
         clean = np.rint(take(1, source, data, vectors=None)[0]["clean"] * 255).astype(np.uint8)
         wanted = {pipeline.turn(ramp, how).tobytes() for how in turns}
         assert {picture.tobytes() for picture in clean} == wanted
 
 
 def test_blur_is_drawn_like_the_other_degradations_and_leaves_their_streams_alone(photos):
-    data = config(tasks=("blur",), weights=(1.0,), absent=0.0, mixed=0.0, stages=((9, 48, 8),))
+    data = config(
+        tasks=("blur",), weights=(1.0,), p_absent=0.0, p_keep_one=0.0, stages=((9, 48, 8),)
+    )
     batch = take(1, photos, data, vectors=None)[0]
     assert (batch["task"] == TASKS.index("blur")).all()
     for blurred, clean in zip(batch["degraded"], batch["clean"], strict=True):
         assert abs(blurred.mean() - clean.mean()) < 0.05
         assert np.abs(np.diff(blurred, axis=0)).mean() <= np.abs(np.diff(clean, axis=0)).mean()
     # With blur among the tasks, but never drawn, all other examples stay as they were.
-    plain = {"absent": 0.0, "mixed": 0.0}
+    plain = {"p_absent": 0.0, "p_keep_one": 0.0}
     more = config(tasks=(*WEATHER, "blur"), weights=(1.0, 1.0, 1.0, 0.0), **plain)
     for one, two in zip(take(3, photos, config(**plain)), take(3, photos, more), strict=True):
         assert_equal(one, two)
@@ -412,7 +416,9 @@ def test_dual_pixel_pairs_give_both_views_alike_with_all_their_bits(tmp_path):
     item = source[0]
     np.testing.assert_array_equal(item["degraded"], np.concatenate([views["l"], views["r"]], -1))
     np.testing.assert_array_equal(item["clean"], views["c"])
-    data = config(tasks=("blur",), weights=(1.0,), absent=0.0, mixed=0.0, stages=((9, 16, 8),))
+    data = config(
+        tasks=("blur",), weights=(1.0,), p_absent=0.0, p_keep_one=0.0, stages=((9, 16, 8),)
+    )
     batch = take(1, source, data, vectors=None)[0]
     assert batch["degraded"].shape == (8, 16, 16, 6) and batch["clean"].shape == (8, 16, 16, 3)
     # Every pixel of the three pictures is unlike all others: where one came from, all came from.

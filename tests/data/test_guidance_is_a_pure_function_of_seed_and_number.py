@@ -94,7 +94,7 @@ def ramp(height=160, width=200):
 def test_a_part_shows_nothing_of_the_crop_where_there_is_room():
     source = sources.Pictures([ramp()])
     make = pipeline.Examples(
-        source, data(turns=(0,)), None, 0, Guidance(source, settings("part"), 0)
+        source, data(dihedral=(0,)), None, 0, Guidance(source, settings("part"), 0)
     )
     places = set()
     for n in range(60):
@@ -171,8 +171,8 @@ def test_made_guidance_is_turned_with_its_crop_and_files_are_not(tmp_path):
     for how in range(8):
         for kind, path in (("part", ""), ("file", str(tmp_path / "given"))):
             made = Guidance(source, settings(kind, path=path), 0)
-            example = pipeline.Examples(source, data(turns=(how,)), None, 0, made)(0, 32)
-            upright = pipeline.Examples(source, data(turns=(0,)), None, 0, made)(0, 32)
+            example = pipeline.Examples(source, data(dihedral=(how,)), None, 0, made)(0, 32)
+            upright = pipeline.Examples(source, data(dihedral=(0,)), None, 0, made)(0, 32)
             expected = upright["guidance"]
             if kind == "part":
                 expected = pipeline.turn(expected, how)

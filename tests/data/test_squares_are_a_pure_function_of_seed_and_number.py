@@ -16,7 +16,7 @@ NEAR = 1.5  # pixels: levels are whole, and are rounded twice
 def settings(**fields):
     """The data part of a config: upright squares, left clean."""
     data = common.get_config().data
-    data.tasks, data.weights, data.turns = ("clean",), (1.0,), (0,)
+    data.tasks, data.weights, data.dihedral = ("clean",), (1.0,), (0,)
     for name, value in fields.items():
         data[name] = value
     return data
@@ -62,7 +62,7 @@ def test_an_example_is_a_function_of_its_number(wanted):
     fields = dict(
         tasks=("noise", "rain", "haze", "blur"),
         weights=(1.0,) * 4,
-        turns=tuple(range(8)),
+        dihedral=tuple(range(8)),
         cover=(0.5, 1.0),
         oversample=(1.0, 3.0),
     )
@@ -178,7 +178,7 @@ def squares_of(pairs, **fields):
 @pytest.mark.parametrize("cover", [(), (0.4, 0.9)])
 def test_both_pictures_of_a_pair_give_one_window(pairs, cover):
     turns = tuple(range(8))
-    upright, turned = (squares_of(pairs, cover=cover, turns=t)("pair") for t in ((0,), turns))
+    upright, turned = (squares_of(pairs, cover=cover, dihedral=t)("pair") for t in ((0,), turns))
     changed = 0
     for n in range(8):
         example = upright(n, 32)
@@ -238,7 +238,7 @@ def test_the_clean_picture_of_a_restoration_is_clean():
 
 def test_pictures_in_other_colours_are_seen_and_drawn_in_the_same():
     picture, options = ramp(40, 70), dict(tasks=("rain",), view=40)
-    plain, some = (make([picture], "pair", recoloured=share, **options) for share in (0.0, 0.5))
+    plain, some = (make([picture], "pair", color_jitter=share, **options) for share in (0.0, 0.5))
     changed = 0
     for n in range(40):
         before, after = plain(n, 40), some(n, 40)

@@ -249,7 +249,7 @@ def test_jpeg_blocks_grow_as_quality_falls(crop):
 def realistic_data(**changes):
     data = textpromptir.get_config("size=compact,damage=realistic,data=unused").data
     data.stages = ((1, 48, 12),)
-    data.absent = data.mixed = data.together = data.partial = 0.0
+    data.p_absent = data.p_keep_one = data.p_joint = data.p_partial_strength = 0.0
     data.update(changes)
     return data
 

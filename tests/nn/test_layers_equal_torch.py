@@ -147,7 +147,8 @@ def test_padding_to_a_multiple_equals_torch(mode):
 
 
 @pytest.mark.parametrize(
-    "options", [dict(), dict(remat=True), dict(unroll=2), dict(parts=2), dict(parts=3)]
+    "options",
+    [dict(), dict(remat=True), dict(unroll=2), dict(microbatches=2), dict(microbatches=3)],
 )
 def test_stage_runs_its_blocks_in_order_whatever_the_options(options):
     kernels, x, dy = 0.3 * random(3, 4, 4), random(2, 4, seed=1), random(2, 4, seed=2)

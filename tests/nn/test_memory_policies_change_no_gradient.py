@@ -36,7 +36,12 @@ def plain():
 
 @pytest.mark.parametrize(
     "options",
-    [dict(remat="full"), dict(remat="halves"), dict(remat="dots"), dict(remat=True, parts=2)],
+    [
+        dict(remat="full"),
+        dict(remat="halves"),
+        dict(remat="dots"),
+        dict(remat=True, microbatches=2),
+    ],
     ids=str,
 )
 def test_gradients_stay_as_they_are(options, plain):
@@ -59,16 +64,16 @@ def test_each_policy_computes_less_again_than_the_one_before():
 
 def test_parts_run_one_after_the_other_where_they_divide_the_batch():
     def loops(parts):
-        function, inputs = gradient_of(parts=parts)
+        function, inputs = gradient_of(microbatches=parts)
         return f"length={parts}" in str(jax.make_jaxpr(function)(*inputs))
 
     assert loops(4) and not loops(3)
 
 
 def test_deeper_levels_take_their_smaller_arrays_in_fewer_parts():
-    module = models.build("restormer", parts=16, dim=8, heads=(1, 1, 1, 1)).module()
+    module = models.build("restormer", microbatches=16, dim=8, heads=(1, 1, 1, 1)).module()
     stages = ("encoder_level1", "encoder_level2", "encoder_level3", "latent", "decoder_level1")
-    assert [getattr(module, name).parts for name in stages] == [16, 8, 4, 2, 32]
+    assert [getattr(module, name).microbatches for name in stages] == [16, 8, 4, 2, 32]
 
 
 def test_policies_go_by_name_and_the_switches_still_work():

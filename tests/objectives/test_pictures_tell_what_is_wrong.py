@@ -45,7 +45,7 @@ def small_config(**changes) -> ConfigDict:
 def test_examples_say_what_was_done_to_them(photos):
     data = small_config().data
     make = degradation_labels.Labelled(sources.Pictures(photos), data, seed=1)
-    nothing = small_config(**{"data.absent": 1.0, "data.together": 0.0}).data
+    nothing = small_config(**{"data.p_absent": 1.0, "data.p_joint": 0.0}).data
     plain = degradation_labels.Labelled(sources.Pictures(photos), nothing, seed=1)
     seen = set()
     for n in range(120):
@@ -141,7 +141,7 @@ def test_histograms_hold_the_dark_channel_of_each_third(drawn):
 
 
 def test_good_pictures_are_shown_in_other_colours_too(photos):
-    data = small_config(**{"data.absent": 1.0, "data.together": 0.0}).data
+    data = small_config(**{"data.p_absent": 1.0, "data.p_joint": 0.0}).data
     make = degradation_labels.Labelled(sources.Pictures(photos), data, seed=1)
     plain = sources.Pictures([np.full((64, 64, 3), value, np.uint8) for value in range(10, 250)])
     flat = degradation_labels.Labelled(plain, data, seed=1)

@@ -47,7 +47,7 @@ def prompted(folder, photos):
     """A prompted network in a size that compiles in seconds."""
     config = textpromptir.get_config(f"size=tiny,data={photos}")
     config.network.overrides.update(LEVELS)
-    config.network.overrides.parts = 2
+    config.network.overrides.microbatches = 2
     config.data.stages = ((STEPS, 16, BATCH),)
     return config
 
@@ -82,13 +82,13 @@ def estimate(folder, photos):
     # At the rate of the others: Adam turns rounding into steps of this over its epsilon.
     config.optim.lr = 3e-4
     config.data.stages = ((STEPS, 16, BATCH),)
-    config.mesh.least = 2**8
+    config.mesh.min_size = 2**8
     return config
 
 
 def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, np.ndarray]:
     """Trains on the first `devices`, as the loop does."""
-    config.mesh.fsdp, config.mesh.least, config.accumulate = fsdp, 64, accumulate
+    config.mesh.fsdp, config.mesh.min_size, config.accumulate = fsdp, 64, accumulate
     # What has no gradient but rounding must not be moved by it: Adam divides a gradient by itself.
     config.optim.eps = 1e-6
     config.optim.warmup = 0

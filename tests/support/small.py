@@ -27,7 +27,7 @@ class SmallConfig:
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
-    parts: int = 1
+    microbatches: int = 1
     channels = (3, 3)
 
 

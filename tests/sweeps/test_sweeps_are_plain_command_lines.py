@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tdr_jax import cli
-from tdr_jax.commands.train import read_config
 from tdr_jax.errors import InputError
 from tdr_jax.sweeps import plan
+from tdr_jax.train import config as configs
 from tests.support import sweep_files
 
 
@@ -53,7 +53,7 @@ def test_every_printed_line_is_read_back_to_the_same_config(tmp_path, capsys, wo
         python, script, config, folder, *words = shlex.split(line)
         assert (python, script) == ("python", "train.py")
         assert folder == f"--workdir={workdir}/{run.name}"
-        read_back = read_config(config.removeprefix("--config="), words)
+        read_back = configs.read(config.removeprefix("--config="), words)
         assert read_back.to_dict() == run.config.to_dict()
         assert read_back.ema == 0.5
     first, second = (run.config for run in runs)

@@ -69,7 +69,7 @@ class Eight:
 
 
 def test_the_largest_dimension_that_divides_is_cut_unless_a_rule_says_otherwise():
-    layout = sharding.Layout(Eight(), (("head", None), (r"^embed\.", 0)), least=100)
+    layout = sharding.Layout(Eight(), (("head", None), (r"^embed\.", 0)), min_size=100)
     assert tuple(layout.spec("a.kernel", (4, 3, 3, 64))) == (None, None, None, "fsdp")
     assert tuple(layout.spec("a.kernel", (12, 3, 3, 7))) == ("fsdp",)
     assert tuple(layout.spec("a.bias", (64,))) == ()  # small
@@ -81,7 +81,7 @@ def test_the_largest_dimension_that_divides_is_cut_unless_a_rule_says_otherwise(
 
 
 def test_moments_are_cut_as_their_parameters_are():
-    layout = sharding.Layout(Eight(), least=1)
+    layout = sharding.Layout(Eight(), min_size=1)
     config = common.get_config()
     optimiser, _ = optim.make(config.optim, 10)
     params = {"a.b": jax.ShapeDtypeStruct((4, 8), "float32")}

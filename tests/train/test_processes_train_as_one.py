@@ -14,7 +14,7 @@ import pytest
 import skimage.data
 from safetensors.numpy import load_file
 
-from tdr_jax import distributed, processes
+from tdr_jax import distributed, runtime
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
 from tests.support.small import records
@@ -56,7 +56,7 @@ class Run:
             "panel_every": 0,
             "eval_data.settings": "('noise25',)",
             "mesh.fsdp": 0,
-            "mesh.least": 64,
+            "mesh.min_size": 64,
         }
         command = [sys.executable, "train.py", "--config", argument, "--workdir", self.workdir]
         command += [f"--config.{name}={value}" for name, value in fields.items()]
@@ -175,7 +175,7 @@ def test_killed_told_to_stop_and_gone_on_in_other_numbers_it_learns_the_same(pho
     run = Run(workdir, photos, 4, steps)
     run.wait_for(saved(workdir) + 1)
     run.processes[2].send_signal(signal.SIGTERM)
-    assert run.statuses() == {distributed.STOPPED}, run.tail()
+    assert run.statuses() == {runtime.STOPPED}, run.tail()
     assert "is saved" in run.logs[0].read_text()
     assert EVERY < saved(workdir) < steps
     # One ends it.
@@ -210,5 +210,5 @@ def test_the_environment_is_read_and_checked(monkeypatch):
 
 
 def test_a_single_process_needs_nobody_to_agree_with():
-    assert processes.lead_says(True) and not processes.all_agree(False)
-    assert processes.gather(b"alone") == [b"alone"] and processes.is_lead()
+    assert distributed.lead_says(True) and not distributed.all_agree(False)
+    assert distributed.gather(b"alone") == [b"alone"] and distributed.is_lead()

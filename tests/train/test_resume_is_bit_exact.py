@@ -153,7 +153,7 @@ def test_data_stages_and_evaluation_resume_where_they_were(
         config.network.overrides.text_dim = 384
         config.data.path = str(photos)
         config.data.stages = ((5, 16, 2), (5, 24, 3))
-        config.data.absent = config.data.mixed = 0.25
+        config.data.p_absent = config.data.p_keep_one = 0.25
         config.eval_every = 4
         config.eval_data.path = str(photos)
         config.eval_data.settings = ("noise25", "rain")

@@ -1,0 +1,121 @@
+"""From the path of a config file and the words of a command line to a config."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tdr_jax.errors import InputError
+
+# Fields that had another name before; README, docs and configs know the new ones alone.
+RENAMED = {
+    "data.absent": "data.p_absent",
+    "data.mixed": "data.p_keep_one",
+    "data.partial": "data.p_partial_strength",
+    "data.recoloured": "data.color_jitter",
+    "data.together": "data.p_joint",
+    "data.turns": "data.dihedral",
+    "mesh.least": "mesh.min_size",
+    "network.overrides.parts": "network.overrides.microbatches",
+}
+
+
+def read(file: str, overrides: Sequence[str]):
+    """Load a config as train.py does.
+
+    Args:
+        file: the path of a config file, with its argument after a colon.
+        overrides: words "--config.NAME=VALUE".
+
+    Returns:
+        a locked `ml_collections.ConfigDict`.
+
+    Raises:
+        InputError: there is no such file, or its argument, a field or a value does not fit.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    path = file.partition(":")[0]
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such config file; give the path of a .py file")
+    for word in overrides:
+        if not word.startswith("--config."):
+            raise InputError(f"unknown argument {word!r}; settings are --config.NAME=VALUE")
+    refuse_renamed_words(overrides)
+    # Flags of our own: those of the process belong to whoever called main().
+    values, words = flags.FlagValues(), ["tdr train", f"--config={file}", *overrides]
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, lock_config=True, sys_argv=words
+    )
+    # Config files import their neighbours as `configs.NAME`, from wherever the command is called.
+    sys.path.append(str(Path(path).resolve().parents[1]))
+    try:
+        values(words)
+    except (AttributeError, KeyError) as error:
+        field = str(error.args[0]).partition("\n")[0].strip("'\"")
+        raise InputError(f"{file}: its config has no field {field}") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1]  # a config's own error comes as a traceback
+        raise InputError(f"{file}: {reason}") from error
+    finally:
+        sys.path.pop()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain reads its own flags when it starts workers
+    refuse_renamed(holder.value)
+    return holder.value
+
+
+def refuse_renamed_words(words: Sequence[str]) -> None:
+    """Say of a setting by a name of before what it is called now.
+
+    Args:
+        words: of a command line; those that are no "--config.NAME..." are passed over.
+
+    Raises:
+        InputError: names the old field and the new one.
+    """
+    for word in words:
+        name = word.lstrip("-").partition("=")[0].removeprefix("config.")
+        if word.startswith(("--config.", "-config.")) and name in RENAMED:
+            _refuse(name)
+
+
+def parse_flags(words: Sequence[str]) -> list[str]:
+    """Parse the flags of a script that absl runs, after a look for names of before.
+
+    Args:
+        words: of the command line, the script's name first.
+
+    Returns:
+        the words that are no flags, likewise.
+    """
+    from absl import app
+
+    try:
+        refuse_renamed_words(words)
+    except InputError as error:
+        print(f"{Path(words[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    return app.parse_flags_with_usage(words)
+
+
+def refuse_renamed(config) -> None:
+    """Say of a field that a config file sets by a name of before what it is called now.
+
+    Args:
+        config: an `ml_collections.ConfigDict`.
+
+    Raises:
+        InputError: names the old field and the new one.
+    """
+    for old in RENAMED:
+        *groups, last = old.split(".")
+        group = config
+        for name in groups:
+            group = group.get(name, {})
+        if last in group:
+            _refuse(old)
+
+
+def _refuse(old: str) -> None:
+    raise InputError(f"config.{old} is config.{RENAMED[old]} now; use the new name")
