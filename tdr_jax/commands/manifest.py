@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tdr_jax.convert import hugging_face
+from tdr_jax import disk
 from tdr_jax.errors import InputError
 
 NAME = "manifest.json"
@@ -62,7 +62,7 @@ class Manifest:
         if not final and began < self._due:
             return
         content = {"settings": self.settings, "files": dict(sorted(self.files.items()))}
-        hugging_face.write_json(self.folder / NAME, content)
+        disk.write_json(self.folder / NAME, content)
         now = time.monotonic()
         self._due = now + (now - began) / SHARE
 
@@ -95,7 +95,7 @@ def take_up(
     if overwrite:
         pass
     elif (folder / NAME).exists():
-        said = hugging_face.read_json(folder / NAME)
+        said = disk.read_json(folder / NAME)
         if not all(isinstance(said.get(key), dict) for key in ("settings", "files")):
             raise InputError(f"{folder / NAME} is no manifest of this command; {remedy}")
         _compare(folder / NAME, said["settings"], settings, remedy)
@@ -104,10 +104,9 @@ def take_up(
         raise InputError(
             f"{strangers[0]} is there already and no {NAME} says what it was drawn with; {remedy}"
         )
-    for pattern in (".tdr-*.part", f".{NAME}.*"):
-        for path in folder.rglob(pattern):
-            with contextlib.suppress(OSError):
-                path.unlink()
+    for path in folder.rglob(disk.PARTIAL):
+        with contextlib.suppress(OSError):
+            path.unlink()
     manifest.write()
     return manifest
 

@@ -5,7 +5,6 @@ folder of such folders with a `model_index.json`.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import convert, models
+from tdr_jax import convert, disk, models
 from tdr_jax.convert import io, tables
 from tdr_jax.errors import InputError
 
@@ -165,27 +164,8 @@ def is_folder(path: Path) -> bool:
     config = path / io.CONFIG_NAME
     if not config.exists():  # a model.safetensors alone may be ours, which says itself what it is
         return any(path.glob(f"{STEMS[0]}*"))
-    content = read_json(config)
+    content = disk.read_json(config)
     return "_class_name" in content or "model_type" in content
-
-
-def read_json(path: Path) -> dict:
-    """Reads a JSON file that holds an object.
-
-    Raises:
-        InputError: it is missing, unreadable or something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(
-            f"{path.parent} has no {path.name}: copy it there from where the weights come from"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not readable JSON ({error}); copy it again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no table of names and values; copy it again")
-    return content
 
 
 def load(
@@ -208,7 +188,7 @@ def load(
             not known here.
     """
     place = placing(dtype, shardings)
-    config = read_json(folder / io.CONFIG_NAME)
+    config = disk.read_json(folder / io.CONFIG_NAME)
     kind, fields = _recognise(folder / io.CONFIG_NAME, config, part)
     tensors = rename(kind, _read(folder))
     if kind.projection:
@@ -268,28 +248,28 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read(folder: Path) -> Mapping:
     """All tensors of a folder by name, most of them still on disk."""
-    files = _weight_files(folder)
-    if not files:
+    found = _weight_files(folder)
+    if not found:
         raise InputError(
             f"{folder} has no weights: put {STEMS[0]}.safetensors (diffusers) or "
             f"{STEMS[1]}.safetensors (transformers) beside its config.json"
         )
-    if files[0].suffix == ".bin":
-        return io.read(files[0]).tensors
-    if files[0].suffix == ".json":
-        index = read_json(files[0]).get("weight_map")
+    if found[0].suffix == ".bin":
+        return io.read(found[0]).tensors
+    if found[0].suffix == ".json":
+        index = disk.read_json(found[0]).get("weight_map")
         if not isinstance(index, dict):
-            raise InputError(f"{files[0]} has no weight_map; copy it again")
+            raise InputError(f"{found[0]} has no weight_map; copy it again")
         shards = [folder / Path(name).name for name in sorted(set(index.values()))]
         if missing := [path.name for path in shards if not path.exists()]:
-            raise InputError(f"{folder} lacks {', '.join(missing)}, which {files[0].name} names")
+            raise InputError(f"{folder} lacks {', '.join(missing)}, which {found[0].name} names")
     else:
-        shards, index = files[:1], {}
+        shards, index = found[:1], {}
     tensors = {}
     for path in shards:
         tensors |= open_safetensors(path)
     if absent := sorted(index.keys() - tensors.keys()):
-        raise InputError(f"{files[0]} names {absent[0]}, which is in none of its files")
+        raise InputError(f"{found[0]} names {absent[0]}, which is in none of its files")
     return tensors
 
 
@@ -409,15 +389,9 @@ def save(
         where = {
             name: path.name for path, shard in zip(paths, shards, strict=True) for name in shard
         }
-        write_json(weights, {"metadata": {}, "weight_map": where})
-    write_json(folder / io.CONFIG_NAME, _config(kind, network))
+        disk.write_json(weights, {"metadata": {}, "weight_map": where})
+    disk.write_json(folder / io.CONFIG_NAME, _config(kind, network))
     return weights
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with io.replacing(path) as (partial,):
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _file_names(kind: Kind, network: models.Network) -> dict[str, list[tables.Entry]]:

@@ -4,7 +4,6 @@ Pickles are opened by `torch.load(weights_only=True)` and by nothing else, so no
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tdr_jax import disk
 from tdr_jax.errors import InputError
 
 SUFFIX = ".safetensors"  # every other file is taken for PyTorch's
@@ -243,35 +243,6 @@ def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
     return rounded if held else array
 
 
-@contextlib.contextmanager
-def replacing(*paths: Path):
-    """Yields a temporary file beside each path; they take its name, in order, when all is written.
-
-    Args:
-        *paths: of one folder, which is made if missing.
-
-    Raises:
-        InputError: the folder or a file cannot be written. What was there before is still there.
-    """
-    partials = [path.with_name(f".{path.name}.{os.getpid()}") for path in paths]
-    try:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        for partial in partials:
-            partial.touch()
-        mode = partials[0].stat().st_mode & 0o777  # as the umask says; safetensors writes 0600
-        yield partials
-        for partial, path in zip(partials, paths, strict=True):
-            partial.chmod(mode)
-            os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(f"{paths[0]}: cannot be written ({reason}); give another place") from error
-    finally:
-        for partial in partials:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-
-
 def write_torch(
     path: str | os.PathLike, state: dict, layout: str = "basicsr", dtype: str = "float32"
 ) -> Path:
@@ -297,7 +268,7 @@ def write_torch(
         prefix + name: _narrow(name, tensor, getattr(torch, dtype))
         for name, tensor in state.items()
     }
-    with replacing(path) as (partial,):
+    with disk.replacing(path) as (partial,):
         try:
             torch.save(tensors if key is None else {key: tensors}, partial)
         except RuntimeError as error:  # a full disk, in torch's words
@@ -343,7 +314,7 @@ def write_safetensors(
 
     path = Path(path)
     tensors = {k: np.asarray(cast(k, v, dtype), order="C") for k, v in tensors.items()}
-    with replacing(path, *([path.with_name(CONFIG_NAME)] if config else [])) as partials:
+    with disk.replacing(path, *([path.with_name(CONFIG_NAME)] if config else [])) as partials:
         try:
             save_file(tensors, partials[0], metadata)
         except safetensors.SafetensorError as error:

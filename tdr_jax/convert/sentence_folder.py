@@ -3,10 +3,11 @@
 import json
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from tdr_jax import disk
 
 TOKENIZER = (
     "tokenizer.json",
@@ -19,7 +20,7 @@ MODULES = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Norma
 
 
 def write(encoder, folder: str | os.PathLike) -> Path:
-    """Writes the folder under a temporary name beside it, then renames.
+    """Writes the folder, whole or not at all.
 
     Args:
         encoder: a `tdr_jax.text.TextEncoder`; its tokenizer's files are copied.
@@ -34,13 +35,11 @@ def write(encoder, folder: str | os.PathLike) -> Path:
     from tdr_jax.models import bert
 
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + ".", suffix=".tmp"))
-    try:
+    with disk.replacing_folder(folder) as made:
         config = json.loads((encoder.folder / "config.json").read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
         config |= {"architectures": ["BertModel"], "torch_dtype": "float32"}
-        _json(made / "config.json", config)
+        disk.write_json(made / "config.json", config)
         tensors = bert.to_hf(encoder.network.config, encoder.params)
         tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
         weights = made / "model.safetensors"
@@ -51,7 +50,7 @@ def write(encoder, folder: str | os.PathLike) -> Path:
                 shutil.copyfile(encoder.folder / name, made / name)
         steps = MODULES if encoder.normalise else MODULES[:2]
         kind = "sentence_transformers.models."
-        _json(
+        disk.write_json(
             made / "modules.json",
             [
                 {"idx": i, "name": str(i), "path": path, "type": kind + name}
@@ -60,18 +59,7 @@ def write(encoder, folder: str | os.PathLike) -> Path:
         )
         pooling = {"word_embedding_dimension": encoder.dim, "pooling_mode_mean_tokens": True}
         pooling |= {f"pooling_mode_{mode}": False for mode in ("cls_token", "max_tokens")}
-        (made / "1_Pooling").mkdir()
-        _json(made / "1_Pooling" / "config.json", pooling)
+        disk.write_json(made / "1_Pooling" / "config.json", pooling)
         limits = {"max_seq_length": encoder.max_length, "do_lower_case": encoder.lower}
-        _json(made / "sentence_bert_config.json", limits)
-        made.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        made.replace(folder)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+        disk.write_json(made / "sentence_bert_config.json", limits)
     return folder
-
-
-def _json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

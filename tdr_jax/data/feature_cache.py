@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tdr_jax import disk
 from tdr_jax.data.pipeline import order
 from tdr_jax.errors import InputError
 
@@ -83,9 +84,7 @@ class Kept:
         return about["done"]
 
     def _write(self, done: int) -> None:
-        temporary = self._about.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"key": self._key, "done": done}))
-        temporary.replace(self._about)
+        disk.write_json(self._about, {"key": self._key, "done": done})
 
 
 def digest(params: dict) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tdr_jax import diffusion, models
+from tdr_jax import diffusion, disk, models
 from tdr_jax.convert import hugging_face, io, ldm
 from tdr_jax.errors import InputError
 
@@ -74,7 +74,7 @@ def load(path: Path, part: str | None = None, *, dtype: str = "float32", shardin
         if networks[name].kind != kind:
             raise InputError(f"{path}: {name} is a {networks[name].kind}, expected a {kind}")
     if path.is_dir():
-        scheduler, tokenizer = hugging_face.read_json(path / SCHEDULER), load_tokenizer(path)
+        scheduler, tokenizer = disk.read_json(path / SCHEDULER), load_tokenizer(path)
     else:
         # The schedule that all versions share; a single file does not say what it predicts.
         scheduler, tokenizer = diffusion.Schedule().to_config(), None
@@ -123,12 +123,12 @@ def save(folder: Path, pipeline: Pipeline, params: dict[str, models.Params], dty
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
-    hugging_face.write_json(folder / SCHEDULER, pipeline.scheduler)
+    disk.write_json(folder / SCHEDULER, pipeline.scheduler)
     if pipeline.tokenizer is None:
         index["tokenizer"] = [None, None]
     else:
         pipeline.tokenizer.save_pretrained(folder / TOKENIZER)
-    hugging_face.write_json(
+    disk.write_json(
         folder / hugging_face.INDEX, index
     )  # last: without it the folder is no pipeline
     return folder

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from tdr_jax.errors import InputError
+from tdr_jax import disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,17 +153,8 @@ def write(rows: Sequence[Row], folder, about: Mapping[str, object] | None = None
     """
     folder = Path(folder)
     texts = {"table.md": markdown(rows), "table.json": to_json(rows, about)}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            temporary = folder / f".{name}.{os.getpid()}"
-            try:
-                temporary.write_text(text, encoding="utf-8")
-                os.replace(temporary, folder / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be written ({error.strerror}); give another") from None
+    for name, text in texts.items():
+        disk.write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

@@ -1,8 +1,6 @@
 """Picture files in and out; the only place of this package that reads or writes them."""
 
-import contextlib
 import os
-import secrets
 import threading
 import warnings
 from collections.abc import Iterable
@@ -12,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from tdr_jax import disk
 from tdr_jax.errors import InputError
 from tdr_jax.images import deep
 
@@ -137,7 +136,7 @@ def write_picture(path: str | os.PathLike, picture: Picture) -> None:
             the file cannot be written.
     """
     path = Path(path)
-    _write_bytes(path, _encode(picture, path))
+    disk.write_bytes(path, _encode(picture, path))
 
 
 def write_rgb(path: str | os.PathLike, array: np.ndarray) -> None:
@@ -424,21 +423,3 @@ def _samples(picture: Picture, depth: int, path: Path) -> np.ndarray:
     if alpha.dtype == np.uint16 and depth == 8:
         alpha = ((alpha.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     return np.concatenate([samples, alpha[..., None]], axis=-1)
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """Write under a hidden name beside the target, then rename: a kill leaves no half file."""
-    temporary = path.with_name(f".tdr-{os.getpid()}-{secrets.token_hex(4)}.part")
-    try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from error

@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+from tdr_jax import disk
 from tdr_jax.errors import InputError
 from tdr_jax.sweeps import outcome, plan
 
@@ -38,9 +39,7 @@ def write(sweep: plan.Sweep, folder: Path) -> str:
         )
     finished.sort(key=lambda pair: _order(pair[1], sweep.better))
     text = _text(sweep, finished, others)
-    temporary = folder / "report.md.tmp"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(folder / "report.md")
+    disk.write_text(folder / "report.md", text)
     draw(sweep, folder / "report.png")
     return text
 
@@ -71,9 +70,8 @@ def draw(sweep: plan.Sweep, path: Path) -> None:
             axes.plot(*zip(*points, strict=True), label=name, marker="." * (len(points) < 50))
     if axes.lines:
         axes.legend(fontsize="small")
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    temporary.replace(path)
+    with disk.replacing(path) as (partial,):
+        figure.savefig(partial, format="png", dpi=120)
 
 
 def _points(records: list[dict], metric: str) -> list[tuple[int, float]]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tdr_jax import disk
 from tdr_jax.errors import InputError
 from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks, outcome, plan
@@ -69,9 +70,9 @@ def submit(runs: Sequence[plan.Run], folder: Path, name: str, options: Sequence[
         if not left:
             print(f"all {len(runs)} runs are finished")
             return 0
-        _write(folder / "runs.txt", "".join(map(_line, runs)))
+        disk.write_text(folder / "runs.txt", "".join(map(_line, runs)))
         script = folder / "sweep.sbatch"
-        _write(script, _script(folder, name, left, lines))
+        disk.write_text(script, _script(folder, name, left, lines))
     command = ["sbatch", f"--output={folder / 'slurm-%a.txt'}", str(script)]
     print(plan.shown(command))
     if shutil.which("sbatch"):
@@ -102,9 +103,3 @@ def _script(folder: Path, name: str, left: list[int], options: list[str]) -> str
         log=outcome.LOG,
         stopped=STOPPED,
     )
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

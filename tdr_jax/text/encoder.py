@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax import runtime
+from tdr_jax import disk, runtime
 from tdr_jax.errors import InputError
 
 TASKS = ("noise", "rain", "haze", "blur", "low_light")
@@ -412,16 +411,9 @@ def _read_table(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _write_table(path: Path, table: np.ndarray) -> None:
-    """Writes under a temporary name, then renames; a folder that cannot be written is only told."""
-    temporary = None
+    """Writes a cached table; a folder that cannot be written is only told."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        with disk.replacing(path) as (partial,), partial.open("wb") as file:
             np.savez(file, vectors=table)
-        os.replace(temporary, path)
-    except OSError as error:
+    except InputError as error:
         _log.warning("sentence vectors are not cached (%s); set TDR_CACHE to a folder", error)
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

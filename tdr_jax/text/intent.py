@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax import text
+from tdr_jax import disk, text
 from tdr_jax.degradations.synthesis import example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.text import phrasings, spelling
@@ -48,12 +48,10 @@ class Head:
         import safetensors.numpy
 
         path = Path(folder) / HEAD
-        temporary = path.with_name(path.name + ".tmp")
         # safetensors writes memory as it lies, whatever the strides say.
         tensors = {"kernel": np.ascontiguousarray(self.kernel), "bias": self.bias}
-        safetensors.numpy.save_file(tensors, temporary, metadata={"meanings": ",".join(MEANINGS)})
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with disk.replacing(path) as (partial,):
+            safetensors.numpy.save_file(tensors, partial, metadata={"meanings": ",".join(MEANINGS)})
 
 
 def load_head(folder: str | os.PathLike, dim: int) -> Head:

@@ -1,6 +1,5 @@
 """The parts that the loop puts together, each made from the config."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tdr_jax import models
+from tdr_jax import disk, models
 from tdr_jax.errors import InputError
 from tdr_jax.objectives.backbone import Backbone
 from tdr_jax.objectives.guided import Guided
@@ -461,7 +460,4 @@ def write_result(workdir, step: int, weights) -> None:
     for record in writers.read_jsonl(Path(workdir) / "metrics.jsonl"):
         metrics |= {name: value for name, value in record.items() if isinstance(value, float)}
     result = {"step": step, "weights": os.path.relpath(weights, workdir), "metrics": metrics}
-    path = Path(workdir) / "result.json"
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(path)
+    disk.write_json(Path(workdir) / "result.json", result)

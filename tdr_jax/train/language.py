@@ -1,13 +1,11 @@
 """The job of fine-tuning a text encoder on pairs of sentences."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from tdr_jax import text
+from tdr_jax import disk, text
 from tdr_jax.data import pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import text_encoder as tasks
@@ -93,18 +91,10 @@ class TextEncoder:
         kernel = None if probe is None else tasks.SHARPNESS * np.asarray(probe).T
         head = intent.fit(encoder, kernel=kernel, seed=self.config.seed)
         target = self.workdir / "text_encoder"
-        with tempfile.TemporaryDirectory(dir=self.workdir, suffix=".tmp") as folder:
-            made = encoder.save(Path(folder) / target.name)
-            head.save(made)
-            _replace(made, target)
+        with disk.replacing_folder(target) as folder:
+            encoder.save(folder)
+            head.save(folder)
         return target
-
-
-def _replace(made: Path, target: Path) -> None:
-    """Puts a whole folder in the place of an earlier one."""
-    if target.exists():
-        shutil.rmtree(target)
-    made.replace(target)
 
 
 def _check(config) -> None:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from tdr_jax import disk
+
 
 class Writer(Protocol):
     """What the loop asks of a writer; the methods' names and arguments are clu's."""
@@ -38,9 +40,7 @@ class Jsonl:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_jsonl(self.path) if record["step"] <= start]
         self._record = kept.pop() if kept and kept[-1]["step"] == start else {}
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        temporary.replace(self.path)
+        disk.write_text(self.path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("r+b")
         self._file.seek(0, 2)
 

@@ -255,9 +255,9 @@ def test_a_failure_while_writing_leaves_no_file_and_no_rest(
         raise OSError(28, "No space left on device")
 
     if moment == "write":
-        monkeypatch.setattr(images.os, "fsync", lambda number: os.ftruncate(number, 5) or full())
+        monkeypatch.setattr(os, "fsync", lambda number: os.ftruncate(number, 5) or full())
     else:
-        monkeypatch.setattr(images.os, moment, full)
+        monkeypatch.setattr(os, moment, full)
     status, lines = tdr(folder / "cat.png", "-o", out)
     assert status == 1 and any("No space left" in line for line in lines)
     assert files(out) == ["cat.png"]
@@ -273,7 +273,7 @@ def test_ctrl_c_exits_130_and_leaves_only_whole_files(tdr, folder, tmp_path, mon
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(images.os, "replace", interrupted)
+    monkeypatch.setattr(os, "replace", interrupted)
     pair = (folder / "cat.png", folder / "coffee.jpg")
     status, lines = tdr(*pair, "-o", tmp_path / "out")
     assert status == 130 and "interrupted" in lines[-1]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tdr_jax import text
+from tdr_jax import disk, text
 from tdr_jax.text import intent
 from tdr_jax.train import loop
 from tests.support import tiny_bert
@@ -82,7 +82,7 @@ def test_a_trained_encoder_gives_the_same_vectors_in_torch(
         "sentence_bert_config.json",
         "head.safetensors",
     }
-    assert not [path for path in (tmp_path / "run").rglob("*.tmp")]
+    assert list((tmp_path / "run").rglob(disk.PARTIAL)) == []
 
 
 def test_the_shipped_encoder_saved_whole_gives_the_same_vectors_in_torch(tmp_path):
@@ -104,4 +104,4 @@ def test_saving_over_a_folder_replaces_all_of_it(tmp_path):
     encoder.save(tmp_path / "out")
     found = text.TextEncoder.from_pretrained(tmp_path / "out").encode(SENTENCES)
     np.testing.assert_allclose(found, encoder.encode(SENTENCES), rtol=0, atol=1e-6)
-    assert [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")] == []
+    assert list(tmp_path.rglob(disk.PARTIAL)) == []
