@@ -175,9 +175,9 @@ class TextEncoder:
         Returns:
             the folder.
         """
-        from tdr_jax.convert import sentence_folder
+        from tdr_jax.text import folder as folders
 
-        return sentence_folder.write(self, folder)
+        return folders.write(self, folder)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Turns sentences into vectors; those seen lately come from memory.
