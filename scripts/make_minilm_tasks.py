@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from tdr_jax import text
-from tdr_jax.text import intent
+from tdr_jax.text import encoder_files, intent
 
 BASE = "minilm"
-DESTINATION = Path(text.__file__).parent / "assets" / intent.SHIPPED
+DESTINATION = encoder_files.SHIPPED[intent.SHIPPED]
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
     parser.add_argument("destination", type=Path, nargs="?", default=DESTINATION)
     args = parser.parse_args()
 
-    before = safetensors.numpy.load_file(text.folder_of(BASE) / "model.safetensors")
+    before = safetensors.numpy.load_file(encoder_files.folder_of(BASE) / "model.safetensors")
     after = safetensors.numpy.load_file(args.source / "model.safetensors")
     if before.keys() != after.keys():
         parser.error(f"{args.source} is not a fine-tuned {BASE}: it has other tensors")

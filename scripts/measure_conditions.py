@@ -29,7 +29,7 @@ def main(args) -> None:
     from tdr_jax.evaluate import metrics, protocols
     from tdr_jax.infer import blind
     from tdr_jax.infer.restorer import Restorer
-    from tdr_jax.text.encoder import mixed_sentences
+    from tdr_jax.text import mixed_sentences
 
     runtime.choose_cpu_kernels()
     runtime.enable_compilation_cache()

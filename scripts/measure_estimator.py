@@ -18,17 +18,17 @@ DAMAGE = ("noise15", "noise25", "noise50", "rain", "haze", "blur", "rain+noise25
 
 def main(args) -> None:
     from tdr_jax import runtime
+    from tdr_jax.degradations.vocabulary import ESTIMATED
     from tdr_jax.evaluate import protocols
     from tdr_jax.infer import blind
-    from tdr_jax.models.estimator import LOOKED_FOR
 
     runtime.choose_cpu_kernels()
     runtime.enable_compilation_cache()
     look = blind.Estimator.from_pretrained(args.model)
     source = protocols.open_source(args.photos)
 
-    print(f"| damage | pictures | {' | '.join(LOOKED_FOR)} | exactly that | sigma |")
-    print("|---|---|" + "---|" * (len(LOOKED_FOR) + 2))
+    print(f"| damage | pictures | {' | '.join(ESTIMATED)} | exactly that | sigma |")
+    print("|---|---|" + "---|" * (len(ESTIMATED) + 2))
     for name in ("clean@noise", *DAMAGE):
         setting = protocols.Setting.parse(name)
         clean = setting.task == "clean"
@@ -36,7 +36,7 @@ def main(args) -> None:
         examples = protocols.examples(source, setting, limit=args.limit, size=args.size)
         estimates = [look(np.rint(255 * e.degraded.clip(0, 1)).astype(np.uint8)) for e in examples]
         found = [set(estimate.found()) for estimate in estimates]
-        cells = [f"{np.mean([task in each for each in found]):.0%}" for task in LOOKED_FOR]
+        cells = [f"{np.mean([task in each for each in found]):.0%}" for task in ESTIMATED]
         cells.append(f"{np.mean([each == there for each in found]):.0%}")
         sigma = np.mean([estimate.sigma for estimate in estimates])
         cells.append(f"{sigma:.1f}" if "noise" in there else "")

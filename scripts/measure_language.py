@@ -59,21 +59,22 @@ def measure(model, held_out) -> dict[str, str]:
     Returns:
         name of the row -> what is printed in it.
     """
+    from tdr_jax.degradations.vocabulary import MEANINGS
     from tdr_jax.text import phrasings
 
     single = [wording for wording in held_out if len(wording.meanings) == 1]
     mixed = [wording for wording in held_out if len(wording.meanings) == 2]
-    right = np.array([phrasings.MEANINGS.index(wording.meanings[0]) for wording in single])
+    right = np.array([MEANINGS.index(wording.meanings[0]) for wording in single])
     rows = {}
 
     def describe(shares, right, suffix):
         hit = shares.argmax(-1) == right
-        none = phrasings.MEANINGS.index("none")
+        none = MEANINGS.index("none")
         asks, says = right == none, shares.argmax(-1) == none
         rows[f"all six meanings{suffix}"] = part(hit)
         rows[f"the five tasks{suffix}"] = part(hit[~asks])
-        for task in phrasings.MEANINGS[:-1] if not suffix else ():
-            rows[task] = part(hit[right == phrasings.MEANINGS.index(task)])
+        for task in MEANINGS[:-1] if not suffix else ():
+            rows[task] = part(hit[right == MEANINGS.index(task)])
         rows[f"none, precision{suffix}"] = part(asks[says])
         rows[f"none, recall{suffix}"] = part(says[asks])
         share = recall_at(shares[:, none], asks, PRECISION)
@@ -84,7 +85,7 @@ def measure(model, held_out) -> dict[str, str]:
     describe(model(wrong), np.tile(right, len(SEEDS)), ", typos")
     if mixed:
         pairs = np.sort(np.argsort(-model(_sentences(mixed)), -1)[:, :2], -1)
-        wanted = [sorted(phrasings.MEANINGS.index(m) for m in w.meanings) for w in mixed]
+        wanted = [sorted(MEANINGS.index(m) for m in w.meanings) for w in mixed]
         rows["mixtures, both tasks"] = part((pairs == np.array(wanted)).all(-1))
     return rows
 

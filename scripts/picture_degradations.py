@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tdr_jax.degradations import camera, weather
 from tdr_jax.degradations.synthesis import (
-    SYNTHESISED,
     degrade,
     example_rng,
     gaussian_noise,
@@ -23,6 +22,7 @@ from tdr_jax.degradations.synthesis import (
     rain,
     synthetic_depth,
 )
+from tdr_jax.degradations.vocabulary import SYNTHESISED
 from tdr_jax.images.files import list_pictures, read_rgb
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,6 +2,7 @@
 
 import sys
 
+from tdr_jax.degradations.vocabulary import MEANINGS, NO_TASK, spoken
 from tdr_jax.text import intent
 
 
@@ -17,15 +18,15 @@ def tell(prompts: list[str], network) -> None:
     prompts = list(dict.fromkeys(prompts))
     if not prompts:
         return
-    tasks = tuple(task.replace("_", " ") for task in network.trained_for)
+    tasks = tuple(map(spoken, network.trained_for))
     for prompt, shares in zip(prompts, intent.shipped()(prompts), strict=True):
         found, sure = intent.told(shares)
         what = ", ".join(f"{meaning} {share:.2f}" for meaning, share in found)
         of = f' of "{prompt}"' if len(prompts) > 1 else ""
         _say(f"understood{of}: {what}")
         foreign = [meaning for meaning, _ in found if tasks and meaning not in tasks]
-        if found[0][0] == "none" and found[0][1] >= intent.SURE:
-            supported = _list(tasks or intent.MEANINGS[:-1])
+        if found[0][0] == NO_TASK and found[0][1] >= intent.SURE:
+            supported = _list(tasks or MEANINGS[:-1])
             _say(
                 f"warning: the prompt{of} seems to ask for none of the supported tasks: {supported}"
             )
@@ -38,7 +39,7 @@ def tell(prompts: list[str], network) -> None:
 def _known(network, tasks: tuple[str, ...]) -> str:
     if tasks:
         return f"{network.name} was trained for {_list(tasks)}"
-    known = _list(intent.MEANINGS[:-1])
+    known = _list(MEANINGS[:-1])
     return f"ask for what the network was trained for, of {known}"
 
 

@@ -5,8 +5,7 @@ import numpy as np
 from tdr_jax.data.color_jitter import COLOURS, jitter_colors
 from tdr_jax.data.pipeline import DEGRADATION, Examples
 from tdr_jax.degradations.synthesis import example_rng
-from tdr_jax.models.estimator import LOOKED_FOR
-from tdr_jax.text.encoder import TASKS
+from tdr_jax.degradations.vocabulary import ESTIMATED, TASKS
 
 JPEG = 0.4  # share of examples that were saved as JPEG ...
 QUALITY = (60, 98)  # ... and how well
@@ -36,7 +35,7 @@ class Labelled(Examples):
 
         Returns:
             dict with `degraded`, float32 (size, size, 3) in [0, 1]; `present`, float32 (4,), 1 for
-            each of `LOOKED_FOR` that is in it; `sigma`, float32, of its noise on the scale of 0 to
+            each of `ESTIMATED` that is in it; `sigma`, float32, of its noise on the scale of 0 to
             255, or 0.
         """
         crops, where, _, u = self._crop(n, size)
@@ -58,7 +57,7 @@ class Labelled(Examples):
             sigma = 255 * np.sqrt(np.mean((degraded - before) ** 2))
         return {
             "degraded": _as_file(degraded, u[6], u[7]),
-            "present": np.array([name in present for name in LOOKED_FOR], np.float32),
+            "present": np.array([name in present for name in ESTIMATED], np.float32),
             "sigma": np.float32(sigma),
         }
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from tdr_jax.data.color_jitter import COLOURS, jitter_colors
 from tdr_jax.data.pipeline import CHOICES, DEGRADATION, order, turn
-from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
+from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.vocabulary import CLEAN, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.text import captions
-from tdr_jax.text.encoder import TASKS
 
-CLEAN = "clean"
 KINDS = (CLEAN, *TASKS)  # what `kind` of an example counts
 WANTED = ("drawn", "views", "caption", "same", "pair")
 

@@ -13,10 +13,10 @@ from sys import maxsize
 import numpy as np
 
 from tdr_jax.degradations import realistic
-from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
+from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
-from tdr_jax.text.encoder import TASKS
 
 CHOICES = 0  # streams of an example's generator: its discrete choices ...
 DEGRADATION = 1  # ... and, from here on, one stream per task, in the order of TASKS

@@ -7,6 +7,7 @@ import numpy as np
 
 from tdr_jax.degradations import synthesis
 from tdr_jax.degradations.camera import camera_noise, jpeg
+from tdr_jax.degradations.vocabulary import SYNTHESISED
 from tdr_jax.degradations.weather import haze, rain
 from tdr_jax.errors import InputError
 
@@ -71,6 +72,4 @@ def degrade(
         return haze(image, rng, window=window, shape=shape, guide=guide)
     if task == "blur":
         return synthesis.motion_blur(image, rng)
-    raise InputError(
-        f"cannot make {task!r}; the degradations are {', '.join(synthesis.SYNTHESISED)}"
-    )
+    raise InputError(f"cannot make {task!r}; the degradations are {', '.join(SYNTHESISED)}")

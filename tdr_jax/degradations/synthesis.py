@@ -7,10 +7,9 @@ same in any process and on any host.
 
 import numpy as np
 
+from tdr_jax.degradations.vocabulary import SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
 
-SYNTHESISED = ("noise", "rain", "haze", "blur")  # the degradations that `degrade` can make
-SIGMAS = (15, 25, 50)  # of 255: the three levels on which all-in-one restoration reports
 # The values RESIDE's outdoor training set (OTS) was rendered with; its file names carry them.
 AIRLIGHTS = (0.8, 0.85, 0.9, 0.95, 1.0)
 BETAS = (0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import distributed
+from tdr_jax.degradations.vocabulary import CLEAN
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import metrics, protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
@@ -18,7 +19,7 @@ from tdr_jax.images.arrays import open_guidance
 from tdr_jax.images.files import write_rgb
 from tdr_jax.infer import blind, conditioning, tiles
 from tdr_jax.infer.rows import Rows
-from tdr_jax.text.encoder import bank_vectors, mixed_sentences, sentences
+from tdr_jax.text import bank_vectors, mixed_sentences, sentences
 
 UNCHANGED = 100.0  # dB that a clean picture counts which comes back as it went
 
@@ -307,7 +308,7 @@ def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
         return look
     if prompt is not None and own:
         bank, vectors = (prompt,), encoder.encode([prompt])
-    elif setting.words == protocols.CLEAN:
+    elif setting.words == CLEAN:
         raise InputError(
             "row clean has no words of its own; name what is asked (clean@noise, clean@auto) or "
             "give --prompt"
@@ -432,7 +433,7 @@ def _scores(
 ) -> report.Scores:
     degraded = _input(example)
     # A clean picture that comes back as it went would make the mean over all of them infinite.
-    most = UNCHANGED if setting.task == protocols.CLEAN else np.inf
+    most = UNCHANGED if setting.task == CLEAN else np.inf
     return report.Scores(
         name=example.name,
         prompt=prompt,

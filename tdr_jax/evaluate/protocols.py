@@ -14,19 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.data import sources
-from tdr_jax.degradations.synthesis import SYNTHESISED, degrade, example_rng
+from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import partners, read_rgb
 from tdr_jax.infer.blind import AUTO
-from tdr_jax.text.encoder import TASKS
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
 DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")
 NOISES = ("uint8", "float")  # how noise is added: clipped whole levels, or exactly
 FLOAT_SEED = 0  # of the float noise, whatever the evaluation's seed: that of the papers' scripts
 COLOUR = (3, 3)  # channels in and out of most networks
-CLEAN = "clean"  # the row of pictures to which nothing is done
-LAYERS = ("haze", "rain", "blur", "noise")  # in which order degradations come about
 
 
 @dataclasses.dataclass(frozen=True)

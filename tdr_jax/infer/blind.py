@@ -7,23 +7,18 @@ from os import PathLike
 
 import numpy as np
 
+from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_picture
-from tdr_jax.models.estimator import LOOKED_FOR
 
 MODEL = "degradation-estimator"
 AUTO = "auto"  # the prompt that stands for what the picture shows
 NOTHING = "nothing"  # and what is told where it shows nothing
-PROMPTS = {
-    "noise": "Remove the noise.",
-    "rain": "Remove the rain.",
-    "haze": "Remove the haze.",
-    "blur": "Remove the blur.",
-}
+PROMPTS = {task: f"Remove the {task}." for task in ESTIMATED}
 # The least probability of what is asked for. Haze needs more: to take it from a picture without
 # any costs some five times of what leaving it in does. Beside noise or rain it needs much more, as
 # it is told worse there, and two degradations are rarer outside of the training.
-LEAST = {"noise": 0.5, "rain": 0.5, "haze": 0.6, "blur": 0.5}
+LEAST = dict.fromkeys(ESTIMATED, 0.5) | {"haze": 0.6}
 LEAST_HAZE_BESIDE = 0.975
 SIDE = 448  # of the windows that are looked at, the largest crop of the training
 WINDOWS = 3  # of them at most along each side of a picture
@@ -115,9 +110,7 @@ class Estimator:
         moments = [np.asarray(self._moments(self.params, w[None])) for w in self._windows(pixels)]
         logits, level = self._conclude(self.params, np.mean(moments, 0))
         shares = 1 / (1 + np.exp(-np.asarray(logits[0], np.float64)))
-        return Estimate(
-            dict(zip(LOOKED_FOR, map(float, shares), strict=True)), float(2 ** level[0])
-        )
+        return Estimate(dict(zip(ESTIMATED, map(float, shares), strict=True)), float(2 ** level[0]))
 
     def _windows(self, pixels: np.ndarray):
         """Yields windows of `SIDE`, or of what a smaller picture fills up to the multiple."""

@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.nn import layers, ops
 
-# What it looks for, in the order of its answers; `degradations.synthesis` makes examples of it.
-LOOKED_FOR = ("noise", "rain", "haze", "blur")
 BINS, BANDS = 16, 3  # of histograms: from 0 to 1, and from the upper edge to the lower one
 MAPS = 6  # of which there are histograms, see `_histograms`
 
@@ -52,7 +51,7 @@ class DegradationEstimator(nnx.Module):
         ]
         self.levels = nnx.List(convs)
         self.hidden = layers.Linear(2 * sum(widths) + BANDS * MAPS * BINS, config.hidden)
-        self.answer = layers.Linear(config.hidden, len(LOOKED_FOR) + 1)
+        self.answer = layers.Linear(config.hidden, len(ESTIMATED) + 1)
 
     def __call__(self, images):
         """Judges each picture of a batch.
@@ -91,7 +90,7 @@ class DegradationEstimator(nnx.Module):
             moments: float32 (B, N), see `moments`.
 
         Returns:
-            float32 (B, 4), the log-odds of each of `LOOKED_FOR`; and float32 (B,), the binary
+            float32 (B, 4), the log-odds of each of `ESTIMATED`; and float32 (B,), the binary
             logarithm of the noise's standard deviation on the scale of 0 to 255, if there is any.
         """
         channels = sum(self.config.widths)

@@ -110,7 +110,7 @@ class TextEncoder:
         Args:
             params: flat dict of what learns.
             batch: `tokens` int and `mask` bool (B, 2, T), `label` float32 (B,) and `meaning`
-                float32 (B, 2, M), see `tdr_jax.text.phrasings.Pairs`.
+                float32 (B, 2, M), see `tdr_jax.data.sentence_pairs`.
             rng: a key; unused.
             frozen: parameters of the whole BERT as it was.
 

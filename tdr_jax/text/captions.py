@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tdr_jax.degradations.vocabulary import CLEAN, SYNTHESISED
 from tdr_jax.errors import InputError
 
 TEMPLATE = "a photo of a"
@@ -17,8 +18,9 @@ GRID = 4  # a colour for each of 4 x 4 places, row by row
 LIGHT = ("dark", "dim", "dusky", "plain", "bright", "glaring")
 CONTRAST = ("flat", "soft", "clear", "strong")
 TEXTURE = ("smooth", "fine", "grainy", "rough", "harsh")
-STATE = {"clean": "clean", "noise": "noisy", "rain": "rainy", "haze": "hazy", "blur": "blurry"}
-SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_STATES = ("clean", "noisy", "rainy", "hazy", "blurry")
+STATE = dict(zip((CLEAN, *SYNTHESISED), _STATES, strict=True))
+TOKENIZER = Path(__file__).parents[1] / "assets" / "tdr-tiny" / "tokenizer"
 
 
 @functools.cache
@@ -79,7 +81,9 @@ def vocabulary() -> tuple[str, ...]:
 def write_tokenizer(folder: Path) -> None:
     """Writes a CLIP tokenizer in which each word of a caption is one token.
 
-    Other words are spelt in the pieces that these have in common, and at last in bytes.
+    Other words are spelt in the pieces that these have in common, and at last in bytes. It is the
+    one that ships with the tiny stack, so that runs and weights made at any time fit each other:
+    byte-pair encoding (Sennrich et al. 2016) of `vocabulary` until each word was one piece.
 
     Args:
         folder: made if missing; gets vocab.json, merges.txt and tokenizer_config.json.
@@ -87,54 +91,22 @@ def write_tokenizer(folder: Path) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    merges = _merges([(*word[:-1], f"{word[-1]}</w>") for word in vocabulary()])
-    letters = list(_bytes())
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, merges), *SPECIAL]
-    numbers = {piece: i for i, piece in enumerate(pieces)}
+    learnt = json.loads((TOKENIZER / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    merges = ["#version: 0.2", *map(" ".join, learnt["merges"])]
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "model_max_length": 77,
-        "bos_token": SPECIAL[0],
-        "eos_token": SPECIAL[1],
-        "unk_token": SPECIAL[1],
-        "pad_token": SPECIAL[1],
+        "bos_token": "<|startoftext|>",
+        **dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+    }
+    files = {
+        "vocab.json": json.dumps(learnt["vocab"], ensure_ascii=False),
+        "merges.txt": "\n".join(merges) + "\n",
+        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "vocab.json").write_text(json.dumps(numbers, ensure_ascii=False))
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n")
-        (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        for name, content in files.items():
+            (folder / name).write_text(content, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror})") from error
-
-
-def _merges(words: list[tuple[str, ...]]) -> list[tuple[str, str]]:
-    """Byte-pair encoding (Sennrich et al. 2016) of these words until each is one piece."""
-    merges = []
-    while any(len(word) > 1 for word in words):
-        counts: dict[tuple[str, str], int] = {}
-        for word in words:
-            for pair in zip(word, word[1:], strict=False):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=lambda pair: (counts[pair], pair))
-        merges.append(best)
-        words = [_merged(word, best) for word in words]
-    return merges
-
-
-def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    pieces: list[str] = []
-    i = 0
-    while i < len(word):
-        whole = word[i : i + 2] == pair
-        pieces.append("".join(pair) if whole else word[i])
-        i += 2 if whole else 1
-    return tuple(pieces)
-
-
-def _bytes() -> str:
-    """The 256 printable characters that stand for bytes in CLIP's vocabulary."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return "".join(map(chr, printable)) + "".join(chr(256 + i) for i in range(len(others)))

@@ -1,6 +1,6 @@
 """What a sentence asks for: a small head on the vectors of an encoder that was fine-tuned for it.
 
-`text.understand` answers for one sentence with what ships. The head is a multinomial logistic
+`understand` answers for one sentence with what ships. The head is a multinomial logistic
 regression; its temperature comes from families of phrasing that it was not fitted to.
 """
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax import disk, text
+from tdr_jax import disk
 from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.vocabulary import MEANINGS, NO_TASK
 from tdr_jax.errors import InputError
 from tdr_jax.text import phrasings, spelling
-from tdr_jax.text.phrasings import MEANINGS
+from tdr_jax.text.encoder import TextEncoder, checked
+from tdr_jax.text.encoder_files import folder_of
 
 SHIPPED = "minilm-tasks"
 HEAD = "head.safetensors"
@@ -40,11 +42,22 @@ class Head:
     bias: np.ndarray
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Turns vectors into shares of `MEANINGS`: float32 (N, D) -> (N, 6)."""
+        """Turns vectors into shares of `MEANINGS`.
+
+        Args:
+            vectors: float32 (N, D), as the encoder gives them.
+
+        Returns:
+            float32 (N, 6) in [0, 1], rows of sum 1.
+        """
         return _softmax(vectors @ self.kernel + self.bias)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Writes `head.safetensors` into a folder."""
+        """Writes `head.safetensors`, under another name until it is whole.
+
+        Args:
+            folder: that is there.
+        """
         import safetensors.numpy
 
         path = Path(folder) / HEAD
@@ -60,6 +73,9 @@ def load_head(folder: str | os.PathLike, dim: int) -> Head:
     Args:
         folder: that holds `head.safetensors`.
         dim: of the encoder's vectors.
+
+    Returns:
+        the Head.
 
     Raises:
         InputError: there is none, or it is of another encoder.
@@ -96,13 +112,17 @@ class Understanding:
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | os.PathLike = SHIPPED) -> "Understanding":
-        """Reads the shipped one, or the folder that a run of `configs/text_encoder.py` wrote.
+        """Reads an encoder and its head.
+
+        Args:
+            name_or_folder: "minilm-tasks" (shipped), or the folder that a run of
+                `configs/text_encoder.py` wrote.
 
         Raises:
             InputError: there is no such encoder, or it has no head.
         """
-        encoder = text.TextEncoder.from_pretrained(name_or_folder)
-        return cls(encoder, load_head(text.folder_of(name_or_folder), encoder.dim))
+        encoder = TextEncoder.from_pretrained(name_or_folder)
+        return cls(encoder, load_head(folder_of(name_or_folder), encoder.dim))
 
     def __call__(self, sentences) -> np.ndarray:
         """Says what sentences ask for.
@@ -116,13 +136,30 @@ class Understanding:
         Raises:
             InputError: a sentence is empty, or `sentences` is not a list of strings.
         """
-        return self.head(self.encoder.encode(_spelled(self.encoder, text.checked(sentences))))
+        return self.head(self.encoder.encode(_spelled(self.encoder, checked(sentences))))
 
 
 @functools.cache
 def shipped() -> Understanding:
-    """Returns the shipped one, read once."""
+    """Returns what ships, read once a process."""
     return Understanding.from_pretrained()
+
+
+def understand(sentence: str) -> dict[str, float]:
+    """Says what a sentence asks for, by what ships; `shipped` answers for many at once.
+
+    Args:
+        sentence: in English.
+
+    Returns:
+        "noise", "rain", "haze", "blur", "low light" and "none" (something else, or nothing) -> how
+        likely that is; of sum 1. Two wishes share it.
+
+    Raises:
+        InputError: the sentence is empty.
+    """
+    (shares,) = shipped()([sentence])
+    return dict(zip(MEANINGS, map(float, shares), strict=True))
 
 
 def fit(encoder, *, kernel: np.ndarray | None = None, seed: int = 0) -> Head:
@@ -171,31 +208,43 @@ def _spelling(tokenizer) -> spelling.Spelling:
 
 def _regression(vectors, shares) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial logistic regression where each meaning counts alike, by Adam on all at once."""
-    weight = (shares / shares.sum(0)).sum(-1, keepdims=True)
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    weight = (shares / shares.sum(0)).sum(-1)
     weight = (weight / weight.sum()).astype(np.float32)
     scale = np.linalg.norm(vectors, axis=-1).mean()  # encoders differ in length of vectors
-    # The bias is the last row, which reads a constant.
-    given = np.concatenate([vectors / scale, np.ones_like(vectors[:, :1])], 1)
-    kernel = np.zeros((given.shape[1], len(MEANINGS)), np.float32)
-    decay = 2 * DECAY * np.ones((len(kernel), 1), np.float32)
-    decay[-1] = 0
-    mean, square = np.zeros_like(kernel), np.zeros_like(kernel)
-    for step in range(STEPS):
-        wrong = weight * (_softmax(given @ kernel) - shares)
-        gradient = given.T @ wrong + decay * kernel
-        mean += 0.1 * (gradient - mean)
-        square += 0.001 * (gradient**2 - square)
-        rate = RATE * (0.5 + 0.5 * np.cos(np.pi * step / STEPS))
-        unbiased = np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8
-        kernel -= rate * mean / (1 - 0.9 ** (step + 1)) / unbiased
-    return kernel[:-1] / scale, kernel[-1]
+    optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+
+    def loss(params, given):
+        logits = given @ params["kernel"] + params["bias"]
+        wrong = weight @ optax.softmax_cross_entropy(logits, shares)
+        return wrong + DECAY * jnp.square(params["kernel"]).sum()
+
+    @jax.jit
+    def fitted(params, given):
+        def step(_, carry):
+            params, state = carry
+            updates, state = optimiser.update(jax.grad(loss)(params, given), state)
+            return optax.apply_updates(params, updates), state
+
+        params, _ = jax.lax.fori_loop(0, STEPS, step, (params, optimiser.init(params)))
+        return params
+
+    sizes = {"kernel": (vectors.shape[1], len(MEANINGS)), "bias": (len(MEANINGS),)}
+    start = {name: jnp.zeros(shape, jnp.float32) for name, shape in sizes.items()}
+    # Accelerators multiply in lower precision unless told; a head is fitted once.
+    with jax.default_matmul_precision("highest"):
+        params = fitted(start, vectors / scale)
+    return np.asarray(params["kernel"]) / scale, np.asarray(params["bias"])
 
 
 def told(shares: np.ndarray) -> tuple[list[tuple[str, float]], bool]:
     """Puts shares in order for people.
 
     Args:
-        shares: (6,), of one sentence.
+        shares: float32 (6,) in [0, 1], of one sentence.
 
     Returns:
         the meanings that have at least a quarter, or else the likeliest, with their shares; and
@@ -203,7 +252,7 @@ def told(shares: np.ndarray) -> tuple[list[tuple[str, float]], bool]:
     """
     order = np.argsort(-shares, kind="stable")
     kept = [i for i in order if shares[i] >= LEAST] or [order[0]]
-    sure = shares[kept].sum() >= SURE and MEANINGS[kept[0]] != "none"
+    sure = shares[kept].sum() >= SURE and MEANINGS[kept[0]] != NO_TASK
     return [(MEANINGS[i], float(shares[i])) for i in kept], bool(sure)
 
 

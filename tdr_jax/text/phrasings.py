@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax import text
 from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.vocabulary import MEANINGS, STRENGTHS, TASKS, spoken
 from tdr_jax.errors import InputError
+from tdr_jax.text import instructions
 
-# What a sentence can ask for; "none" is anything else, and nothing.
-MEANINGS = (*(task.replace("_", " ") for task in text.TASKS), "none")
 PARTS = ("training", "calibration", "held_out")
 NEIGHBOURS = {  # on the rows of the usual English keyboard
     letter: row[max(i - 1, 0) : i] + row[i + 1 : i + 2]
@@ -28,7 +27,13 @@ _FOLDER = Path(__file__).parents[1] / "assets" / "wordings"
 
 
 class Wording(NamedTuple):
-    """A sentence, what it asks for (one of `MEANINGS`, or two or three), and its family."""
+    """A sentence that somebody might type.
+
+    Attributes:
+        sentence: in English.
+        meanings: what it asks for: one of `MEANINGS`, or two or three, in their order.
+        family: the name of its family of phrasing.
+    """
 
     sentence: str
     meanings: tuple[str, ...]
@@ -37,10 +42,13 @@ class Wording(NamedTuple):
 
 @functools.cache
 def part(name: str) -> tuple[Wording, ...]:
-    """Returns the sentences of one part; "training" has those of the instruction bank too.
+    """Returns the sentences of one part.
 
     Args:
         name: one of `PARTS`.
+
+    Returns:
+        in the order of the file; "training" has those of the instruction bank behind them.
 
     Raises:
         InputError: unknown part.
@@ -64,16 +72,23 @@ def _parse(content: str):
 
 def _bank():
     """The instruction bank's sentences, as families."""
-    for task in text.TASKS:
-        for strength in (None, *text.STRENGTHS):
-            for sentence in text.sentences(task, strength):
-                yield Wording(sentence, (task.replace("_", " "),), f"bank, {strength or 'plain'}")
-    for tasks, sentence in text.mixed_sentences():
-        yield Wording(sentence, tuple(task.replace("_", " ") for task in tasks), "bank, mixed")
+    for task in TASKS:
+        for strength in (None, *STRENGTHS):
+            for sentence in instructions.sentences(task, strength):
+                yield Wording(sentence, (spoken(task),), f"bank, {strength or 'plain'}")
+    for tasks, sentence in instructions.mixed_sentences():
+        yield Wording(sentence, tuple(map(spoken, tasks)), "bank, mixed")
 
 
 def shares(meanings: tuple[str, ...]) -> np.ndarray:
-    """Returns the part that each of `MEANINGS` has in a sentence: float32 (6,), of sum 1."""
+    """Returns the share that each of `MEANINGS` has in a sentence.
+
+    Args:
+        meanings: some of `MEANINGS`, each of which has as much as the others.
+
+    Returns:
+        float32 (6,) in [0, 1], of sum 1.
+    """
     return np.array([(name in meanings) / len(meanings) for name in MEANINGS], np.float32)
 
 
@@ -87,10 +102,11 @@ def mixed_vectors(encoder, tasks) -> dict[tuple[str, str], np.ndarray]:
     Returns:
         (task, task), in the order of `TASKS`, -> float32 (number of sentences, encoder.dim).
     """
+    tasks = {spoken(task): task for task in tasks}
     groups: dict[tuple[str, ...], list[str]] = {}
     for wording in part("training"):
-        named = tuple(meaning.replace(" ", "_") for meaning in wording.meanings)
-        if len(named) == 2 and set(named) <= set(tasks):
+        named = tuple(tasks[meaning] for meaning in wording.meanings if meaning in tasks)
+        if len(named) == len(wording.meanings) == 2:
             groups.setdefault(named, []).append(wording.sentence)
     return {named: encoder.cached(sentences) for named, sentences in groups.items()}
 
@@ -98,10 +114,12 @@ def mixed_vectors(encoder, tasks) -> dict[tuple[str, str], np.ndarray]:
 def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Returns how alike meanings are: the cosine of their shares.
 
-    1 for the same, 0 for others, and for instance 0.71 for "rain" and "rain and noise".
-
     Args:
-        one, other: (..., 6), as `shares` gives them.
+        one, other: float32 (..., 6), as `shares` gives them.
+
+    Returns:
+        float32 (...) in [0, 1]: 1 for the same, 0 for others, and for instance 0.71 for "rain" and
+        "rain and noise".
     """
     norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
     return ((one * other).sum(-1) / norms).astype(np.float32)
@@ -110,14 +128,24 @@ def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def mistyped(sentence: str, seed: int = 0) -> str:
     """Returns the sentence with one or two typing mistakes, a function of both arguments.
 
-    Letters are swapped, dropped, doubled, or replaced by a neighbour on the keyboard, in words of
-    at least four letters; a sentence without such words stays as it is.
+    Args:
+        sentence: any.
+        seed: of the mistakes.
+
+    Returns:
+        the sentence with letters swapped, dropped, doubled, or replaced by a neighbour on the
+        keyboard, in words of at least four letters; one without such words stays as it is.
     """
     return typos(sentence, example_rng(seed, zlib.crc32(sentence.encode())))
 
 
 def typos(sentence: str, rng: np.random.Generator) -> str:
-    """As `mistyped`, with mistakes drawn from a generator."""
+    """Returns the sentence as `mistyped` does, with mistakes drawn from a generator.
+
+    Args:
+        sentence: any.
+        rng: what decides where the mistakes are, and which.
+    """
     words = sentence.split(" ")
     long = [i for i, word in enumerate(words) if len(word.strip(".,;:!?'\"()")) > 3]
     long = [i for i in long if words[i].strip(".,;:!?'\"()").replace("'", "").isalpha()]
@@ -148,7 +176,11 @@ def varied(sentence: str, rng: np.random.Generator, share: float) -> str:
     Args:
         sentence: as it is written in the file.
         rng: decides what happens to it.
-        share: of sentences with typing mistakes.
+        share: of sentences with typing mistakes, from 0 to 1.
+
+    Returns:
+        the sentence: with small letters and without its full stop, without apostrophes, with a
+        "please" or "thanks", or with typing mistakes; or as it was.
     """
     if rng.random() < 0.4:
         sentence = sentence.rstrip(".!?").lower() or sentence  # "???" is all it says
@@ -160,78 +192,3 @@ def varied(sentence: str, rng: np.random.Generator, share: float) -> str:
         ]
         sentence = first + sentence + last
     return typos(sentence, rng) if rng.random() < share else sentence
-
-
-class Pairs:
-    """Pairs of sentences with how alike they are; pair n is a function of seed and n.
-
-    Args:
-        wordings: to draw from; all `MEANINGS` must be among them.
-        tokenizer: of the encoder, see `tdr_jax.text`.
-        seed: of every draw.
-        typos: share of sentences with typing mistakes.
-        lower: whether sentences become lower case before they are cut into tokens.
-    """
-
-    def __init__(self, wordings, tokenizer, seed: int, *, typos: float, lower: bool = False):
-        self._tokenizer, self._lower = tokenizer, lower
-        self._seed, self._typos = seed, typos
-        ids = tokenizer([wording.sentence for wording in wordings])["input_ids"]
-        self._sized = list(zip(wordings, map(len, ids), strict=True))
-        self._groups: dict[int, tuple[list, list]] = {}
-
-    def __call__(self, n: int, length: int) -> dict[str, np.ndarray]:
-        """Makes a pair.
-
-        Args:
-            n: its number.
-            length: tokens of a sentence; longer ones are not drawn, shorter ones padded.
-
-        Returns:
-            `tokens` int32 and `mask` bool (2, length), `meaning` float32 (2, 6), the shares of
-            both, and `label` float32, their likeness. Half of the pairs mean the same.
-        """
-        rng = example_rng(self._seed, n)
-        groups = self._fitting(length)
-        group = _draw(groups, rng)
-        other = group if rng.random() < 0.5 else _draw(groups, rng)
-        pair = [g[rng.integers(len(g))] for g in (group, other)]
-        sentences = [varied(wording.sentence, rng, self._typos) for wording in pair]
-        if self._lower:
-            sentences = [sentence.lower() for sentence in sentences]
-        ids = self._tokenizer(sentences, truncation=True, max_length=length)["input_ids"]
-        tokens, mask = np.zeros((2, length), np.int32), np.zeros((2, length), bool)
-        for row, sentence in enumerate(ids):
-            tokens[row, : len(sentence)], mask[row, : len(sentence)] = sentence, True
-        meaning = np.stack([shares(wording.meanings) for wording in pair])
-        return {
-            "tokens": tokens,
-            "mask": mask,
-            "meaning": meaning,
-            "label": likeness(meaning[0], meaning[1]),
-        }
-
-    def _fitting(self, length: int) -> tuple[list, list]:
-        """Sentences by what they mean, one meaning and mixtures; half a sentence may mean nothing.
-
-        A meaning of which no sentence is short enough keeps all of them, and they are cut.
-        """
-        if length not in self._groups:
-            groups: dict[tuple[str, ...], list[Wording]] = {}
-            for wording, size in self._sized:
-                if size <= length:
-                    groups.setdefault(wording.meanings, []).append(wording)
-            single = [
-                groups.pop((name,), None) or [w for w, _ in self._sized if w.meanings == (name,)]
-                for name in MEANINGS
-            ]
-            self._groups[length] = single, list(groups.values())
-        return self._groups[length]
-
-
-def _draw(groups, rng) -> list[Wording]:
-    """Tasks as often as each other, "none", the widest, twice; one time in eight a mixture."""
-    single, mixed = groups
-    if mixed and rng.random() < 0.125:
-        return mixed[rng.integers(len(mixed))]
-    return single[min(rng.integers(len(single) + 1), len(single) - 1)]

@@ -5,8 +5,8 @@ from pathlib import Path
 import jax
 
 from tdr_jax.data import degradation_labels, pipeline
+from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
-from tdr_jax.models.estimator import LOOKED_FOR
 from tdr_jax.objectives.estimate import Estimate
 from tdr_jax.train import assemble
 
@@ -49,7 +49,7 @@ class Estimation:
         """What a whole batch looks like, examples in the first axis."""
         return {
             "degraded": jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32"),
-            "present": jax.ShapeDtypeStruct((batch, len(LOOKED_FOR)), "float32"),
+            "present": jax.ShapeDtypeStruct((batch, len(ESTIMATED)), "float32"),
             "sigma": jax.ShapeDtypeStruct((batch,), "float32"),
         }
 
@@ -62,10 +62,10 @@ class Estimation:
     def _check(self) -> None:
         """Refuse fields that do not fit, with an InputError."""
         data = self.config.data
-        if unknown := [task for task in data.tasks if task not in LOOKED_FOR]:
+        if unknown := [task for task in data.tasks if task not in ESTIMATED]:
             raise InputError(
                 f"config.data.tasks has {unknown[0]!r}; the estimator looks for "
-                f"{', '.join(LOOKED_FOR)}"
+                f"{', '.join(ESTIMATED)}"
             )
         if data.pairs:
             raise InputError("config.data.pairs: the estimator learns from clean pictures only")

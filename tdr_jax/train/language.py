@@ -7,6 +7,8 @@ import numpy as np
 
 from tdr_jax import disk, text
 from tdr_jax.data import pipeline
+from tdr_jax.data.sentence_pairs import SentencePairs
+from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import text_encoder as tasks
 from tdr_jax.text import intent, phrasings
@@ -44,7 +46,7 @@ class TextEncoder:
             whole = whole.replace(**config.network.overrides)
         except (TypeError, ValueError) as error:
             raise InputError(f"config.network.overrides: {error}") from None
-        meanings = len(phrasings.MEANINGS) if config.loss.meaning else 0
+        meanings = len(MEANINGS) if config.loss.meaning else 0
         self.network = tasks.LastLayers(whole, layers, meanings)
         self.task = tasks.TextEncoder(self.network, config.loss)
         self.frozen = (self.encoder.params if layers else {},)
@@ -53,7 +55,7 @@ class TextEncoder:
         return self.network.cut(self.encoder.params)
 
     def batches(self, step: int):
-        pairs = phrasings.Pairs(
+        pairs = SentencePairs(
             phrasings.part("training"),
             self.encoder.tokenizer,
             self.config.seed,
@@ -70,7 +72,7 @@ class TextEncoder:
 
     def shapes(self, batch: int, crop: int):
         """What a whole batch looks like, examples in the first axis; `crop` counts tokens."""
-        meanings = len(phrasings.MEANINGS)
+        meanings = len(MEANINGS)
         return {
             "tokens": jax.ShapeDtypeStruct((batch, 2, crop), "int32"),
             "mask": jax.ShapeDtypeStruct((batch, 2, crop), "bool"),

@@ -11,10 +11,10 @@ from PIL import Image
 
 from tdr_jax.data import pipeline, sources
 from tdr_jax.degradations.synthesis import gaussian_noise
+from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.deep import encode_png
 from tdr_jax.images.files import list_pictures, read_rgb
-from tdr_jax.text.encoder import TASKS
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 WEATHER = ("noise", "rain", "haze")

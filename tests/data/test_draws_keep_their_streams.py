@@ -14,12 +14,12 @@ import pytest
 
 from configs import common
 from tdr_jax.data import degradation_labels, guidance, latents, pipeline, sources
+from tdr_jax.data.sentence_pairs import SentencePairs
 from tdr_jax.degradations import synthesis
+from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
 from tdr_jax.text import phrasings
 
 RECORDED = Path(__file__).with_name("streams.json")
-SYNTHESISED = ("noise", "rain", "haze", "blur")
-TASKS = (*SYNTHESISED, "low_light")
 SIZE, SEED = 24, 3
 
 
@@ -63,9 +63,7 @@ def batches(source, guided=False, vectors=None, **fields):
         guided = guidance.Guidance(source, given, SEED)
     return list(
         islice(
-            pipeline.batches(
-                source, settings, vectors=vectors, seed=SEED, guidance=guided or None
-            ),
+            pipeline.batches(source, settings, vectors=vectors, seed=SEED, guidance=guided or None),
             3,
         )
     )
@@ -131,7 +129,7 @@ def _rng(n):
 
 
 def writing():
-    make = phrasings.Pairs(phrasings.part("training"), words_of, SEED, typos=0.5, lower=True)
+    make = SentencePairs(phrasings.part("training"), words_of, SEED, typos=0.5, lower=True)
     yield "sentences", [make(n, 16) for n in range(24)]
     mistyped = [phrasings.mistyped("Please remove the heavy rain!", seed) for seed in range(20)]
     yield "typing mistakes", [np.frombuffer("|".join(mistyped).encode(), np.uint8)]

@@ -5,6 +5,7 @@ import pytest
 
 from configs import common
 from tdr_jax.data import latents, sources
+from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
 from tdr_jax.train import assemble
@@ -91,7 +92,7 @@ def test_an_example_is_a_function_of_its_number(wanted):
     }[wanted]
     for example in made.values():
         assert example.keys() == expected | {"kind"}
-        assert example["kind"].dtype == "int32" and latents.KINDS[example["kind"]] in latents.TASKS
+        assert example["kind"].dtype == "int32" and latents.KINDS[example["kind"]] in TASKS
         for name in expected - {"ids"}:
             array, side = example[name], 16 if name == "drawn" else 24
             assert array.dtype == "float32" and array.shape == (side, side, 3)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tdr_jax.degradations import synthesis
+from tdr_jax.degradations.vocabulary import SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import list_pictures, read_rgb
 
@@ -26,7 +27,7 @@ def psnr(image, clean):
     return -10 * np.log10(np.mean((np.clip(image, 0, 1) - clean) ** 2))
 
 
-@pytest.mark.parametrize("task", synthesis.SYNTHESISED)
+@pytest.mark.parametrize("task", SYNTHESISED)
 def test_same_generator_gives_the_same_picture_and_another_one_does_not(task, crop):
     before = crop.copy()
     first = synthesis.degrade(crop, task, synthesis.example_rng(3, 14))
@@ -46,7 +47,7 @@ def test_generators_of_examples_are_independent():
     assert np.abs(correlation).max() < 0.08  # 5 standard errors of 1 / sqrt(4000)
 
 
-@pytest.mark.parametrize("sigma", synthesis.SIGMAS)
+@pytest.mark.parametrize("sigma", SIGMAS)
 def test_uint8_noise_is_quantised_and_truncation_lowers_the_mean_by_half_a_level(sigma):
     # Grey 128 is far enough from 0 and 255 at sigma 25 for clipping to vanish.
     grey = np.full((600, 600, 3), 128 / 255, np.float32)

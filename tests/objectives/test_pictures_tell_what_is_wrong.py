@@ -10,13 +10,13 @@ from configs import estimator as recipe
 from tdr_jax import cli, images, models, weights
 from tdr_jax.data import degradation_labels, sources
 from tdr_jax.degradations.synthesis import degrade, gaussian_noise
+from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import evaluate, metrics
 from tdr_jax.images.files import list_pictures, read_rgb
 from tdr_jax.infer import blind
 from tdr_jax.infer.restorer import Restorer
 from tdr_jax.models import estimator
-from tdr_jax.models.estimator import LOOKED_FOR
 from tdr_jax.text.encoder import TextEncoder
 from tdr_jax.train import jobs, loop
 from tests.support.small import records
@@ -51,9 +51,7 @@ def test_examples_say_what_was_done_to_them(photos):
     for n in range(120):
         example, again, clean = make(n, 64), make(n, 64), plain(n, 64)
         np.testing.assert_array_equal(example["degraded"], again["degraded"])
-        present = {
-            name for name, value in zip(LOOKED_FOR, example["present"], strict=True) if value
-        }
+        present = {name for name, value in zip(ESTIMATED, example["present"], strict=True) if value}
         seen.add(frozenset(present))
         difference = 255 * (example["degraded"] - clean["degraded"])
         assert not clean["present"].any() and clean["sigma"] == 0
@@ -62,7 +60,7 @@ def test_examples_say_what_was_done_to_them(photos):
         # In whole levels, as files have them.
         np.testing.assert_allclose(example["degraded"] * 255 % 1 % 0.999, 0, atol=2e-3)
     assert {len(present) for present in seen} == {0, 1, 2}
-    assert {name for present in seen for name in present} == set(LOOKED_FOR)
+    assert {name for present in seen for name in present} == set(ESTIMATED)
 
 
 def test_the_estimator_learns_and_its_weights_come_back(tmp_path):
@@ -71,7 +69,7 @@ def test_the_estimator_learns_and_its_weights_come_back(tmp_path):
     losses = [record["loss"] for record in records(tmp_path)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
     found = blind.Estimator.from_pretrained(tmp_path / "weights.safetensors")
-    assert set(found(np.zeros((40, 50, 3), np.uint8)).shares) == set(LOOKED_FOR)
+    assert set(found(np.zeros((40, 50, 3), np.uint8)).shares) == set(ESTIMATED)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +115,7 @@ def test_large_pictures_are_looked_at_in_windows_that_cost_no_more(drawn):
     tile = rng.random((blind.SIDE, blind.SIDE, 3), np.float32)
     alone = drawn(tile)
     repeated = drawn(np.tile(tile, (2, 3, 1)))
-    for name in LOOKED_FOR:
+    for name in ESTIMATED:
         assert abs(alone.shares[name] - repeated.shares[name]) < 1e-5
     assert len(list(drawn._windows(np.broadcast_to(np.float32(0), (9000, 9000, 3))))) == 9
 
@@ -158,7 +156,7 @@ def test_what_is_found_is_what_is_asked_for():
     trained = models.build("textpromptir-tiny", trained_for=("noise", "rain"))
     assert blind.prompts(estimate, trained) == ("Remove the noise.",)
     assert len(blind.prompts(estimate, models.build("textpromptir-tiny"))) == 3
-    assert str(blind.Estimate(dict.fromkeys(LOOKED_FOR, 0.1), 3.0)) == "nothing"
+    assert str(blind.Estimate(dict.fromkeys(ESTIMATED, 0.1), 3.0)) == "nothing"
 
 
 def test_haze_beside_noise_or_rain_has_to_be_certain():

@@ -9,6 +9,8 @@ import pytest
 
 from configs import common, text_encoder
 from tdr_jax import text
+from tdr_jax.data.sentence_pairs import SentencePairs
+from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import text_encoder as tasks
 from tdr_jax.text import intent, phrasings
@@ -30,7 +32,7 @@ def few_sentences(monkeypatch):
     def some(name):
         return whole(name)[:: 6 if name == "training" else 1]
 
-    monkeypatch.setattr(intent.wordings, "part", some)
+    monkeypatch.setattr(phrasings, "part", some)
     monkeypatch.setattr(intent, "VARIANTS", 1)
 
 
@@ -47,7 +49,7 @@ def test_pairs_are_told_apart_after_training(folder, tmp_path, few_sentences):
     assert np.mean(errors[-30:]) < 0.75 * np.mean(errors[:10])
     model = intent.Understanding.from_pretrained(tmp_path / "text_encoder")
     training = [w for w in phrasings.part("training") if len(w.meanings) == 1]
-    right = [intent.MEANINGS.index(w.meanings[0]) for w in training]
+    right = [MEANINGS.index(w.meanings[0]) for w in training]
     found = model([w.sentence for w in training]).argmax(-1)
     assert (found == right).mean() > 0.7
 
@@ -132,7 +134,7 @@ def test_a_probe_learns_beside_the_encoder_and_becomes_the_head(folder, tmp_path
     config.optim.lr_of = text_encoder.get_config().optim.lr_of
     loop.run(config, tmp_path)
     losses = [record["meaning"] for record in records(tmp_path)]
-    assert losses[0] == pytest.approx(np.log(len(phrasings.MEANINGS)), rel=0.01)
+    assert losses[0] == pytest.approx(np.log(len(MEANINGS)), rel=0.01)
     assert np.mean(losses[-15:]) < 0.8 * np.mean(losses[:5])
     before = text.TextEncoder.from_pretrained(folder).params
     after = text.TextEncoder.from_pretrained(tmp_path / "text_encoder").params
@@ -142,7 +144,7 @@ def test_a_probe_learns_beside_the_encoder_and_becomes_the_head(folder, tmp_path
     model = intent.Understanding.from_pretrained(tmp_path / "text_encoder")
     assert not model.head.bias.any()
     training = [w for w in phrasings.part("training") if len(w.meanings) == 1]
-    right = [intent.MEANINGS.index(w.meanings[0]) for w in training]
+    right = [MEANINGS.index(w.meanings[0]) for w in training]
     assert (model([w.sentence for w in training]).argmax(-1) == right).mean() > 0.5
 
 
@@ -150,7 +152,7 @@ def test_pairs_are_a_pure_function_of_seed_and_number(folder):
     encoder = text.TextEncoder.from_pretrained(folder)
 
     def make(seed):
-        return phrasings.Pairs(phrasings.part("training"), encoder.tokenizer, seed, typos=0.5)
+        return SentencePairs(phrasings.part("training"), encoder.tokenizer, seed, typos=0.5)
 
     for n in (0, 7, 123_456):
         one, same, other = make(0)(n, 16), make(0)(n, 16), make(1)(n, 16)
@@ -161,7 +163,7 @@ def test_pairs_are_a_pure_function_of_seed_and_number(folder):
 
 def test_half_of_the_pairs_mean_the_same_and_every_meaning_is_drawn(folder):
     encoder = text.TextEncoder.from_pretrained(folder)
-    pairs = phrasings.Pairs(phrasings.part("training"), encoder.tokenizer, 0, typos=0.0)
+    pairs = SentencePairs(phrasings.part("training"), encoder.tokenizer, 0, typos=0.0)
     made = [pairs(n, 16) for n in range(600)]
     labels = np.array([pair["label"] for pair in made])
     assert 0.5 < (labels > 0.999).mean() < 0.68  # half, and those that meet by chance
@@ -177,7 +179,7 @@ def test_sentences_are_drawn_whole(folder, monkeypatch):
     known = [wording.sentence for wording in phrasings.part("training")]
     whole = {tuple(ids) for ids in encoder.tokenizer(known)["input_ids"]}
     assert max(map(len, whole)) > 12
-    pairs = phrasings.Pairs(phrasings.part("training"), encoder.tokenizer, 0, typos=0.0)
+    pairs = SentencePairs(phrasings.part("training"), encoder.tokenizer, 0, typos=0.0)
     for pair in (pairs(n, 12) for n in range(200)):
         for tokens, mask in zip(pair["tokens"], pair["mask"], strict=True):
             assert tuple(tokens[mask]) in whole
@@ -236,7 +238,7 @@ def test_likeness_is_graded_for_mixtures():
     shares = {
         m: phrasings.shares(m)
         for m in itertools.chain(
-            [(one,) for one in phrasings.MEANINGS], [("noise", "rain"), ("rain", "haze")]
+            [(one,) for one in MEANINGS], [("noise", "rain"), ("rain", "haze")]
         )
     }
     assert phrasings.likeness(shares["noise",], shares["noise",]) == 1

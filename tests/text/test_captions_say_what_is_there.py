@@ -180,14 +180,14 @@ import json, sys
 from PIL import ImageColor
 from configs import tdr_towers
 from tdr_jax import cli, images
-from tdr_jax.data import sources, squares
+from tdr_jax.data import latents, sources
 
 model, photo, out = sys.argv[1:]
 assert cli.main(["restore", photo, "-o", out, "--model", model, "--panel"]) == 0
 assert any(isinstance(colour, tuple) for colour in ImageColor.colormap.values())
 data = tdr_towers.get_config("part=unet,data=x,vae=x").data
 source = sources.Pictures([images.read_rgb(photo)])
-make = squares.Squares(source, data, 0, wanted="caption", encode=str.split)
+make = latents.Squares(source, data, 0, wanted="caption", encode=str.split)
 print(json.dumps(make(0, 32)["ids"]))
 """
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tdr_jax import cli, images, models, text, weights
+from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
-from tdr_jax.text import intent, phrasings
+from tdr_jax.text import encoder_files, intent, phrasings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +28,7 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def right(held_out):
-    return np.array([phrasings.MEANINGS.index(w.meanings[0]) for w in held_out])
+    return np.array([MEANINGS.index(w.meanings[0]) for w in held_out])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def shares(held_out):
 def test_held_out_sentences_are_understood(shares, right):
     # docs/text.md has what was measured: 95.4 %, 98.0 %, 91.7 %, and 93.7 % with mistakes.
     assert (shares.argmax(-1) == right).mean() >= 0.94
-    none = phrasings.MEANINGS.index("none")
+    none = MEANINGS.index("none")
     tasks = right != none
     assert (shares.argmax(-1) == right)[tasks].mean() >= 0.97
     assert measuring().recall_at(shares[:, none], ~tasks, 0.95) >= 0.9
@@ -89,7 +90,7 @@ def test_what_is_told_is_in_order_and_unsure_when_it_should_be():
 
 
 def test_the_shipped_encoder_is_small_and_leaves_minilm_as_it_is():
-    folder = text.folder_of("minilm-tasks")
+    folder = encoder_files.folder_of("minilm-tasks")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 22e6
     plain, tuned = (text.TextEncoder.from_pretrained(n) for n in ("minilm", "minilm-tasks"))
     assert plain.fingerprint != tuned.fingerprint

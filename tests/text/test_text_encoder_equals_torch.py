@@ -13,6 +13,7 @@ import pytest
 from tdr_jax import text
 from tdr_jax.errors import InputError
 from tdr_jax.models import bert, build
+from tdr_jax.text import encoder_files
 
 SMALL = dict(
     vocab_size=60,
@@ -103,7 +104,7 @@ def test_the_shipped_encoder_equals_torch(minilm):
     import torch
     import transformers
 
-    folder = text._SHIPPED["minilm"]
+    folder = encoder_files.SHIPPED["minilm"]
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     model = transformers.BertModel.from_pretrained(
         str(folder), add_pooling_layer=False, dtype=torch.float32

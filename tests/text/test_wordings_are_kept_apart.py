@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tdr_jax import text
+from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
 from tdr_jax.text import phrasings
 
@@ -20,14 +21,14 @@ def counts(part):
 
 
 def test_there_are_enough_sentences_of_each_meaning():
-    assert phrasings.MEANINGS == ("noise", "rain", "haze", "blur", "low light", "none")
+    assert MEANINGS == ("noise", "rain", "haze", "blur", "low light", "none")
     training, held_out = counts("training"), counts("held_out")
-    for meaning in phrasings.MEANINGS[:-1]:
+    for meaning in MEANINGS[:-1]:
         assert training[meaning] >= 120 and held_out[meaning] >= 40
     assert training["none"] >= 200 and held_out["none"] >= 80
     for part in phrasings.PARTS:
         named = [w.meanings for w in phrasings.part(part)]
-        assert all(1 <= len(m) <= 3 and set(m) <= set(phrasings.MEANINGS) for m in named)
+        assert all(1 <= len(m) <= 3 and set(m) <= set(MEANINGS) for m in named)
         assert not any("none" in m and len(m) > 1 for m in named)
 
 
