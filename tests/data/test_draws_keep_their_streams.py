@@ -76,23 +76,25 @@ def words_of(sentences, truncation=False, max_length=None):
 
 
 def restoring():
-    asked = dict(vectors=vectors(), absent=0.2, mixed=0.25, together=0.25, partial=0.5)
+    asked = dict(
+        vectors=vectors(), p_absent=0.2, p_keep_one=0.25, p_joint=0.25, p_partial_strength=0.5
+    )
     photos = sources.Pictures(pictures())
     yield "asked", batches(photos, **asked)
     yield "asked and guided", batches(photos, guided=True, **asked)
     yield "any sigma", batches(photos, sigma_range=(0.0, 50.0), noise_mode="float")
-    yield "grey and upright", batches(photos, channels=1, turns=(0, 4))
-    yield "pairs", batches(pairs(), vectors=vectors(), absent=0.3, partial=0.5)
+    yield "grey and upright", batches(photos, channels=1, dihedral=(0, 4))
+    yield "pairs", batches(pairs(), vectors=vectors(), p_absent=0.3, p_partial_strength=0.5)
 
 
 def labelling():
-    fields = dict(absent=0.2, together=0.4, recoloured=0.5, sigma_range=(5.0, 50.0))
+    fields = dict(p_absent=0.2, p_joint=0.4, color_jitter=0.5, sigma_range=(5.0, 50.0))
     make = degradation_labels.Labelled(sources.Pictures(pictures()), data(**fields), SEED)
     yield "labels", [make(n, SIZE) for n in range(12)]
 
 
 def diffusing():
-    free = dict(cover=(0.4, 1.0), oversample=(1.0, 3.0), recoloured=0.5)
+    free = dict(cover=(0.4, 1.0), oversample=(1.0, 3.0), color_jitter=0.5)
     free |= dict(tasks=("clean", *SYNTHESISED), weights=(1.0,) * 5, sigma_range=(5.0, 50.0))
     plain = dict(cover=(), oversample=(1.0, 1.0), sigma_range=())
     for wanted in latents.WANTED:
