@@ -12,6 +12,7 @@ import numpy as np
 
 from tdr_jax import images
 from tdr_jax.degradations import synthesis
+from tdr_jax.degradations.draws import example_rng
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 WIDTH, HEIGHT = 480, 320
@@ -24,7 +25,7 @@ SCENES = {
 
 def damage(photo: np.ndarray, task: str) -> np.ndarray:
     """Damages a float32 (H, W, 3) picture clearly, but no more than photographs come."""
-    rng = synthesis.example_rng(7, 0)
+    rng = example_rng(7, 0)
     if task == "noise":
         return synthesis.gaussian_noise(photo, 35, rng)
     if task == "rain":

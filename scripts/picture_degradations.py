@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tdr_jax.degradations import camera, weather
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.synthesis import (
     degrade,
-    example_rng,
     gaussian_noise,
     haze,
     rain,

@@ -2,8 +2,6 @@
 
 import numpy as np
 
-COLOURS = 64  # stream of an example's generator, far from those of the pipeline
-
 
 def jitter_colors(image, rng):
     """Gives a good picture other light, contrast and colours.

@@ -1,17 +1,31 @@
 """Examples for the degradation estimator: pictures with a list of what was done to them."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from tdr_jax.data.color_jitter import COLOURS, jitter_colors
-from tdr_jax.data.pipeline import DEGRADATION, Examples
-from tdr_jax.degradations.synthesis import example_rng
-from tdr_jax.degradations.vocabulary import ESTIMATED, TASKS
+from tdr_jax.data.color_jitter import jitter_colors
+from tdr_jax.data.pipeline import Crop, Examples
+from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, task_rng
+from tdr_jax.degradations.vocabulary import ESTIMATED
 
 JPEG = 0.4  # share of examples that were saved as JPEG ...
 QUALITY = (60, 98)  # ... and how well
 
 
-class Labelled(Examples):
+class Choices(NamedTuple):
+    """What is drawn for an example."""
+
+    crop: Crop
+    first: float  # which degradation
+    count: float  # none, one or two
+    second: float  # which other
+    saved: float  # in whole levels or through JPEG
+    quality: float  # of JPEG
+    jitter: float  # whether light and colours are changed
+
+
+class LabelledExamples(Examples):
     """Makes the n-th degraded picture of a run, and says what is in it.
 
     Args:
@@ -38,31 +52,31 @@ class Labelled(Examples):
             each of `ESTIMATED` that is in it; `sigma`, float32, of its noise on the scale of 0 to
             255, or 0.
         """
-        crops, where, _, u = self._crop(n, size)
-        if u[8] < self.data.color_jitter:
-            crops = [jitter_colors(crops[0], example_rng(self.seed, n, COLOURS))]
+        choices = draw(Choices, example_rng(self.seed, n, CHOICES))
+        crops, where, _ = self._crop(n, size, choices.crop)
+        if choices.jitter < self.data.color_jitter:
+            crops = [jitter_colors(crops[0], example_rng(self.seed, n, JITTER))]
         present = set()
-        if u[4] >= self.data.p_absent:
-            present.add(self._draw_task(u[3]))
-            if u[4] < self.data.p_absent + self.data.p_joint:
-                present.add(self._draw_task(u[5], but=next(iter(present))))
+        if choices.count >= self.data.p_absent:
+            present.add(self._draw_task(choices.first))
+            if choices.count < self.data.p_absent + self.data.p_joint:
+                present.add(self._draw_task(choices.second, but=next(iter(present))))
         sigma = 0.0
         if "noise" in present:
-            stream = DEGRADATION + TASKS.index("noise")
-            sigma = self._sigma(example_rng(self.seed, n, stream))  # as `_render` draws it
+            sigma = self._sigma(task_rng(self.seed, n, "noise"))  # as `_render` draws it
         degraded = self._render(crops[0], present, **where)
         if "noise" in present and self.data.synthesis != "published":
             # A camera's noise and JPEG have no sigma of their own: what they changed, measured.
             before = self._render(crops[0], present - {"noise"}, **where)
             sigma = 255 * np.sqrt(np.mean((degraded - before) ** 2))
         return {
-            "degraded": _as_file(degraded, u[6], u[7]),
+            "degraded": _as_file(degraded, choices.saved, choices.quality),
             "present": np.array([name in present for name in ESTIMATED], np.float32),
             "sigma": np.float32(sigma),
         }
 
 
-def _as_file(image, kind, quality):
+def _as_file(image, saved, quality):
     """Gives a picture as it comes back from a file: in whole levels, or through JPEG.
 
     Without this a network might tell good pictures by their whole levels, and take JPEG for noise.
@@ -70,7 +84,7 @@ def _as_file(image, kind, quality):
     import cv2
 
     levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    if kind < JPEG:
+    if saved < JPEG:
         worst, best = QUALITY
         options = [cv2.IMWRITE_JPEG_QUALITY, int(worst + quality * (best - worst))]
         # OpenCV's order of colours differs from ours, which matters to JPEG.

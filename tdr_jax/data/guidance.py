@@ -6,16 +6,16 @@ another photograph, from which there is little to learn.
 """
 
 from bisect import bisect_right
+from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.data.pipeline import as_float, grown, turn
+from tdr_jax.data.pipeline import as_float, dihedral, grown
 from tdr_jax.data.sources import Folder
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import partners
 
-STREAM = 2**16  # of an example's generator; far from those of its choices and degradations
 KINDS = ("file", "view", "part", "other")
 
 # How a second shot differs from the first: a slightly other distance and tilt of the camera, and
@@ -81,13 +81,13 @@ class Guidance:
             name: of that picture.
             picture: uint8 or uint16 (H, W, 3), the clean photograph that the example is cut from.
             window: (y, x, h, w) of the crop in it.
-            how: how the crop is turned, see `turn`.
+            how: how the crop is turned, see `dihedral`.
 
         Returns:
             dict with `guidance`, float32 (size, size, 3) in [0, 1], and `kind`, int32: the place of
             its kind in KINDS.
         """
-        rng = example_rng(self.seed, n, STREAM)
+        rng = example_rng(self.seed, n, GUIDANCE)
         kind = self.kinds[bisect_right(self.edges, rng.random())]
         if kind == "file":
             given = self.folder[self.places[name]]["image"]
@@ -102,7 +102,7 @@ class Guidance:
             # Matching compares small upright patches, so guidance that is not turned with its crop
             # would be of no use to seven crops of eight. TDR does leave it, and so do files here:
             # drawn guidance lies upright at test time too.
-            made = turn(made, how)
+            made = dihedral(made, how)
         return {
             "guidance": np.ascontiguousarray(as_float(made)),
             "kind": np.int32(KINDS.index(kind)),
@@ -119,6 +119,24 @@ class Guidance:
         raise InputError(f"guidance of kind 'other' needs another picture than {name}")
 
 
+class Colour(NamedTuple):
+    """A number for each channel."""
+
+    red: float
+    green: float
+    blue: float
+
+
+class View(NamedTuple):
+    """What is drawn for another view of a scene."""
+
+    scale: float
+    tilt: float
+    shift: Place
+    gain: Colour
+    gamma: Colour
+
+
 def view(picture, size, window, rng):
     """Takes the scene of a crop once more: shifted, slightly scaled and tilted, in other colours.
 
@@ -133,11 +151,14 @@ def view(picture, size, window, rng):
     """
     import cv2
 
-    u = rng.random(10)
-    scale, tilt = SCALE[0] * (SCALE[1] / SCALE[0]) ** u[0], np.deg2rad(TILT * (2 * u[1] - 1))
+    drawn = draw(View, rng)
+    scale = SCALE[0] * (SCALE[1] / SCALE[0]) ** drawn.scale
+    tilt = np.deg2rad(TILT * (2 * drawn.tilt - 1))
     centre = []
     y, x, h, w = window
-    for start, side, whole, shift in zip((y, x), (h, w), picture.shape[:2], u[2:4], strict=True):
+    for start, side, whole, shift in zip(
+        (y, x), (h, w), picture.shape[:2], drawn.shift, strict=True
+    ):
         reach = max((size - side) / 2, side / 8)
         middle = start + side / 2 + reach * (2 * shift - 1)
         room = min(size, whole) / 2
@@ -153,8 +174,8 @@ def view(picture, size, window, rng):
         flags=flags,
         borderMode=cv2.BORDER_REFLECT_101,
     )
-    gain = (GAIN[0] + (GAIN[1] - GAIN[0]) * u[4:7]).astype(np.float32)
-    gamma = (GAMMA[0] + (GAMMA[1] - GAMMA[0]) * u[7:10]).astype(np.float32)
+    gain = (GAIN[0] + (GAIN[1] - GAIN[0]) * np.array(drawn.gain)).astype(np.float32)
+    gamma = (GAMMA[0] + (GAMMA[1] - GAMMA[0]) * np.array(drawn.gamma)).astype(np.float32)
     return np.clip(gain * as_float(warped) ** gamma, 0, 1)
 
 

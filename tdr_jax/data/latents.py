@@ -1,14 +1,17 @@
-"""Square pictures for diffusion: example n is a pure function of the seed and of n.
+"""Latent-diffusion examples: squares of pictures, example n a pure function of the seed and of n.
 
 A square of a photograph, degraded at a resolution of its own, is shrunk twice: to what the vision
 tower sees, and to what the diffusion network draws. Both are of the same window.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from tdr_jax.data.color_jitter import COLOURS, jitter_colors
-from tdr_jax.data.pipeline import CHOICES, DEGRADATION, order, turn
-from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.data.color_jitter import jitter_colors
+from tdr_jax.data.pipeline import dihedral, order
+from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, pick, task_rng
+from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.text import captions
@@ -17,7 +20,28 @@ KINDS = (CLEAN, *TASKS)  # what `kind` of an example counts
 WANTED = ("drawn", "views", "caption", "same", "pair")
 
 
-class Squares:
+class Square(NamedTuple):
+    """What is drawn for a square window of a picture."""
+
+    side: float
+    row: float
+    column: float
+
+
+class Choices(NamedTuple):
+    """What is drawn for an example, beside its degradation."""
+
+    cut: Square
+    dihedral: float  # how it is turned
+    task: float
+    other: float  # which side of a pair, or which degradation the other state of a view has
+    view: Square
+    second_view: Square
+    oversample: float
+    jitter: float  # whether light and colours are changed
+
+
+class DiffusionExamples:
     """Makes the n-th example.
 
     Args:
@@ -86,23 +110,22 @@ class Squares:
         """
         epoch, place = divmod(n, len(self.source))
         item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
-        rng = example_rng(self.seed, n, CHOICES)
-        u = rng.random(14)
+        choices = draw(Choices, example_rng(self.seed, n, CHOICES))
         paired = "degraded" in item
         pictures = (item["degraded"], item["clean"]) if paired else (item["image"],)
-        pictures = self._cut(pictures, u, size)
-        ways = self.data.dihedral
-        how = ways[int(u[3] * len(ways))]
-        pictures = [turn(picture.astype(np.float32) / 255, how) for picture in pictures]
+        pictures = self._cut(pictures, choices, size)
+        how = pick(self.data.dihedral, choices.dihedral)
+        pictures = [dihedral(picture.astype(np.float32) / 255, how) for picture in pictures]
         clean, kind = pictures[-1], item.get("task")
         if not paired:
-            if u[13] < self.data.color_jitter:
-                clean = jitter_colors(clean, example_rng(self.seed, n, COLOURS))
-            kind = kind or self.tasks[int(np.searchsorted(self.edges, u[4], side="right"))]
+            if choices.jitter < self.data.color_jitter:
+                clean = jitter_colors(clean, example_rng(self.seed, n, JITTER))
+            kind = kind or self.tasks[int(np.searchsorted(self.edges, choices.task, side="right"))]
             degraded = self._degrade(clean, kind, n)
         else:
             degraded = pictures[0]
-            if self.wanted != "pair" and u[5] < 0.5:  # a mixture holds both sides of a pair
+            # A mixture holds both sides of a pair.
+            if self.wanted != "pair" and choices.other < 0.5:
                 degraded, kind = clean, CLEAN
         example = {"kind": np.int32(KINDS.index(kind))}
         if self.wanted == "views":
@@ -111,11 +134,11 @@ class Squares:
             elif paired:
                 other = pictures[0]
             else:
-                other = self._degrade(clean, self.damages[int(u[5] * len(self.damages))], n)
+                other = self._degrade(clean, pick(self.damages, choices.other), n)
             views = {
-                "seen": _window(degraded, u[6:9]),
-                "seen_too": _window(degraded, u[9:12]),
-                "seen_other": _window(other, u[6:9]),
+                "seen": _window(degraded, choices.view),
+                "seen_too": _window(degraded, choices.second_view),
+                "seen_other": _window(other, choices.view),
             }
             return example | {name: shrink(view, self.view) for name, view in views.items()}
         drawn = shrink(clean if self.wanted == "pair" else degraded, size)
@@ -128,24 +151,25 @@ class Squares:
             example["seen_clean"] = shrink(clean, self.view)
         return example
 
-    def _cut(self, pictures, u, size):
+    def _cut(self, pictures, choices, size):
         """One square window of all pictures, at the resolution at which it is to be degraded."""
         import cv2
 
         height, width = pictures[0].shape[:2]
         short = min(height, width)
+        drawn = choices.cut
         if self.data.cover:
             low, high = self.data.cover[0], self.data.cover[-1]
-            side = max(1, round(short * (low + (high - low) * u[0])))
-            y, x = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
+            side = max(1, round(short * (low + (high - low) * drawn.side)))
+            y, x = _corner(height, width, side, drawn)
         elif short >= size:
             side = size
-            y, x = int(u[1] * (height - side + 1)), int(u[2] * (width - side + 1))
+            y, x = _corner(height, width, side, drawn)
         else:  # as TDR: smaller pictures give their centre
             side = short
             y, x = (height - side) // 2, (width - side) // 2
         low, high = self.data.oversample[0], self.data.oversample[-1]
-        wanted = round(size * low * (high / low) ** u[12])
+        wanted = round(size * low * (high / low) ** choices.oversample)
         cut = [picture[y : y + side, x : x + side] for picture in pictures]
         how = cv2.INTER_AREA if wanted < side else cv2.INTER_CUBIC
         return [cv2.resize(picture, (wanted, wanted), interpolation=how) for picture in cut]
@@ -153,7 +177,7 @@ class Squares:
     def _degrade(self, picture, task, n):
         if task == CLEAN:
             return picture
-        rng = example_rng(self.seed, n, DEGRADATION + TASKS.index(task))
+        rng = task_rng(self.seed, n, task)
         sigma = None
         if task == "noise":
             span = self.data.sigma_range
@@ -182,9 +206,13 @@ def shrink(picture, side):
     return levels.astype(np.float32) / np.float32(255)
 
 
-def _window(picture, u):
+def _window(picture, drawn):
     """A square of 60 to 100 % of the side, of a square picture."""
-    side = round(len(picture) * (0.6 + 0.4 * u[0]))
-    room = len(picture) - side + 1
-    y, x = int(u[1] * room), int(u[2] * room)
+    side = round(len(picture) * (0.6 + 0.4 * drawn.side))
+    y, x = _corner(*picture.shape[:2], side, drawn)
     return picture[y : y + side, x : x + side]
+
+
+def _corner(height, width, side, drawn):
+    """Where a square lies: the row and the column of its upper left corner."""
+    return pick(range(height - side + 1), drawn.row), pick(range(width - side + 1), drawn.column)

@@ -9,23 +9,22 @@ from bisect import bisect_right
 from functools import lru_cache
 from itertools import accumulate
 from sys import maxsize
+from typing import NamedTuple
 
 import numpy as np
 
 from tdr_jax.degradations import realistic
-from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.draws import CHOICES, SHUFFLE, draw, example_rng, pick, task_rng
+from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
 
-CHOICES = 0  # streams of an example's generator: its discrete choices ...
-DEGRADATION = 1  # ... and, from here on, one stream per task, in the order of TASKS
-SHUFFLE = 2**32  # ... and far away, for the epoch instead of the example, the order of the pictures
 LARGEST_CROP = 4096
 SYNTHESES = ("published", "realistic")
 
 
-def turn(image, how):
+def dihedral(image, how):
     """Turns a picture in one of the eight ways that keep its grid.
 
     Args:
@@ -55,6 +54,27 @@ def as_float(image):
 def order(seed, epoch, count):
     """Gives the order in which an epoch goes through `count` pictures: int64 (count,)."""
     return example_rng(seed, epoch, SHUFFLE).permutation(count)
+
+
+class Crop(NamedTuple):
+    """What is drawn for a crop of a picture."""
+
+    row: float
+    column: float
+    dihedral: float  # how it is turned
+
+
+class Choices(NamedTuple):
+    """What is drawn for an example, beside its degradations."""
+
+    crop: Crop
+    first: float  # which degradation
+    case: float  # what is asked for: one that is not there, one of two, both, or the only one
+    second: float  # which other degradation
+    form: float  # of two: which one is asked for, or whether one sentence asks for both
+    sentence: float
+    partial: float  # whether less than full strength is asked for
+    strength: float
 
 
 class Examples:
@@ -124,15 +144,15 @@ class Examples:
                 f"data.p_partial_strength is {data.p_partial_strength}; give a share from 0 to 1"
             )
 
-    def _draw_task(self, u, but=None):
-        """Chooses a degradation that can be made, by weight, other than `but`, from u in [0, 1)."""
+    def _draw_task(self, number, but=None):
+        """Chooses a degradation that can be made, by weight, other than `but`."""
         weights = self.weights * [task != but for task in self.makeable]
         if weights.sum() == 0:
             raise InputError(
                 f"no degradation can be drawn from data.tasks {self.tasks} (weights "
                 f"{tuple(self.data.weights)}) beside {but!r}; can be made: {', '.join(SYNTHESISED)}"
             )
-        return self.makeable[bisect_right(np.cumsum(weights) / weights.sum(), u)]
+        return self.makeable[bisect_right(np.cumsum(weights) / weights.sum(), number)]
 
     def _render(self, crop, present, how, n, window, shape, guide):
         """Degrades a crop by every task in `present` and turns it.
@@ -143,7 +163,7 @@ class Examples:
         """
 
         def apply(task, image):
-            rng = example_rng(self.seed, n, DEGRADATION + TASKS.index(task))
+            rng = task_rng(self.seed, n, task)
             sigma = self._sigma(rng) if task == "noise" else None
             mode = self.data.noise_mode
             options = dict(sigma=sigma, window=window, shape=shape, noise_mode=mode)
@@ -153,7 +173,7 @@ class Examples:
             return realistic.degrade(image, task, rng, guide=guide, shares=shares, **options)
 
         image = apply("haze", crop) if "haze" in present else crop
-        image = np.ascontiguousarray(turn(image, how))
+        image = np.ascontiguousarray(dihedral(image, how))
         for task in ("rain", "blur", "noise"):
             image = apply(task, image) if task in present else image
         return image
@@ -175,38 +195,39 @@ class Examples:
             (D,), where there are sentences, and `task`, int32: the place in TASKS of the task to
             do; and what `guidance` adds.
         """
-        crops, where, item, u = self._crop(n, size)
+        drawn = draw(Choices, example_rng(self.seed, n, CHOICES))
+        crops, where, item = self._crop(n, size, drawn.crop)
 
         # What is there, and which of it the sentence names. `present` holds what is to be made
         # here; the degradation of a pair is in its picture already.
-        first = item["task"] if "task" in item else self._draw_task(u[3])
+        first = item["task"] if "task" in item else self._draw_task(drawn.first)
         if first not in self.tasks:
             raise InputError(f"{item['name']} is for {first!r}; add it to data.tasks {self.tasks}")
         present = set() if "degraded" in item else {first}
         named, wanted = (first,), crops[-1]
-        absent, mixed, together = accumulate(
+        absent, one_kept, joint = accumulate(
             (self.data.p_absent, self.data.p_keep_one, self.data.p_joint)
         )
-        if u[4] < absent:
+        if drawn.case < absent:
             others = [task for task in self.tasks if task != first]
-            named, wanted = (others[int(u[5] * len(others))],), crops[0]
-        elif u[4] < together:
-            second = self._draw_task(u[5], but=first)
+            named, wanted = (pick(others, drawn.second),), crops[0]
+        elif drawn.case < joint:
+            second = self._draw_task(drawn.second, but=first)
             present.add(second)
-            if u[4] >= mixed:
+            if drawn.case >= one_kept:
                 named = (first, second)
-            elif u[6] < 0.5:
+            elif drawn.form < 0.5:
                 named, wanted = (second,), crops[0]
         # The same generators serve both calls: what stays in the target is equal in the input.
         degraded = self._render(crops[0], present, **where)
         clean = self._render(wanted, present - set(named), **where)
-        strength = np.float32(u[9] if u[8] < self.data.p_partial_strength else 1)
+        strength = np.float32(drawn.strength if drawn.partial < self.data.p_partial_strength else 1)
         if strength < 1:
             clean = degraded + strength * (clean - degraded)
 
         example = {"degraded": degraded, "clean": clean}
         if self.vectors is not None:
-            example["vector"] = strength * self._vector(named, u[6], u[7])
+            example["vector"] = strength * self._vector(named, drawn.form, drawn.sentence)
         if self.guidance is not None:
             window, how = where["window"], where["how"]
             picture = grown(item["clean" if "clean" in item else "image"], size)
@@ -217,46 +238,45 @@ class Examples:
         epoch, place = divmod(n, len(self.source))
         return int(order(self.seed, epoch, len(self.source))[place])
 
-    def _crop(self, n, size):
+    def _crop(self, n, size, drawn):
         """Cuts one window out of the picture of example n, or out of both pictures of a pair.
 
         Small pictures grow by reflection first.
 
         Returns:
-            the crops, float32, the clean one last; where they come from, for `_render`; the item of
-            the source; and ten draws from [0, 1), of which the first three are used up.
+            the crops, float32, the clean one last; where they come from, for `_render`; and the
+            item of the source.
         """
         item = self.source[self._index(n)]
-        u = example_rng(self.seed, n, CHOICES).random(10)
         pictures = (item["degraded"], item["clean"]) if "degraded" in item else (item["image"],)
         pictures = tuple(grown(picture, size) for picture in pictures)
         height, width = pictures[0].shape[:2]
-        y, x = int(u[0] * (height - size + 1)), int(u[1] * (width - size + 1))
+        y = pick(range(height - size + 1), drawn.row)
+        x = pick(range(width - size + 1), drawn.column)
         crops = [picture[y : y + size, x : x + size] for picture in pictures]
         if self.data.channels == 1:
             crops = [grey_of(crop) for crop in crops]
         where = {
-            "how": self.dihedral[int(u[2] * len(self.dihedral))],
+            "how": pick(self.dihedral, drawn.dihedral),
             "n": n,
             "window": (y, x, size, size),
             "shape": (height, width),
         }
         crops = [as_float(crop) for crop in crops]
         # The edges of imagined depth: of the clean crop, for the input and for the target alike.
-        return crops, where | {"guide": crops[-1]}, item, u
+        return crops, where | {"guide": crops[-1]}, item
 
-    def _vector(self, named, kind, which):
+    def _vector(self, named, form, sentence):
         """Draws the condition: a sentence's vector, or of two sentences the mean.
 
         Half of the pairs of tasks are asked for in one sentence, where there are such sentences.
         """
         both = tuple(sorted(named, key=TASKS.index))
-        if len(named) > 1 and kind < 0.5 and both in self.vectors:
+        if len(named) > 1 and form < 0.5 and both in self.vectors:
             named = (both,)
         banks = [self.vectors[what] for what in named]
-        draws = (which, 2 * kind % 1)
-        rows = [bank[int(u * len(bank))] for bank, u in zip(banks, draws, strict=False)]
-        return np.mean(rows, axis=0)
+        numbers = (sentence, 2 * form % 1)  # either half of `form` gives all of [0, 1)
+        return np.mean([pick(*each) for each in zip(banks, numbers, strict=False)], axis=0)
 
 
 def _checked_stages(stages, process_count):

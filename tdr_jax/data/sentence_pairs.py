@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.text import phrasings
 

@@ -54,7 +54,7 @@ def degrade(
     Args:
       image: float32 (h, w, C) in [0, 1].
       task: "noise", "rain", "haze", or "blur", which is `degradations.synthesis`'s.
-      rng: `numpy.random.Generator`, for instance of `synthesis.example_rng`.
+      rng: `numpy.random.Generator`, for instance of `draws.example_rng`.
       sigma, shares, noise_mode: see `noise`.
       window, shape, guide: see `haze`.
 

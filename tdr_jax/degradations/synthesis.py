@@ -1,8 +1,8 @@
 """Noise, rain, haze and blur made on the host: pure functions of a picture and a generator.
 
 Pictures are float32 (H, W, 3) in [0, 1], or (H, W, 1) where they are grey. Every draw comes from
-the random generator that is passed in, so an example made from `example_rng(seed, index)` is the
-same in any process and on any host.
+the random generator that is passed in, so an example made from `draws.example_rng(seed, index)` is
+the same in any process and on any host.
 """
 
 import numpy as np
@@ -17,25 +17,6 @@ BETAS = (0.04, 0.06, 0.08, 0.1, 0.12, 0.16, 0.2)
 # there, the span of OTS pictures.
 SKY_DEPTH = (7.0, 11.0)
 BLUR_LENGTHS = (5.0, 25.0)  # of a shaken exposure's path, in pixels
-
-
-def example_rng(seed, index, stream=0):
-    """Gives the random generator of one example.
-
-    Args:
-        seed: int, the run's seed; taken modulo 2**64.
-        index: int >= 0, the global number of the example.
-        stream: int >= 0, which of the example's independent sequences (one for the crop, one for
-            each degradation), so that leaving one out does not change the others.
-
-    Returns:
-        A `numpy.random.Generator` over Philox keyed by (seed, index): no state is shared between
-        examples, so neither their order nor the number of hosts matters.
-    """
-    key = np.array([seed % 2**64, index], np.uint64)
-    # The counter counts in its lowest word; the highest one separates the streams.
-    counter = np.array([0, 0, 0, stream], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 def gaussian_noise(image, sigma, rng, mode="uint8"):
@@ -131,15 +112,15 @@ def rain(image, rng, *, severity=None, angle=None, layers=None, veil=None):
     Source: our own; strengths are chosen to span light to heavy sets such as Rain100L and Rain100H.
     """
     # Every value is drawn whether it is given or not: fixing one keeps the others.
-    draws = rng.random(6)
-    severity = float(draws[0] if severity is None else severity)
+    drawn_severity, second, third, drawn_veil, drawn_length, drawn_light = rng.random(6)
+    severity = float(drawn_severity if severity is None else severity)
     drawn_angle = np.clip(14 * rng.standard_normal(), -45, 45)
     angle = float(drawn_angle if angle is None else angle)
     if layers is None:
-        layers = 1 + int(draws[1] < 0.3 + 0.7 * severity) + int(draws[2] < severity)
-    veil = float(0.06 * severity * draws[3] if veil is None else veil)
-    near_length = 26 + 30 * draws[4]
-    light = np.float32(0.8 + 0.2 * draws[5])
+        layers = 1 + int(second < 0.3 + 0.7 * severity) + int(third < severity)
+    veil = float(0.06 * severity * drawn_veil if veil is None else veil)
+    near_length = 26 + 30 * drawn_length
+    light = np.float32(0.8 + 0.2 * drawn_light)
 
     out = image * np.float32(1 - veil) + np.float32(0.75 * veil)
     for k in range(layers):
@@ -321,7 +302,7 @@ def degrade(image, task, rng, *, sigma=None, window=None, shape=None, noise_mode
     Args:
         image: float32 (h, w, 3) in [0, 1].
         task: "noise", "rain", "haze" or "blur".
-        rng: `numpy.random.Generator`, for instance of `example_rng`.
+        rng: `numpy.random.Generator`, for instance of `draws.example_rng`.
         sigma: noise level on the scale of 0 to 255; None draws one of 15, 25, 50.
         window: (y, x, h, w) of `image` within its picture, for haze; None if it is all of it.
         shape: (H, W) of that picture.

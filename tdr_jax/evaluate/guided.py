@@ -8,8 +8,9 @@ import numpy as np
 
 from tdr_jax import weights
 from tdr_jax.data import guidance
-from tdr_jax.data.pipeline import CHOICES, DEGRADATION, as_float, grown
-from tdr_jax.degradations.synthesis import example_rng, gaussian_noise
+from tdr_jax.data.pipeline import as_float, grown
+from tdr_jax.degradations.draws import CHOICES, DEGRADATION, GUIDANCE, example_rng
+from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import metrics
 from tdr_jax.objectives.guided import most_alike
@@ -52,7 +53,7 @@ def held_out(source, *, side=256, size=384, sigma=50, seed=0):
         y, x = (int(v * (whole - side + 1)) for v, whole in zip(u, picture.shape[:2], strict=True))
         window = (y, x, side, side)
         clean = as_float(picture[y : y + side, x : x + side])
-        rng = example_rng(seed, i, guidance.STREAM)
+        rng = example_rng(seed, i, GUIDANCE)
         row = {
             "clean": clean,
             "degraded": gaussian_noise(clean, sigma, example_rng(seed, i, DEGRADATION), "float"),

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.data import sources
-from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.draws import example_rng
+from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import partners, read_rgb

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tdr_jax.data import latents
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import example_rng
 
 RESAMPLES = 2000
 

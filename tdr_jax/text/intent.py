@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import disk
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import MEANINGS, NO_TASK
 from tdr_jax.errors import InputError
 from tdr_jax.text import phrasings, spelling

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import MEANINGS, STRENGTHS, TASKS, spoken
 from tdr_jax.errors import InputError
 from tdr_jax.text import instructions

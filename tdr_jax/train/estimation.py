@@ -38,7 +38,7 @@ class Estimation:
     def batches(self, step: int):
         source = assemble.source(self.config.data)
         return pipeline.stream(
-            degradation_labels.Labelled(source, self.config.data, self.config.seed),
+            degradation_labels.LabelledExamples(source, self.config.data, self.config.seed),
             self.config.data,
             step=step,
             process_index=jax.process_index(),

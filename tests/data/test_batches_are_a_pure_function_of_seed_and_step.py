@@ -275,7 +275,7 @@ def test_pictures_smaller_than_the_crop_are_grown_by_reflection():
     data = config(p_absent=0.0, p_keep_one=0.0)
     make = pipeline.Examples(sources.Pictures([ramp]), data, VECTORS, seed=0)
     grown = np.pad(ramp, ((0, 11), (0, 9), (0, 0)), mode="reflect")
-    turned = [pipeline.turn(grown, how) for how in range(8)]
+    turned = [pipeline.dihedral(grown, how) for how in range(8)]
     assert len({view.tobytes() for view in turned}) == 8
     for n in range(8):
         clean = np.rint(make(n, 16)["clean"] * 255).astype(np.uint8)
@@ -386,7 +386,7 @@ def test_only_the_turns_of_the_config_are_drawn():
     for turns in ((0,), (0, 4), (1, 2, 7)):
         data = only_noise(dihedral=turns, stages=((9, 16, 40),))
         clean = np.rint(take(1, source, data, vectors=None)[0]["clean"] * 255).astype(np.uint8)
-        wanted = {pipeline.turn(ramp, how).tobytes() for how in turns}
+        wanted = {pipeline.dihedral(ramp, how).tobytes() for how in turns}
         assert {picture.tobytes() for picture in clean} == wanted
 
 

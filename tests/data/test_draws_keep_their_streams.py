@@ -16,6 +16,7 @@ from configs import common
 from tdr_jax.data import degradation_labels, guidance, latents, pipeline, sources
 from tdr_jax.data.sentence_pairs import SentencePairs
 from tdr_jax.degradations import synthesis
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
 from tdr_jax.text import phrasings
 
@@ -89,7 +90,7 @@ def restoring():
 
 def labelling():
     fields = dict(p_absent=0.2, p_joint=0.4, color_jitter=0.5, sigma_range=(5.0, 50.0))
-    make = degradation_labels.Labelled(sources.Pictures(pictures()), data(**fields), SEED)
+    make = degradation_labels.LabelledExamples(sources.Pictures(pictures()), data(**fields), SEED)
     yield "labels", [make(n, SIZE) for n in range(12)]
 
 
@@ -103,7 +104,7 @@ def diffusing():
             ("plain", sources.Pictures(pictures()), free | plain),
             ("pairs", pairs(), free),
         ):
-            make = latents.Squares(
+            make = latents.DiffusionExamples(
                 source, data(**fields), SEED, wanted=wanted, view=16, encode=_letters
             )
             yield f"{wanted}, {name}", [make(n, SIZE) for n in range(6)]
@@ -127,7 +128,7 @@ def degrading():
 
 
 def _rng(n):
-    return synthesis.example_rng(SEED, n)
+    return example_rng(SEED, n)
 
 
 def writing():

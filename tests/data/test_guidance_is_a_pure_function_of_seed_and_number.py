@@ -175,7 +175,7 @@ def test_made_guidance_is_turned_with_its_crop_and_files_are_not(tmp_path):
             upright = pipeline.Examples(source, data(dihedral=(0,)), None, 0, made)(0, 32)
             expected = upright["guidance"]
             if kind == "part":
-                expected = pipeline.turn(expected, how)
+                expected = pipeline.dihedral(expected, how)
             np.testing.assert_array_equal(example["guidance"], expected)
 
 

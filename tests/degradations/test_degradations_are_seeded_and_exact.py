@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tdr_jax.degradations import synthesis
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import list_pictures, read_rgb
@@ -30,19 +31,19 @@ def psnr(image, clean):
 @pytest.mark.parametrize("task", SYNTHESISED)
 def test_same_generator_gives_the_same_picture_and_another_one_does_not(task, crop):
     before = crop.copy()
-    first = synthesis.degrade(crop, task, synthesis.example_rng(3, 14))
-    again = synthesis.degrade(crop, task, synthesis.example_rng(3, 14))
+    first = synthesis.degrade(crop, task, example_rng(3, 14))
+    again = synthesis.degrade(crop, task, example_rng(3, 14))
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(crop, before)
     assert first.dtype == np.float32 and first.shape == crop.shape
     assert first.min() >= 0 and first.max() <= 1
     for seed, index, stream in ((3, 15, 0), (4, 14, 0), (3, 14, 1)):
-        other = synthesis.degrade(crop, task, synthesis.example_rng(seed, index, stream))
+        other = synthesis.degrade(crop, task, example_rng(seed, index, stream))
         assert np.abs(first - other).max() > 0.02
 
 
 def test_generators_of_examples_are_independent():
-    draws = np.stack([synthesis.example_rng(0, i).standard_normal(4000) for i in range(8)])
+    draws = np.stack([example_rng(0, i).standard_normal(4000) for i in range(8)])
     correlation = np.corrcoef(draws) - np.eye(8)
     assert np.abs(correlation).max() < 0.08  # 5 standard errors of 1 / sqrt(4000)
 
@@ -51,7 +52,7 @@ def test_generators_of_examples_are_independent():
 def test_uint8_noise_is_quantised_and_truncation_lowers_the_mean_by_half_a_level(sigma):
     # Grey 128 is far enough from 0 and 255 at sigma 25 for clipping to vanish.
     grey = np.full((600, 600, 3), 128 / 255, np.float32)
-    levels = synthesis.gaussian_noise(grey, sigma, synthesis.example_rng(0, 0)) * 255
+    levels = synthesis.gaussian_noise(grey, sigma, example_rng(0, 0)) * 255
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-4)
     if sigma <= 25:
         standard_error = sigma / np.sqrt(grey.size)
@@ -61,21 +62,21 @@ def test_uint8_noise_is_quantised_and_truncation_lowers_the_mean_by_half_a_level
 
 
 def test_uint8_noise_equals_clip_and_truncate_of_the_same_draws(crop):
-    noise = synthesis.example_rng(1, 2).standard_normal(crop.shape, dtype=np.float32)
+    noise = example_rng(1, 2).standard_normal(crop.shape, dtype=np.float32)
     expected = np.clip(np.rint(crop * 255) + 25 * noise, 0, 255).astype(np.uint8)
-    got = synthesis.gaussian_noise(crop, 25, synthesis.example_rng(1, 2))
+    got = synthesis.gaussian_noise(crop, 25, example_rng(1, 2))
     np.testing.assert_array_equal(np.rint(got * 255).astype(np.uint8), expected)
 
 
 def test_noise_of_sigma_zero_is_the_identity_in_both_modes(crop):
     for mode in ("float", "uint8"):
-        same = synthesis.gaussian_noise(crop, 0, synthesis.example_rng(0, 0), mode)
+        same = synthesis.gaussian_noise(crop, 0, example_rng(0, 0), mode)
         np.testing.assert_array_equal(same, crop)
 
 
 def test_float_noise_is_exact_and_not_clipped(crop):
-    noise = synthesis.example_rng(5, 6).standard_normal(crop.shape, dtype=np.float32)
-    got = synthesis.gaussian_noise(crop, 50, synthesis.example_rng(5, 6), "float")
+    noise = example_rng(5, 6).standard_normal(crop.shape, dtype=np.float32)
+    got = synthesis.gaussian_noise(crop, 50, example_rng(5, 6), "float")
     np.testing.assert_allclose(got, crop + noise * 50 / 255, atol=1e-6)
     assert got.min() < 0
 
@@ -94,7 +95,7 @@ def test_random_haze_uses_the_values_of_ots():
     pairs = {(a, b): a * (1 - np.exp(-b)) for a in synthesis.AIRLIGHTS for b in synthesis.BETAS}
     seen = set()
     for i in range(400):
-        value = synthesis.random_haze(black, synthesis.example_rng(0, i), depth=depth)[0, 0, 0]
+        value = synthesis.random_haze(black, example_rng(0, i), depth=depth)[0, 0, 0]
         pair = min(pairs, key=lambda key: abs(pairs[key] - value))
         assert abs(pairs[pair] - value) < 1e-6
         seen.add(pair)
@@ -106,18 +107,16 @@ def test_haze_of_a_window_is_that_window_of_the_whole(photos, index):
     image = photos[index]
     y, x, h, w = 37 + index, 91, 64, 63
     part = (slice(y, y + h), slice(x, x + w))
-    whole = synthesis.synthetic_depth(image.shape[:2], synthesis.example_rng(7, index))
-    window = synthesis.synthetic_depth(
-        image.shape[:2], synthesis.example_rng(7, index), (y, x, h, w)
-    )
+    whole = synthesis.synthetic_depth(image.shape[:2], example_rng(7, index))
+    window = synthesis.synthetic_depth(image.shape[:2], example_rng(7, index), (y, x, h, w))
     np.testing.assert_array_equal(window, whole[part])
     assert 0.3 <= whole.min() and whole.max() <= synthesis.SKY_DEPTH[1]
     assert whole.max() / whole.min() > 2
-    hazy = synthesis.degrade(image, "haze", synthesis.example_rng(8, index))
+    hazy = synthesis.degrade(image, "haze", example_rng(8, index))
     window = synthesis.degrade(
         image[part],
         "haze",
-        synthesis.example_rng(8, index),
+        example_rng(8, index),
         window=(y, x, h, w),
         shape=image.shape[:2],
     )
@@ -125,7 +124,7 @@ def test_haze_of_a_window_is_that_window_of_the_whole(photos, index):
 
 
 def test_depth_is_larger_at_the_top_than_at_the_bottom():
-    maps = [synthesis.synthetic_depth((90, 120), synthesis.example_rng(0, i)) for i in range(50)]
+    maps = [synthesis.synthetic_depth((90, 120), example_rng(0, i)) for i in range(50)]
     assert all(depth[:15].mean() > 1.5 * depth[-15:].mean() for depth in maps)
 
 
@@ -134,7 +133,7 @@ def test_rain_brightens_and_gets_heavier_with_its_severity(crop):
     for severity in (0.0, 0.5, 1.0):
         values = []
         for i in range(8):
-            rng = synthesis.example_rng(0, i)
+            rng = example_rng(0, i)
             wet = synthesis.rain(crop, rng, severity=severity, layers=2, veil=0)
             assert (wet >= crop).all()
             values.append(psnr(wet, crop))
@@ -143,7 +142,7 @@ def test_rain_brightens_and_gets_heavier_with_its_severity(crop):
 
 
 def test_fixing_one_value_of_rain_keeps_the_other_draws():
-    rng, same = synthesis.example_rng(0, 3), synthesis.example_rng(0, 3)
+    rng, same = example_rng(0, 3), example_rng(0, 3)
     dark = np.zeros((64, 64, 3), np.float32)
     synthesis.rain(dark, rng, layers=1)
     synthesis.rain(dark, same, layers=1, angle=10.0, veil=0.01)
@@ -153,7 +152,7 @@ def test_fixing_one_value_of_rain_keeps_the_other_draws():
 def test_rain_falls_in_the_direction_it_is_given():
     dark = np.zeros((200, 200, 3), np.float32)
     for angle, axis in ((0, 0), (90, 1)):
-        wet = synthesis.rain(dark, synthesis.example_rng(0, 0), severity=0.5, angle=angle)[..., 0]
+        wet = synthesis.rain(dark, example_rng(0, 0), severity=0.5, angle=angle)[..., 0]
         along, across = (np.abs(np.diff(wet, axis=a)).mean() for a in (axis, 1 - axis))
         assert along < 0.5 * across
 
@@ -170,8 +169,7 @@ def test_rain_falls_in_the_direction_it_is_given():
 def test_degraded_photographs_lie_in_the_usual_range(photos, task, low, middle, high):
     parts = [photo[:320, :480] for photo in photos for _ in range(3)]
     values = [
-        psnr(synthesis.degrade(part, task, synthesis.example_rng(0, i)), part)
-        for i, part in enumerate(parts)
+        psnr(synthesis.degrade(part, task, example_rng(0, i)), part) for i, part in enumerate(parts)
     ]
     assert low < min(values) and max(values) < high
     assert middle[0] < np.median(values) < middle[1]
@@ -181,7 +179,7 @@ def test_a_shaken_exposure_keeps_the_light_and_grows_with_its_length():
     for index in range(20):
         extents = []
         for length in (4.0, 12.0, 24.0):
-            rng, same = synthesis.example_rng(0, index), synthesis.example_rng(0, index)
+            rng, same = example_rng(0, index), example_rng(0, index)
             kernel = synthesis.motion_kernel(rng, length)
             synthesis.motion_kernel(same)
             assert rng.random() == same.random()  # the length changes no other draw
@@ -198,9 +196,9 @@ def test_a_shaken_exposure_keeps_the_light_and_grows_with_its_length():
 
 def test_blur_is_the_mean_of_shifted_pictures_and_reflects_borders(crop):
     grey = crop[:40, :50, :1]
-    rng = synthesis.example_rng(0, 5)
+    rng = example_rng(0, 5)
     blurred = synthesis.motion_blur(grey, rng, length=6.0)
-    kernel = synthesis.motion_kernel(synthesis.example_rng(0, 5), 6.0)
+    kernel = synthesis.motion_kernel(example_rng(0, 5), 6.0)
     margin = kernel.shape[0] // 2
     padded = np.pad(grey[..., 0], margin, mode="reflect")
     expected = sum(
@@ -215,6 +213,6 @@ def test_blur_is_the_mean_of_shifted_pictures_and_reflects_borders(crop):
 
 def test_an_unknown_task_or_mode_is_refused(crop):
     with pytest.raises(InputError, match="noise, rain, haze, blur"):
-        synthesis.degrade(crop, "snow", synthesis.example_rng(0, 0))
+        synthesis.degrade(crop, "snow", example_rng(0, 0))
     with pytest.raises(InputError, match="'uint8' or 'float'"):
-        synthesis.gaussian_noise(crop, 25, synthesis.example_rng(0, 0), "int")
+        synthesis.gaussian_noise(crop, 25, example_rng(0, 0), "int")

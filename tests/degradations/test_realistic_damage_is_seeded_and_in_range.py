@@ -9,7 +9,7 @@ import pytest
 from configs import textpromptir
 from tdr_jax.data import degradation_labels, pipeline, sources
 from tdr_jax.degradations import camera, realistic, weather
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.images import list_pictures, read_rgb
 
@@ -313,6 +313,6 @@ def test_an_unknown_task_is_refused(crop):
 
 def test_the_estimator_is_told_how_strong_a_cameras_noise_is(source):
     data = realistic_data(tasks=("noise",), weights=(1.0,), noise_shares=(0.0, 1.0, 0.0))
-    make = degradation_labels.Labelled(source, data, seed=1)
+    make = degradation_labels.LabelledExamples(source, data, seed=1)
     sigmas = [make(n, 64)["sigma"] for n in range(12)]
     assert all(0.5 < sigma < 30 for sigma in sigmas) and np.std(sigmas) > 1

@@ -44,9 +44,9 @@ def small_config(**changes) -> ConfigDict:
 
 def test_examples_say_what_was_done_to_them(photos):
     data = small_config().data
-    make = degradation_labels.Labelled(sources.Pictures(photos), data, seed=1)
+    make = degradation_labels.LabelledExamples(sources.Pictures(photos), data, seed=1)
     nothing = small_config(**{"data.p_absent": 1.0, "data.p_joint": 0.0}).data
-    plain = degradation_labels.Labelled(sources.Pictures(photos), nothing, seed=1)
+    plain = degradation_labels.LabelledExamples(sources.Pictures(photos), nothing, seed=1)
     seen = set()
     for n in range(120):
         example, again, clean = make(n, 64), make(n, 64), plain(n, 64)
@@ -140,9 +140,9 @@ def test_histograms_hold_the_dark_channel_of_each_third(drawn):
 
 def test_good_pictures_are_shown_in_other_colours_too(photos):
     data = small_config(**{"data.p_absent": 1.0, "data.p_joint": 0.0}).data
-    make = degradation_labels.Labelled(sources.Pictures(photos), data, seed=1)
+    make = degradation_labels.LabelledExamples(sources.Pictures(photos), data, seed=1)
     plain = sources.Pictures([np.full((64, 64, 3), value, np.uint8) for value in range(10, 250)])
-    flat = degradation_labels.Labelled(plain, data, seed=1)
+    flat = degradation_labels.LabelledExamples(plain, data, seed=1)
     shown = [np.ptp(flat(n, 32)["degraded"].mean((0, 1))) for n in range(200)]
     assert 0.3 < np.mean(np.array(shown) < 0.01) < 0.7  # grey, as it was, up to JPEG
     example = make(3, 64)["degraded"]

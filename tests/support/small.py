@@ -15,7 +15,8 @@ import skimage.data
 
 from configs import common
 from tdr_jax import models
-from tdr_jax.degradations.synthesis import degrade, example_rng
+from tdr_jax.degradations.draws import example_rng
+from tdr_jax.degradations.synthesis import degrade
 from tests.support.sizes import LEVELS
 
 

@@ -1,0 +1,85 @@
+"""Random numbers by name: one generator an example, one sequence of it for each purpose.
+
+The order of the fields of what `draw` fills is the order in which numbers come from the generator.
+A new name goes to the end, and none is taken away: whoever went on with a run would get others.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from tdr_jax.degradations.vocabulary import TASKS
+
+# The independent sequences of an example's generator, far enough apart for each to grow.
+CHOICES = 0  # its discrete choices
+DEGRADATION = 1  # and, from here on, one for each task, in the order of TASKS: see `task_rng`
+JITTER = 64  # other light and colours
+GUIDANCE = 2**16
+SHUFFLE = 2**32  # of an epoch instead of an example: the order of the pictures
+
+
+def example_rng(seed, index, stream=0):
+    """Gives the random generator of one example.
+
+    Args:
+        seed: int, the run's seed; taken modulo 2**64.
+        index: int >= 0, the global number of the example.
+        stream: int >= 0, which of the example's independent sequences (one for the crop, one for
+            each degradation), so that leaving one out does not change the others.
+
+    Returns:
+        A `numpy.random.Generator` over Philox keyed by (seed, index): no state is shared between
+        examples, so neither their order nor the number of hosts matters.
+    """
+    key = np.array([seed % 2**64, index], np.uint64)
+    # The counter counts in its lowest word; the highest one separates the streams.
+    counter = np.array([0, 0, 0, stream], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def task_rng(seed, index, task):
+    """Gives the random generator of one degradation of an example.
+
+    Args:
+        seed, index: see `example_rng`.
+        task: one of `vocabulary.TASKS`.
+
+    Returns:
+        A `numpy.random.Generator`.
+    """
+    return example_rng(seed, index, DEGRADATION + TASKS.index(task))
+
+
+def draw(kind, rng):
+    """Draws a number for each name, evenly from [0, 1).
+
+    Args:
+        kind: a NamedTuple whose fields are `float`, or NamedTuples of such fields, whose numbers
+            come in their place.
+        rng: `numpy.random.Generator`.
+
+    Returns:
+        a `kind` of float64.
+    """
+    return _filled(kind, iter(rng.random(_count(kind))))
+
+
+def pick(options, number):
+    """Returns one of the options: all are equally likely for an even number in [0, 1)."""
+    return options[int(number * len(options))]
+
+
+class Place(NamedTuple):
+    """Where a window lies in a picture, or something in a window."""
+
+    row: float
+    column: float
+
+
+def _count(kind) -> int:
+    return sum(1 if of is float else _count(of) for of in kind.__annotations__.values())
+
+
+def _filled(kind, numbers):
+    fields = kind.__annotations__.values()
+    return kind(*(next(numbers) if of is float else _filled(of, numbers) for of in fields))
