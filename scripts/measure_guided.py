@@ -28,10 +28,11 @@ def main(args) -> None:
     runtime.choose_cpu_kernels()
     runtime.enable_compilation_cache()
 
+    import measures_of_guidance as guided
+    from measures_of_words import estimate
+
     from tdr_jax.data import sources
     from tdr_jax.errors import InputError
-    from tdr_jax.evaluate import guided
-    from tdr_jax.evaluate.words import estimate
     from tdr_jax.train import assemble
 
     if len(args.guided) != len(args.unguided):

@@ -16,9 +16,8 @@ noise, and counts by the mean.
 import argparse
 import sys
 
+import measures_of_words as words
 import numpy as np
-
-from tdr_jax.evaluate import words
 
 KINDS = ("noise25", "noise50", "rain", "haze", "blur")
 

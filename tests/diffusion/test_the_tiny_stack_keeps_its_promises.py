@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scripts import measures_of_words as words
 from tdr_jax import weights
-from tdr_jax.evaluate import words
 from tdr_jax.images.files import read_rgb
 from tdr_jax.infer.guide import Guide
 from tdr_jax.text import captions

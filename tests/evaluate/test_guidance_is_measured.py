@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import skimage.data
 
+from scripts import measures_of_guidance as guided
 from tdr_jax import models, weights
 from tdr_jax.data import sources
 from tdr_jax.errors import InputError
-from tdr_jax.evaluate import guided
 from tdr_jax.images.files import write_rgb
 from tests.support.sizes import SMALLEST
 

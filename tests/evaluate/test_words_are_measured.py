@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scripts import measures_of_words as words
 from tdr_jax.errors import InputError
-from tdr_jax.evaluate import words
 from tdr_jax.evaluate.lpips import LAYERS, SCALE, SHIFT, Lpips
 
 CHANNELS = (3, 4, 6, 8, 5, 5)
