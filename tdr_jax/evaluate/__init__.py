@@ -5,7 +5,6 @@ _HOME = {
     "Setting": "protocols",
     "evaluate": "evaluators",
     "Restoration": "evaluators",
-    "Panels": "evaluators",
 }
 __all__ = sorted(_HOME)
 

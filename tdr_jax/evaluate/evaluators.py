@@ -1,13 +1,11 @@
-"""Measuring a network: `evaluate` for tables, `Restoration` and `Panels` for the training loop."""
+"""Measuring a network: `evaluate` for tables, `Restoration` for the training loop."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import distributed
@@ -17,8 +15,8 @@ from tdr_jax.evaluate import metrics, protocols, report
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images.arrays import open_guidance
 from tdr_jax.images.files import write_rgb
-from tdr_jax.infer import blind, conditioning, tiles
-from tdr_jax.infer.rows import Rows
+from tdr_jax.infer import blind, conditioning
+from tdr_jax.infer.restorer import Restorer
 from tdr_jax.text import bank_vectors, mixed_sentences, sentences
 
 UNCHANGED = 100.0  # dB that a clean picture counts which comes back as it went
@@ -32,56 +30,6 @@ class Result:
     prompt: str | None
     restored: np.ndarray
     scores: report.Scores
-
-
-@functools.lru_cache(maxsize=4)
-def restorer(network) -> Callable:
-    """The jitted restoration of one picture, compiled once for each picture shape.
-
-    Args:
-        network: a `tdr_jax.models.Network` that takes pictures, with guidance or not, and sentence
-            vectors or not.
-
-    Returns:
-        `restore(params, picture (H, W, C), guidance (h, w, 3), vector (D,)) -> float32 (H, W, C)`,
-        clipped to [0, 1]; without the guidance and the vector for a network that takes none.
-    """
-
-    @jax.jit
-    def restore(params, picture, *others):
-        restored = network.apply(params, picture[None], *(x[None] for x in others))[0]
-        return jnp.clip(restored.astype(jnp.float32), 0, 1)
-
-    return restore
-
-
-@functools.lru_cache(maxsize=4)
-def restorer_over_rows(network, count: int) -> Callable:
-    """The same over several devices, each of which has some of the picture's rows.
-
-    Args:
-        network: as of `restorer`; one that can work on rows.
-        count: of devices. The picture is reflected at its lower edge until each has as many rows.
-
-    Returns:
-        what `restorer` returns.
-
-    Raises:
-        InputError: there are fewer devices, or the network cannot work on rows.
-    """
-    devices = Rows(network, count)
-
-    @devices.jit
-    def restore(params, pictures, *others):
-        return jnp.clip(network.apply(params, pictures, *others).astype(jnp.float32), 0, 1)
-
-    def restore_one(params, picture, *others):
-        height, width, _ = picture.shape
-        picture = tiles.pad(picture, *tiles.padded(height, width, network.config.multiple, count))
-        inputs = [np.asarray(x)[None] for x in (picture, *others)]
-        return devices.run(restore, devices.place(params), *inputs)[0, :height, :width]
-
-    return restore_one
 
 
 def results(
@@ -119,7 +67,7 @@ def results(
     check(network, encoder, [setting], prompt, guidance)
     stop = None if limit is None else start + limit
     guide = protocols.open_guidance(guidance, protocols.open_source(source), stop)
-    restore = restorer_over_rows(network, over_rows) if over_rows > 1 else restorer(network)
+    restorer = Restorer(network, params, encoder, rows=over_rows)
     words = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
         source,
@@ -139,12 +87,10 @@ def results(
         if guide is not None:
             pixels = example.clean.shape[0] * example.clean.shape[1]
             others = (open_guidance(guide(example), pixels), *others)
-        restored = np.asarray(restore(params, example.degraded, *others))
-        if np.isnan(restored).any():
-            raise InputError(
-                f"the network's output for {example.name} ({setting.name}) is not a number; "
-                "its weights are damaged"
-            )
+        try:
+            restored = np.clip(restorer.whole(example.degraded, *others), 0, 1)
+        except InputError as error:
+            raise InputError(f"{example.name} ({setting.name}): {error}") from None
         yield Result(example, asked, restored, _scores(example, asked, restored, setting))
 
 
@@ -187,7 +133,7 @@ def evaluate(
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
-        over_rows: devices that each picture is cut over, by its rows; see `restorer_over_rows`.
+        over_rows: devices that each picture is cut over, by its rows; 0 or 1 for one device.
         progress: called with (row name, pictures done, pictures in all).
         share: (number, count) of processes that measure together: each its part of the pictures.
             All of them call this and get the whole result, the same as from one process.
@@ -268,13 +214,9 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
             needed.
     """
     network.check_restores(encoder)
-    guided = network.takes_guidance
-    if guided and guidance is None:
-        raise InputError(
-            f"network {network.name} restores with guidance; give a folder of it: --guidance DIR"
-        )
-    if guidance is not None and not guided:
-        raise InputError(f"network {network.name} takes no guidance; leave it out")
+    conditioning.check_guidance(network, guidance)
+    if prompt is not None:
+        conditioning.check_prompt(network, prompt)
     if protocols.MULTIPLE % network.config.multiple:
         raise InputError(
             f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
@@ -282,8 +224,6 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
         )
     if network.takes_sentence:
         return
-    if prompt is not None:
-        raise InputError(f"network {network.name} takes no sentence; leave the prompt out")
     for setting in settings:
         if setting.words != setting.asked:
             raise InputError(
@@ -296,7 +236,7 @@ def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
     if not network.takes_sentence:
         return lambda example, rng: (None, ())
     own = setting.words == setting.asked
-    if setting.words == blind.AUTO or (prompt == blind.AUTO and own):
+    if setting.words == conditioning.AUTO or (prompt == conditioning.AUTO and own):
         estimate = blind.shipped()
 
         def look(example, rng):
@@ -372,45 +312,6 @@ class Restoration:
             yield f"{row.setting}/psnr", row.psnr
             yield f"{row.setting}/ssim", row.ssim
             yield f"{row.setting}/gain", row.gain
-
-
-@dataclasses.dataclass(frozen=True)
-class Panels:
-    """One picture "input | restored | clean" a setting, for the writers.
-
-    Args:
-        network, encoder, source, settings, seed, size, guidance: as for `Restoration`.
-        index: which picture of the source is shown.
-    """
-
-    network: object
-    encoder: object
-    source: object
-    settings: tuple = DEFAULT_SETTINGS
-    seed: int = 0
-    index: int = 0
-    size: int | None = None
-    guidance: object = None
-
-    def run(self, params) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield (setting's name, uint8 (H, W, 3))."""
-        source = protocols.open_source(self.source)
-        if not 0 <= self.index < len(source):
-            raise InputError(f"no picture {self.index} to show; there are {len(source)}")
-        for setting in protocols.settings_of(self.settings):
-            for result in results(
-                self.network,
-                params,
-                self.encoder,
-                source,
-                setting,
-                seed=self.seed,
-                guidance=self.guidance,
-                start=self.index,
-                limit=1,
-                size=self.size,
-            ):
-                yield setting.name, panel(result)
 
 
 def _write_panel(folder: Path, result: Result) -> None:

@@ -1,11 +1,9 @@
-"""PSNR and SSIM of pictures ``(..., H, W, C)``, and a mean that can be merged across hosts.
+"""PSNR and SSIM of pictures ``(..., H, W, C)``.
 
 NumPy pictures are measured in float64 on the host; JAX arrays in float32 under ``jit`` as well.
 One formula serves both: covariances are taken around the window's own mean, never as
 ``E[xy] - E[x]E[y]``, which in float32 would lose what SSIM measures in flat regions.
 """
-
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -72,50 +70,6 @@ def ssim(a, b, data_range: float = 1.0):
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * unbiased * cov + c2) / (unbiased * (var_a + var_b) + c2)
     return _picture_mean(luminance * structure)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """A running mean as data: a pytree that can be merged, summed over devices and saved.
-
-    Attributes:
-        total: sum of ``weight * value``.
-        count: sum of the weights.
-    """
-
-    total: jax.Array
-    count: jax.Array
-
-    @classmethod
-    def empty(cls) -> "Mean":
-        """The neutral element of ``merge``; its ``compute()`` is nan."""
-        return cls(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-
-    @classmethod
-    def of(cls, values, weights=None) -> "Mean":
-        """The state of some values.
-
-        Args:
-            values: any shape, float.
-            weights: broadcastable to ``values``, at least 0 (0 leaves a padded example out).
-
-        Returns:
-            a state whose ``compute()`` is the weighted mean of the values.
-        """
-        values = jnp.asarray(values, jnp.float32)
-        weights = jnp.broadcast_to(jnp.asarray(1.0 if weights is None else weights), values.shape)
-        # where, not only a product: 0 * inf of a left-out example would be nan.
-        kept = jnp.where(weights > 0, values * weights, 0.0)
-        return cls(kept.sum(), weights.astype(jnp.float32).sum())
-
-    def merge(self, other: "Mean") -> "Mean":
-        """The state of both sets of values together."""
-        return Mean(self.total + other.total, self.count + other.count)
-
-    def compute(self) -> jax.Array:
-        """The mean, a float32 scalar; nan when nothing was counted."""
-        return self.total / self.count
 
 
 def _pictures(a, b, data_range):

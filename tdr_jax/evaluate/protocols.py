@@ -19,7 +19,7 @@ from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import partners, read_rgb
-from tdr_jax.infer.blind import AUTO
+from tdr_jax.infer.conditioning import AUTO
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
 DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")

@@ -75,6 +75,29 @@ def open_guidance(image, pixels: int) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(guidance, (*guidance.shape[:2], 3)))
 
 
+def round_up(length: int, multiple: int) -> int:
+    """Return the smallest multiple that is at least the length."""
+    return -(-length // multiple) * multiple
+
+
+def padded(height: int, width: int, multiple: int, rows: int = 1) -> tuple[int, int]:
+    """Return the sides rounded up to the multiple, and the height to one for each of the rows."""
+    return round_up(height, rows * multiple), round_up(width, multiple)
+
+
+def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Reflect the right and lower edge of (h, w, C) until it is (height, width, C)."""
+    for axis, length in enumerate((height, width)):
+        missing = length - pixels.shape[axis]
+        if missing:
+            # NumPy repeats the reflection for smaller pictures; one row has no second to show.
+            mode = "reflect" if pixels.shape[axis] > 1 else "edge"
+            margins = [(0, 0)] * 3
+            margins[axis] = (0, missing)
+            pixels = np.pad(pixels, margins, mode=mode)
+    return pixels
+
+
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     from PIL import Image
 

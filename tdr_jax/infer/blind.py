@@ -12,14 +12,13 @@ from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_picture
 
 MODEL = "degradation-estimator"
-AUTO = "auto"  # the prompt that stands for what the picture shows
-NOTHING = "nothing"  # and what is told where it shows nothing
+NOTHING = "nothing"  # what is told of a picture that shows nothing
 PROMPTS = {task: f"Remove the {task}." for task in ESTIMATED}
 # The least probability of what is asked for. Haze needs more: to take it from a picture without
 # any costs some five times of what leaving it in does. Beside noise or rain it needs much more, as
 # it is told worse there, and two degradations are rarer outside of the training.
-LEAST = dict.fromkeys(ESTIMATED, 0.5) | {"haze": 0.6}
-LEAST_HAZE_BESIDE = 0.975
+MIN_SHARE = dict.fromkeys(ESTIMATED, 0.5) | {"haze": 0.6}
+MIN_HAZE_BESIDE = 0.975
 SIDE = 448  # of the windows that are looked at, the largest crop of the training
 WINDOWS = 3  # of them at most along each side of a picture
 
@@ -38,8 +37,8 @@ class Estimate:
 
     def found(self, tasks: Sequence[str] | None = None) -> tuple[str, ...]:
         """Returns what is likely there, of these tasks or all, the likeliest first."""
-        found = {task for task, share in self.shares.items() if share >= LEAST[task]}
-        if found & {"noise", "rain"} and self.shares["haze"] < LEAST_HAZE_BESIDE:
+        found = {task for task, share in self.shares.items() if share >= MIN_SHARE[task]}
+        if found & {"noise", "rain"} and self.shares["haze"] < MIN_HAZE_BESIDE:
             found.discard("haze")
         order = sorted(found, key=lambda task: -self.shares[task])
         return tuple(task for task in order if tasks is None or task in tasks)

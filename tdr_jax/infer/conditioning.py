@@ -1,8 +1,12 @@
-"""What a network reads of prompts: one vector for one sentence or several, of any strength."""
+"""What goes into a network beside the picture: whether it fits, and prompts as one vector."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+from tdr_jax.errors import InputError
+
+AUTO = "auto"  # the prompt that stands for what the picture shows
 
 
 def vector(encoder, prompts: Sequence[str], strength: float = 1.0) -> np.ndarray:
@@ -18,3 +22,45 @@ def vector(encoder, prompts: Sequence[str], strength: float = 1.0) -> np.ndarray
     """
     vectors = np.asarray(encoder.encode([prompt.strip() for prompt in prompts]), np.float32)
     return np.float32(strength) * vectors.mean(0)
+
+
+def check_prompt(network, prompt: str | Sequence[str] | None) -> None:
+    """Raises InputError unless there is a prompt that says something where one is needed."""
+    if not network.takes_sentence:
+        if prompt is not None:
+            raise InputError(f"network {network.name} takes no sentence; leave the prompt out")
+        return
+    given = [prompt] if isinstance(prompt, str) or prompt is None else list(prompt)
+    if not all(isinstance(each, str) and each.strip() for each in given):
+        raise InputError(f'the prompt is {prompt!r}; say what to do, such as "remove the noise"')
+    if len(given) > 1 and AUTO in given:
+        raise InputError(f'the prompt "{AUTO}" stands alone; leave the others out')
+
+
+def check_guidance(network, guidance) -> None:
+    """Raises InputError unless there is guidance, whatever it is, just where it is needed."""
+    if network.takes_guidance and guidance is None:
+        raise InputError(
+            f"network {network.name} restores with guidance; give a picture for that too "
+            "(--guidance)"
+        )
+    if guidance is not None and not network.takes_guidance:
+        raise InputError(f"network {network.name} takes no guidance; leave it out")
+
+
+def check_views(network, right) -> None:
+    """Raises InputError unless there is a right view just where one is needed."""
+    if network.takes_two_views and right is None:
+        raise InputError(
+            f"network {network.name} restores from two views; give the right one as well (--right)"
+        )
+    if right is not None and not network.takes_two_views:
+        raise InputError(
+            f"network {network.name} restores from one picture; leave the right view out"
+        )
+
+
+def check_strength(strength: float) -> None:
+    """Raises InputError unless the strength lies in [0, 1]."""
+    if not 0 <= strength <= 1:
+        raise InputError(f"strength is {strength}; it must lie between 0 and 1")

@@ -1,22 +1,22 @@
 """From a picture, a sentence and guidance to the restored picture, whatever its size and type."""
 
-import itertools
+import functools
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.images.arrays import open_guidance, open_picture
-from tdr_jax.infer import blind, conditioning, tiles
+from tdr_jax.images.arrays import open_guidance, open_picture, pad, padded
+from tdr_jax.infer import conditioning
 
 MODEL = "textpromptir-compact"
 GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
 MAX_PIXELS = 2**21  # about 2 million: the most that goes through a network at once by default
-LEAST_MAX_PIXELS = 64 * 64
+MIN_MAX_PIXELS = 64 * 64
 SMALL = 256 * 256  # up to here any network has room, and nothing is estimated
 MEMORY = 3 * 2**30  # for a network's intermediate results: what a machine of 8 GB can spare
 
@@ -147,9 +147,8 @@ class Restorer:
                 not what the network takes; memory is too small; or the network's answer is not
                 finite.
         """
-        check_strength(strength)
-        self.check_prompt(prompt)
-        self.check_guidance(guidance)
+        conditioning.check_strength(strength)
+        self.check(prompt, guidance, right)
         pixels, close = open_picture(image)
         others = ()
         if prompt is not None:
@@ -157,13 +156,12 @@ class Restorer:
             if not prompts:
                 return close(pixels)
             scale = strength if self.network.takes_strength else 1
-            others = (conditioning.vector(self.encoder, prompts, scale)[None],)
+            others = (conditioning.vector(self.encoder, prompts, scale),)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
         if guidance is not None:
             others = (_guidance(guidance, pixels, most), *others)
-        channels = self.network.config.channels[1]
-        restored = self._tiled(self._apply, channels, given, others, most, progress)
+        restored = self._through("__call__", given, others, most, progress)
         if restored.shape[-1] > pixels.shape[-1]:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
@@ -194,12 +192,33 @@ class Restorer:
         Raises:
             InputError: as for restoring.
         """
-        self.check_guidance(guidance)
+        conditioning.check_guidance(self.network, guidance)
+        conditioning.check_views(self.network, right)
         pixels, _ = open_picture(image)
         given = self._given(pixels, right)
         most = self._at_once(pixels, max_pixels)
         others = (_guidance(guidance, pixels, most),)
-        return self._tiled(self._match, 1, given, others, most, progress).mean(-1)
+        return self._through("confidence", given, others, most, progress).mean(-1)
+
+    def whole(self, pixels: np.ndarray, *others: np.ndarray, method: str = "__call__"):
+        """Put a picture through the network at once, as it is: the core of all that restores.
+
+        Args:
+            pixels: float32 (H, W, channels that the network takes), reflected at the right and
+                lower edge up to the multiple it needs.
+            *others: guidance float32 (h, w, 3) and a sentence vector float32 (D,), just where the
+                network takes them.
+            method: "__call__", or "confidence" of a guided network, for the pixels' channels.
+
+        Returns:
+            float32 (H, W, channels that the network gives), not clipped; of a confidence (H, W, 1).
+
+        Raises:
+            InputError: memory is too small, or the network's answer is not finite.
+        """
+        height, width, _ = pixels.shape
+        sides = padded(height, width, self.network.config.multiple, self.rows)
+        return self._answer(method, pad(pixels, *sides), others)[:height, :width]
 
     def prompts(self, image, prompt: str | Sequence[str]) -> tuple[str, ...]:
         """Tell which sentences a picture is restored with.
@@ -211,51 +230,20 @@ class Restorer:
             the sentences; of "auto" one for each degradation that the picture shows and that the
             network was trained for, so perhaps none.
         """
-        if prompt == blind.AUTO:
+        if prompt == conditioning.AUTO:
+            from tdr_jax.infer import blind
+
             return blind.prompts(blind.shipped()(image), self.network)
         return (prompt,) if isinstance(prompt, str) else tuple(prompt)
 
-    def check_prompt(self, prompt: str | Sequence[str] | None) -> None:
-        """Raise InputError unless there is a prompt that says something where one is needed."""
-        if not self.network.takes_sentence:
-            if prompt is not None:
-                raise InputError(
-                    f"network {self.network.name} takes no sentence; leave the prompt out"
-                )
-            return
-        given = [prompt] if isinstance(prompt, str) or prompt is None else list(prompt)
-        if not all(isinstance(each, str) and each.strip() for each in given):
-            raise InputError(
-                f'the prompt is {prompt!r}; say what to do, such as "remove the noise"'
-            )
-        if len(given) > 1 and blind.AUTO in given:
-            raise InputError(f'the prompt "{blind.AUTO}" stands alone; leave the others out')
-
-    def check_guidance(self, guidance) -> None:
-        """Raise InputError unless there is guidance just where it is needed."""
-        guided = self.network.takes_guidance
-        if guided and guidance is None:
-            raise InputError(
-                f"network {self.network.name} restores with guidance; give a picture for that too"
-            )
-        if guidance is not None and not guided:
-            raise InputError(f"network {self.network.name} takes no guidance; leave it out")
-
-    def check_views(self, right) -> None:
-        """Raise InputError unless there is a right view just where one is needed."""
-        two = self.network.takes_two_views
-        if two and right is None:
-            raise InputError(
-                f"network {self.network.name} restores from two views; give the right one as well"
-            )
-        if right is not None and not two:
-            raise InputError(
-                f"network {self.network.name} restores from one picture; leave the right view out"
-            )
+    def check(self, prompt: str | Sequence[str] | None, guidance=None, right=None) -> None:
+        """Raise InputError unless there is just what the network takes beside the picture."""
+        conditioning.check_prompt(self.network, prompt)
+        conditioning.check_guidance(self.network, guidance)
+        conditioning.check_views(self.network, right)
 
     def _given(self, pixels: np.ndarray, right) -> list[np.ndarray]:
         """Return what goes through the network one after the other, each (H, W, channels in)."""
-        self.check_views(right)
         if right is not None:
             other, _ = open_picture(right)
             if other.shape[:2] != pixels.shape[:2]:
@@ -274,84 +262,49 @@ class Restorer:
 
         return jax.device_put(self.params) if self.rows == 1 else self._devices.place(self.params)
 
-    @cached_property
-    def _apply(self):
-        """Compiles the network for each size: images, guidance, vectors -> (N, H, W, channels)."""
-        return self._compiled(self.network.apply)
-
-    @cached_property
-    def _match(self):
-        """Compiles the confidence: images, guidance -> (N, H, W, 1)."""
-
-        def match(params, images, guidance):
-            return self.network.apply(params, images, guidance, method="confidence")[..., None]
-
-        return self._compiled(match)
-
-    def _compiled(self, function):
-        import jax
-        import jax.numpy as jnp
-
-        def apply(params, images, *others):
-            return function(params, images, *others).astype(jnp.float32)
-
-        if self.rows == 1:
-            run = jax.jit(apply)
-        else:
-            run = partial(self._devices.run, self._devices.jit(apply))
-        return lambda images, *others: np.asarray(run(self._placed, images, *others))
-
     def _at_once(self, pixels: np.ndarray, max_pixels: int | None) -> int:
         """Return how many pixels of this picture go through the network at once at most."""
         if max_pixels is not None:
             check_max_pixels(max_pixels, self.rows)
             return max_pixels
         height, width, _ = pixels.shape
-        padded = tiles.padded(height, width, self.network.config.multiple, self.rows)
+        sides = padded(height, width, self.network.config.multiple, self.rows)
         small = self.rows * SMALL
-        return small if math.prod(padded) <= small else self.max_pixels
+        return small if math.prod(sides) <= small else self.max_pixels
 
-    def _tiled(self, apply, channels: int, given, others, max_pixels: int, progress) -> np.ndarray:
-        """Return what `apply` makes: float32 (H, W, channels of each given), not clipped.
+    def _through(self, method: str, given, others, max_pixels: int, progress) -> np.ndarray:
+        """Return what the network makes: float32 (H, W, channels of each given), not clipped.
 
-        Memory besides input and output is one tile's.
+        Memory besides input and output is that of one tile, or of the picture where it is no
+        larger than that.
         """
         progress = progress or (lambda done, total: None)
         height, width, _ = given[0].shape
         multiple = self.network.config.multiple
-        tall, broad = tiles.tile_shape(height, width, max_pixels, multiple, self.rows)
-        tops, lefts = tiles.starts(height, tall), tiles.starts(width, broad)
-        total = len(tops) * len(lefts) * len(given)
-        progress(0, total)
-        if total == 1:
-            restored = self._tile(apply, tiles.pad(given[0], tall, broad), others)
+        if len(given) == 1 and math.prod(padded(height, width, multiple, self.rows)) <= max_pixels:
+            progress(0, 1)
+            restored = self.whole(given[0], *others, method=method)
             progress(1, 1)
-            return restored[:height, :width].copy()
-        rows = tiles.windows(height, tall, tops)
-        columns = tiles.windows(width, broad, lefts)
-        restored = np.zeros((height, width, channels * len(given)), np.float32)
-        places = itertools.product(
-            enumerate(given), zip(tops, rows, strict=True), zip(lefts, columns, strict=True)
-        )
-        for done, ((plane, pixels), (top, row), (left, column)) in enumerate(places, 1):
-            parts = slice(plane * channels, (plane + 1) * channels)
-            target = restored[top : top + tall, left : left + broad, parts]
-            high, wide, _ = target.shape  # less than a tile where the picture is narrower
-            tile = pixels[top : top + tall, left : left + broad]
-            answer = self._tile(apply, tiles.pad(tile, tall, broad), others)[:high, :wide]
-            target += answer * (row[:high, None, None] * column[:wide, None])
-            progress(done, total)
-        return restored
+            return restored.copy()
+        from tdr_jax.infer import tiles
 
-    def _tile(self, apply, tile: np.ndarray, others) -> np.ndarray:
+        shape = tiles.tile_shape(height, width, max_pixels, multiple, self.rows)
+        channels = self.network.config.channels[1] if method == "__call__" else 1
+        answer = functools.partial(self._answer, method, others=others)
+        return tiles.blend(answer, given, channels, shape, progress)
+
+    def _answer(self, method: str, pixels: np.ndarray, others) -> np.ndarray:
+        """Run the network on pixels of sides that it can take."""
         import jax
 
+        inputs = (pixels, *others)
+        run = program(self.network, self.rows, method)
         try:
-            answer = apply(tile[None], *others)[0]
+            answer = np.asarray(run(self._placed, *(each[None] for each in inputs)))[0]
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            size = f"{tile.shape[1]}x{tile.shape[0]}"
+            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
             raise InputError(f"not enough memory for {size} pixels; lower max_pixels") from error
         if not np.isfinite(answer).all():
             raise InputError(
@@ -361,24 +314,52 @@ class Restorer:
         return answer
 
 
-def check_strength(strength: float) -> None:
-    """Raise InputError unless the strength lies in [0, 1]."""
-    if not 0 <= strength <= 1:
-        raise InputError(f"strength is {strength}; it must lie between 0 and 1")
+@functools.lru_cache(maxsize=8)
+def program(network, rows: int = 1, method: str = "__call__") -> Callable:
+    """Prepare a network for pictures; it is compiled once for each shape, whoever asks for it.
+
+    Args:
+        network: a Network that restores pictures.
+        rows: how many devices each picture is cut over, by its rows.
+        method: "__call__", or "confidence" of a guided network.
+
+    Returns:
+        run(params, images (N, H, W, C), guidance (N, h, w, 3), vectors (N, D)) -> float32
+        (N, H, W, D), without those of the inputs that the network does not take.
+
+    Raises:
+        InputError: there are fewer devices, or the network cannot work on rows.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    def run(params, images, *others):
+        if method == "__call__":
+            answer = network.apply(params, images, *others)
+        else:
+            answer = network.apply(params, images, *others, method=method)[..., None]
+        return answer.astype(jnp.float32)
+
+    if rows == 1:
+        return jax.jit(run)
+    from tdr_jax.infer.rows import Rows
+
+    devices = Rows(network, rows)
+    return functools.partial(devices.run, devices.jit(run))
 
 
 def check_max_pixels(max_pixels: int, rows: int = 1) -> None:
     """Raise InputError unless tiles of max_pixels are large enough to make sense on each device."""
-    least = rows * LEAST_MAX_PIXELS
-    if max_pixels < least:
+    smallest = rows * MIN_MAX_PIXELS
+    if max_pixels < smallest:
         over = f" over {rows} devices" if rows > 1 else ""
-        raise InputError(f"max_pixels is {max_pixels}; it must be at least {least}{over}")
+        raise InputError(f"max_pixels is {max_pixels}; it must be at least {smallest}{over}")
 
 
 def _guidance(guidance, pixels: np.ndarray, most: int) -> np.ndarray:
-    """Return guidance (1, h, w, 3) for a picture of which `most` pixels are restored at once."""
+    """Return guidance (h, w, 3) for a picture of which `most` pixels are restored at once."""
     height, width, _ = pixels.shape
-    return open_guidance(guidance, min(height * width, most))[None]
+    return open_guidance(guidance, min(height * width, most))
 
 
 def _colour(pixels: np.ndarray) -> np.ndarray:

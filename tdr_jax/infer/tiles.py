@@ -1,15 +1,14 @@
 """Covering a large picture with equal, overlapping tiles and blending them without a seam."""
 
+import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from tdr_jax.images.arrays import pad, padded, round_up
+
 OVERLAP = 128  # pixels two neighbours share at least; a quarter of the tile if that is less
-
-
-def padded(height: int, width: int, multiple: int, rows: int = 1) -> tuple[int, int]:
-    """Return the sides rounded up to the multiple, and the height to one for each of the rows."""
-    return _up(height, rows * multiple), _up(width, multiple)
 
 
 def tile_shape(
@@ -37,17 +36,43 @@ def tile_shape(
     return _shrink(height, tall, step), _shrink(width, broad, multiple)
 
 
-def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Reflect the right and lower edge of (h, w, C) until it is (height, width, C)."""
-    for axis, length in enumerate((height, width)):
-        missing = length - pixels.shape[axis]
-        if missing:
-            # NumPy repeats the reflection for smaller pictures; one row has no second to show.
-            mode = "reflect" if pixels.shape[axis] > 1 else "edge"
-            margins = [(0, 0)] * 3
-            margins[axis] = (0, missing)
-            pixels = np.pad(pixels, margins, mode=mode)
-    return pixels
+def blend(
+    answer: Callable, given: list[np.ndarray], channels: int, shape: tuple[int, int], progress
+) -> np.ndarray:
+    """Restore pictures of one size tile by tile, and blend the tiles.
+
+    Memory besides input and output is one tile's.
+
+    Args:
+        answer: maps float32 (h, w, C) to (h, w, channels).
+        given: pictures (H, W, C), one after the other.
+        channels: of each answer.
+        shape: (h, w), from `tile_shape`.
+        progress: called as progress(tiles done, tiles in all).
+
+    Returns:
+        float32 (H, W, channels of each of the given), side by side.
+    """
+    height, width, _ = given[0].shape
+    tall, broad = shape
+    tops, lefts = starts(height, tall), starts(width, broad)
+    rows, columns = windows(height, tall, tops), windows(width, broad, lefts)
+    total = len(tops) * len(lefts) * len(given)
+    restored = np.zeros((height, width, channels * len(given)), np.float32)
+    places = itertools.product(
+        enumerate(given), zip(tops, rows, strict=True), zip(lefts, columns, strict=True)
+    )
+    progress(0, total)
+    for done, ((plane, pixels), (top, row), (left, column)) in enumerate(places, 1):
+        parts = slice(plane * channels, (plane + 1) * channels)
+        target = restored[top : top + tall, left : left + broad, parts]
+        high, wide, _ = target.shape  # less than a tile where the picture is narrower
+        tile = pixels[top : top + tall, left : left + broad]
+        target += answer(pad(tile, tall, broad))[:high, :wide] * (
+            row[:high, None, None] * column[:wide, None]
+        )
+        progress(done, total)
+    return restored
 
 
 def starts(length: int, tile: int) -> list[int]:
@@ -111,12 +136,8 @@ def _count(length: int, tile: int) -> int:
 def _shrink(length: int, tile: int, multiple: int) -> int:
     """Return the smallest tile that covers the side with as many tiles as `tile` does."""
     count, overlap = _count(length, tile), _overlap(tile)
-    least = _up(math.ceil((length + (count - 1) * overlap) / count), multiple)
-    return min(tile, least)
-
-
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+    smallest = round_up(math.ceil((length + (count - 1) * overlap) / count), multiple)
+    return min(tile, smallest)
 
 
 def _down(value: int, multiple: int) -> int:

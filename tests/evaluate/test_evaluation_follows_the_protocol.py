@@ -17,15 +17,14 @@ from tdr_jax.commands.eval import run_config
 from tdr_jax.data import sources
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import (
-    Panels,
     Restoration,
     Setting,
     evaluate,
-    evaluators,
     protocols,
     report,
 )
 from tdr_jax.images.files import read_rgb, write_rgb
+from tdr_jax.infer import restorer
 from tdr_jax.models import Capabilities
 
 PHOTOS = {
@@ -262,7 +261,7 @@ def test_sentences_come_from_the_bank_or_from_the_prompt(folder):
 def test_one_picture_shape_is_compiled_once(folder):
     network = Fake(scale=0.7)
     fake_rows(folder, network=network)
-    assert evaluators.restorer(network)._cache_size() == 2  # three pictures, two shapes
+    assert restorer.program(network)._cache_size() == 2  # three pictures, two shapes
 
 
 def test_panels_show_input_restored_and_clean(folder, tmp_path):
@@ -285,8 +284,6 @@ def test_training_sees_the_numbers_of_the_table(folder):
         for name in ("psnr", "ssim", "gain"):
             assert got.pop(f"{row.setting}/{name}") == getattr(row, name)
     assert not got
-    pictures = dict(Panels(network, Words(), folder, ("rain",), index=1).run(PARAMS))
-    assert list(pictures) == ["rain"] and pictures["rain"].dtype == np.uint8
 
 
 def test_unusable_input_is_named(folder, pairs, tmp_path):

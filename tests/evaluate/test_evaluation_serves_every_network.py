@@ -14,7 +14,6 @@ from tdr_jax import cli, models, weights
 from tdr_jax.commands.eval import run_config
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import (
-    Panels,
     Restoration,
     Setting,
     evaluate,
@@ -158,8 +157,6 @@ def test_training_measures_networks_without_words_too(folder):
         scores = dict(Restoration(network, None, folder, ("noise25float",)).run({}))
         (row,) = rows_of(folder, ["noise25float"], network)
         assert scores["noise25float/psnr"] == row.psnr
-        ((name, panel),) = Panels(network, None, folder, ("blur",)).run({})
-        assert name == "blur" and panel.dtype == np.uint8 and panel.shape[-1] == 3
 
 
 def test_the_command_and_the_script_measure_a_network_without_words(

@@ -88,17 +88,6 @@ def test_pictures_too_small_or_unequal_are_refused():
         metrics.psnr(clean, noisy[:5])
 
 
-def test_means_merge_to_the_mean_of_everything():
-    values = np.arange(10.0)
-    parts = [metrics.Mean.of(values[:3]), metrics.Mean.of(values[3:])]
-    merged = parts[0].merge(parts[1]).merge(metrics.Mean.empty())
-    assert float(merged.compute()) == values.mean()
-    summed = jax.tree.map(lambda *leaves: sum(leaves), *parts)  # as a psum over devices does
-    assert float(summed.compute()) == values.mean()
-    assert float(metrics.Mean.of([2.0, np.inf], weights=[1.0, 0.0]).compute()) == 2.0
-    assert np.isnan(metrics.Mean.empty().compute())
-
-
 def torch_loss(name, x, y):
     """The formulas written a second time, in torch and float64."""
     if name == "l1":

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tdr_jax.models import Capabilities
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by what it is, as a closure is
 class FakeNetwork(Capabilities):
     """What it takes hangs on its config alone, as with a real one."""
 
