@@ -10,7 +10,7 @@ from tdr_jax.errors import InputError
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedFile:
     """One picture to restore: where from, where to, and how it was named on the way."""
 
     source: Path
@@ -28,7 +28,7 @@ def plan(
     right: str | None = None,
     guidance: str | None = None,
     drawn: str | None = None,
-) -> list[Job]:
+) -> list[PlannedFile]:
     """Pair every input picture with an output name that is its own.
 
     Args:
@@ -81,7 +81,7 @@ def plan(
     read += [] if made else filter(None, guides)
     _refuse_overwriting(read, [*targets, *filter(None, panels), *made])
     return [
-        Job(source, target, beside, name, view, guide)
+        PlannedFile(source, target, beside, name, view, guide)
         for (source, name), target, beside, view, guide in zip(
             sources, targets, panels, rights, guides, strict=True
         )
@@ -115,7 +115,7 @@ def pictures(
     return list(scenes.values())
 
 
-def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> list[Job]:
+def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> list[PlannedFile]:
     """Give every input picture, or scene, the name of a PNG that is drawn after it.
 
     Args:
@@ -139,7 +139,8 @@ def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> li
     targets = [_claim(folder / _drawn_name(name, by_scene), taken) for _, name in sources]
     _refuse_overwriting([path for path, _ in _sources(inputs, out)], targets)
     return [
-        Job(path, target, None, name) for (path, name), target in zip(sources, targets, strict=True)
+        PlannedFile(path, target, None, name)
+        for (path, name), target in zip(sources, targets, strict=True)
     ]
 
 
@@ -176,7 +177,7 @@ def read_prompts(path: str) -> dict[str, str]:
 
 
 def prompts_of(
-    job: Job, prompts: dict[str, str], default: tuple[str, ...] | None
+    job: PlannedFile, prompts: dict[str, str], default: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """Find the prompts of a picture: by its path in the folder, its name, else the default.
 

@@ -15,6 +15,7 @@ from tdr_jax.commands import file_plan
 from tdr_jax.errors import InputError
 
 AUTO = "auto"
+ARGUMENTS = ("guidance", "guidance_model", "fast", "seed", "keep_guidance")
 GUIDE_MODEL = "tdr-tiny"
 SEED = 42
 
@@ -51,30 +52,16 @@ def add_arguments(parser) -> None:
     )
 
 
-def check(args) -> None:
-    """Raise InputError if an argument is given that only says how to draw, and nothing is drawn."""
-    if args.guidance == AUTO:
-        return
-    for name in ("guidance_model", "fast", "seed", "keep_guidance"):
-        if getattr(args, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is for --guidance auto; leave it out")
-
-
-def check_network(network, guidance: str | None) -> None:
-    """Raise InputError unless there is guidance just where the network needs it."""
-    guided = network.takes_guidance
-    if guided and guidance is None:
-        raise InputError(
-            f"network {network.name} restores with guidance; give --guidance PATH, a picture or a "
-            "folder, or --guidance auto"
-        )
-    if guidance is not None and not guided:
-        raise InputError(f"network {network.name} takes no guidance; leave out --guidance")
-
-
 @contextlib.contextmanager
 def drawing_folder(args) -> Iterator[str | None]:
-    """Give the folder to draw in, which lasts as long as is asked for; None if nothing is drawn."""
+    """Give the folder to draw in, which lasts as long as is asked for; None if nothing is drawn.
+
+    Raises:
+        InputError: an argument only says how to draw, and nothing is drawn.
+    """
+    for name in ARGUMENTS[1:] if args.guidance != AUTO else ():
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for --guidance auto; leave it out")
     if args.guidance != AUTO or args.keep_guidance is not None:
         yield args.keep_guidance
         return
@@ -82,7 +69,7 @@ def drawing_folder(args) -> Iterator[str | None]:
         yield folder
 
 
-def draw(args, todo: list[file_plan.Job], folder: str) -> dict[Path, str]:
+def draw(args, todo: list[file_plan.PlannedFile], folder: str) -> dict[Path, str]:
     """Draw what guides each job, from its degraded picture.
 
     Args:
@@ -112,7 +99,7 @@ def draw(args, todo: list[file_plan.Job], folder: str) -> dict[Path, str]:
         flush=True,
     )
     failed = guide.draw_for(
-        [file_plan.Job(job.source, job.guidance, None, job.name) for job in todo],
+        [file_plan.PlannedFile(job.source, job.guidance, None, job.name) for job in todo],
         folder,
         remedy="choose another --keep-guidance",
         chatty=args.keep_guidance is not None,

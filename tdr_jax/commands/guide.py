@@ -141,7 +141,7 @@ def run(args) -> int:
 
 
 def draw_for(
-    plan: list[file_plan.Job], folder: str, *, remedy: str, chatty: bool = True, **settings
+    plan: list[file_plan.PlannedFile], folder: str, *, remedy: str, chatty: bool = True, **settings
 ) -> dict[Path, str]:
     """Draw a picture for every job of another command, as `tdr guide` with these settings does.
 
@@ -203,7 +203,7 @@ def _draw(
     args,
     guide,
     digest: str,
-    plan: list[file_plan.Job],
+    plan: list[file_plan.PlannedFile],
     failed,
     *,
     chatty: bool = True,
@@ -247,7 +247,7 @@ def _draw_batch(
     args,
     guide,
     options: dict,
-    batch: list[file_plan.Job],
+    batch: list[file_plan.PlannedFile],
     manifest,
     failed: dict[Path, str],
     chatty,
@@ -257,7 +257,7 @@ def _draw_batch(
 
     began = time.perf_counter()
     names = {job: job.target.relative_to(args.output).as_posix() for job in batch}
-    missing: dict[file_plan.Job, str] = {}
+    missing: dict[file_plan.PlannedFile, str] = {}
     for job in batch:
         try:
             source = sha256(job.source)

@@ -1,7 +1,6 @@
 """`tdr restore`: photographs in, restored photographs out."""
 
 import contextlib
-import dataclasses
 import sys
 import textwrap
 import time
@@ -12,7 +11,7 @@ import numpy as np
 from tdr_jax import images
 from tdr_jax.commands import file_plan, guidance
 from tdr_jax.errors import InputError
-from tdr_jax.infer import blind
+from tdr_jax.infer import conditioning
 from tdr_jax.infer import restorer as infer
 
 PANEL_WIDTH = 3200  # of all pictures of a panel; none is higher than it is wide at most
@@ -125,16 +124,16 @@ def run(args) -> int:
     Raises:
         InputError: arguments, weights or the output folder are wrong; nothing was restored.
     """
-    infer.check_strength(args.strength)
+    conditioning.check_strength(args.strength)
     if args.max_pixels is not None:
         infer.check_max_pixels(args.max_pixels, max(args.rows, 1))
     if args.rows:
         from tdr_jax.infer import rows
 
         rows.make_mesh(args.rows)  # so that what is wrong with it is said before weights are read
-    guidance.check(args)
     prompts = file_plan.read_prompts(args.prompts) if args.prompts else {}
-    with guidance.drawing_folder(args) as folder:
+    guided = any(getattr(args, name) is not None for name in guidance.ARGUMENTS)
+    with guidance.drawing_folder(args) if guided else contextlib.nullcontext() as folder:
         given = args.guidance if folder is None else None
         todo = file_plan.plan(args.inputs, args.output, args.panel, args.right, given, folder)
         if given is not None and not Path(given).is_dir():
@@ -143,103 +142,105 @@ def run(args) -> int:
 
 
 def _restore_all(
-    args, todo: list[file_plan.Job], prompts: dict[str, str], folder: str | None
+    args, todo: list[file_plan.PlannedFile], prompts: dict[str, str], folder: str | None
 ) -> int:
     """Restore what was planned, with guidance that is drawn in the folder if there is one."""
-    from tdr_jax import runtime
+    from tdr_jax.runtime import choose_cpu_kernels, enable_compilation_cache
 
     if folder is not None:
-        runtime.choose_cpu_kernels()  # so that the same is drawn as by `tdr guide`
-    runtime.enable_compilation_cache()
+        choose_cpu_kernels()  # so that the same is drawn as by `tdr guide`
+    enable_compilation_cache()
     usual = infer.MODEL if args.guidance is None else infer.GUIDED_MODEL
     restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder, rows=args.rows)
-    guidance.check_network(restorer.network, args.guidance)
     sentences = _sentences(args, restorer, todo, prompts)
-    if restorer.network.takes_sentence:
+    asked = [one for each in sentences for one in each or () if one != conditioning.AUTO]
+    if asked:
         from tdr_jax.commands.prompts import tell
 
-        asked = [one for each in sentences for one in each if one != blind.AUTO]
         tell(asked, restorer.network)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     _say("a picture size met for the first time also compiles, which takes some seconds")
     failed = 0
-    for number, (job, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
-        if job.source in undrawn:  # which was said
+    for number, (planned, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
+        if planned.source in undrawn:  # which was said
             failed += 1
             continue
-        label = f"[{number}/{len(todo)}] {job.source}"
+        label = f"[{number}/{len(todo)}] {planned.source}"
         try:
-            _restore(restorer, job, sentence, args, label)
+            _restore(restorer, planned, sentence, args, label)
         except InputError as error:
             failed += 1
             print(f"tdr: error: {error}", file=sys.stderr)
         except MemoryError:
             failed += 1
-            print(f"tdr: error: {job.source}: not enough memory for it", file=sys.stderr)
+            print(f"tdr: error: {planned.source}: not enough memory for it", file=sys.stderr)
     _say(f"restored {len(todo) - failed} of {len(todo)}" + (f"; {failed} failed" if failed else ""))
     return 1 if failed else 0
 
 
-def _sentences(args, restorer, todo: list[file_plan.Job], prompts: dict[str, str]) -> list:
-    """Return the sentences of each job, after a look at whether the network fits the arguments."""
-    network = restorer.network
-    if network.takes_two_views and args.right is None:
-        raise InputError(f"network {network.name} restores from two views; give --right RIGHT")
-    if args.right is not None and not network.takes_two_views:
-        raise InputError(f"network {network.name} restores from one picture; leave out --right")
-    asked = args.prompt is not None or args.prompts is not None
-    if not network.takes_sentence:
-        if asked:
-            raise InputError(f"network {network.name} takes no sentence; leave out --prompt")
+def _sentences(
+    args, restorer, todo: list[file_plan.PlannedFile], prompts: dict[str, str]
+) -> list[tuple[str, ...] | None]:
+    """Return the sentences of each picture, after a look at whether the network fits the arguments.
+
+    Where neither --prompt nor --prompts says what to do, a network that takes a sentence is asked
+    for whatever each picture shows.
+    """
+    default = tuple(args.prompt or ()) or None
+    if default is None and args.prompts is None and restorer.network.takes_sentence:
+        default = (conditioning.AUTO,)
+    restorer.check(default or args.prompts, args.guidance, args.right)
+    if not restorer.network.takes_sentence:
         return [None] * len(todo)
-    default = tuple(args.prompt or [blind.AUTO] * (args.prompts is None)) or None
-    sentences = [file_plan.prompts_of(job, prompts, default) for job in todo]
+    sentences = [file_plan.prompts_of(planned, prompts, default) for planned in todo]
     for sentence in sentences:
-        restorer.check_prompt(sentence)
+        conditioning.check_prompt(restorer.network, sentence)
     return sentences
 
 
 def _restore(
-    restorer, job: file_plan.Job, prompts: tuple[str, ...] | None, args, label: str
+    restorer, planned: file_plan.PlannedFile, prompts: tuple[str, ...] | None, args, label: str
 ) -> None:
     began = time.perf_counter()
-    picture = images.read_picture(job.source)
+    picture = images.read_picture(planned.source)
     options = {"max_pixels": args.max_pixels}
-    if job.right:
-        options["right"] = images.read_picture(job.right).pixels
-    if job.guidance:
-        options["guidance"] = guidance.read(job.guidance)
+    if planned.right:
+        options["right"] = images.read_picture(planned.right)
+    if planned.guidance:
+        options["guidance"] = guidance.read(planned.guidance)
     try:
-        if prompts == (blind.AUTO,):
-            prompts = _look(restorer.network, picture.pixels, label)
+        if prompts == (conditioning.AUTO,):
+            prompts = _look(restorer.network, picture, label)
         asked = " ".join(prompts or ())
         shown = [picture.pixels]
         captions = ["before", asked or "after"]
         with _tile_bar(label) as progress:
-            pixels = restorer(
-                picture.pixels, prompts, strength=args.strength, progress=progress, **options
+            restored = restorer(
+                picture, prompts, strength=args.strength, progress=progress, **options
             )
-        if job.panel and job.guidance:
+        if planned.panel and planned.guidance:
             with _tile_bar(f"{label}: confidence") as progress:
-                confidence = restorer.confidence(picture.pixels, progress=progress, **options)
+                confidence = restorer.confidence(picture, progress=progress, **options)
             shown += [options["guidance"], confidence]
             drawn = ", drawn" if args.guidance == guidance.AUTO else ""
             sure = f"confidence {confidence.mean():.2f}"
             captions = ["input", f"guidance{drawn}", sure, asked or "output"]
     except InputError as error:
-        raise InputError(f"{job.source}: {error}") from error
-    _make(job.target.parent)
-    images.write_picture(job.target, dataclasses.replace(picture, pixels=pixels))
-    if job.panel:
-        _make(job.panel.parent)
-        images.write_rgb(job.panel, _panel([*shown, pixels], captions))
-    height, width, _ = pixels.shape
-    _say(f"{label} -> {job.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
+        raise InputError(f"{planned.source}: {error}") from error
+    _make(planned.target.parent)
+    images.write_picture(planned.target, restored)
+    if planned.panel:
+        _make(planned.panel.parent)
+        images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
+    height, width, _ = restored.pixels.shape
+    _say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
 
 
-def _look(network, pixels: np.ndarray, label: str) -> tuple[str, ...]:
+def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:
     """Tell what the picture shows, and return what to ask for."""
-    estimate = blind.shipped()(pixels)
+    from tdr_jax.infer import blind
+
+    estimate = blind.shipped()(picture)
     prompts = blind.prompts(estimate, network)
     _say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
     return prompts

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import list_pictures, read_picture, read_rgb
+from tdr_jax.images.files import list_pictures, partners, read_picture, read_rgb
 
 
 class _Decoded:
@@ -167,22 +167,14 @@ def match_pairs(degraded_dir, clean_dir):
         list of (degraded, clean) paths, sorted by the degraded one.
 
     Raises:
-        InputError: if a folder is missing or empty, two clean pictures share a name, or a degraded
-            picture has no clean one.
+        InputError: if a folder is missing or empty, two clean pictures fit a degraded one, or none
+            does.
     """
-    clean = {}
-    for path in _listed(clean_dir):
-        if path.stem in clean:
-            raise InputError(f"{path} and {clean[path.stem]} share a name; rename one of them")
-        clean[path.stem] = path
-    pairs = []
-    for path in _listed(degraded_dir):
-        names = (path.stem, f"no{path.stem}", path.stem.split("_")[0])
-        match = next((clean[name] for name in names if name in clean), None)
-        if match is None:
-            raise InputError(f"{path} has no clean picture in {clean_dir}; looked for {names}")
-        pairs.append((path, match))
-    return pairs
+    _listed(clean_dir)  # which refuses a folder without pictures
+    degraded = _listed(degraded_dir)
+    names = [path.name for path in degraded]
+    clean = partners(clean_dir, names, "clean picture", flat=True)
+    return list(zip(degraded, clean, strict=True))
 
 
 class Pairs:

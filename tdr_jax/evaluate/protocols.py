@@ -18,7 +18,7 @@ from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import partners, read_rgb
+from tdr_jax.images.files import grey_of, partners, read_rgb
 from tdr_jax.infer.conditioning import AUTO
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
@@ -321,7 +321,7 @@ def example(
             f"{name} has {given // 3} views, but the network takes {max(wanted // 3, 1)}; "
             "two views are a left and a right picture, from two folders"
         )
-    prepare = _grey if channels == (1, 1) else lambda image: image
+    prepare = grey_of if channels == (1, 1) else lambda image: image
     try:
         # Cropped first, then degraded, as the papers do.
         clean = _unit(prepare(center_crop(item["clean" if paired else "image"], size)))
@@ -370,10 +370,3 @@ def examples(
 
 def _unit(image: np.ndarray) -> np.ndarray:
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Luma of ITU-R BT.601 in whole levels (H, W, 1), as picture programs make it of colour."""
-    weights = np.array([19595, 38470, 7471], np.uint32)  # they add up to 2**16: grey stays as it is
-    total = (image.astype(np.uint32) * weights).sum(-1, keepdims=True, dtype=np.uint32)
-    return ((total + 2**15) >> 16).astype(image.dtype)

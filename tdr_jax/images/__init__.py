@@ -1,9 +1,9 @@
 """Pictures: files in and out, and arrays of any type as float pixels."""
 
+from tdr_jax.images.arrays import Picture
 from tdr_jax.images.files import (
     SUFFIXES,
     WRITABLE,
-    Picture,
     check_writable,
     grey_of,
     list_pictures,

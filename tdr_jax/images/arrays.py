@@ -1,5 +1,6 @@
 """Arrays and PIL images as float pixels, and the way back to what they were."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +13,35 @@ GUIDANCE = (2**18, 2**20)  # pixels: guidance is never shrunk below the first or
 GUIDANCE_MULTIPLE = 128  # networks continue the sides of guidance by zeros up to multiples of this
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A picture and what must survive its restoration.
+
+    Attributes:
+        pixels: float32 (H, W, 3) in [0, 1], upright; grey is repeated three times.
+        alpha: (H, W) uint8 or uint16 exactly as read, or None.
+        depth: 8 or 16 bits per sample.
+        grey: whether the file held grey, so that it is written as grey again.
+        format: Pillow's name of the format it was read from.
+        icc: colour profile, or None.
+        exif: EXIF block beginning with a TIFF header, orientation reset, or None.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    depth: int = 8
+    grey: bool = False
+    format: str = "PNG"
+    icc: bytes | None = None
+    exif: bytes | None = None
+
+
 def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     """Take a picture apart.
 
     Args:
-        image: uint8, uint16 or float array (H, W, 3), (H, W, 1) or (H, W), float in [0, 1], NumPy
-            or JAX; or a PIL image.
+        image: a `Picture`; uint8, uint16 or float array (H, W, 3), (H, W, 1) or (H, W), float in
+            [0, 1], NumPy or JAX; or a PIL image.
 
     Returns:
         float32 pixels (H, W, 3), or (H, W, 1) if it is grey by its shape or mode; and the function
@@ -28,6 +52,9 @@ def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     """
     from PIL import Image
 
+    if isinstance(image, Picture):
+        pixels = _floats(image.pixels)
+        return pixels, lambda restored: dataclasses.replace(image, pixels=restored)
     if isinstance(image, Image.Image):
         return _open_pil(image)
     if not hasattr(image, "__array__"):
@@ -73,6 +100,27 @@ def open_guidance(image, pixels: int) -> np.ndarray:
     if scale < 1:
         guidance = _resize(guidance, *(max(int(side * scale), 1) for side in (height, width)))
     return np.ascontiguousarray(np.broadcast_to(guidance, (*guidance.shape[:2], 3)))
+
+
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn and mirror stored rows into the picture as it was seen.
+
+    Args:
+        samples: (H, W, C) of any dtype.
+        orientation: 1 to 8.
+
+    Returns:
+        a view, (W, H, C) from 5 on.
+
+    Source: TIFF 6.0, tag 274.
+    """
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples
 
 
 def round_up(length: int, multiple: int) -> int:

@@ -1,31 +1,16 @@
 """16-bit pictures as bytes: what Pillow cannot do, because it holds colour in 8 bits only.
 
-Reading goes through OpenCV, which keeps all 16 bits. Writing is done here, because OpenCV drops
-colour profiles and EXIF and cannot write grey with alpha.
+Reading goes through OpenCV, which keeps all 16 bits; TIFF is written by tifffile. PNG is written
+here, because no library at hand can: OpenCV has no grey with alpha and drops colour profiles.
 """
 
 import struct
 import zlib
+from io import BytesIO
 
 import numpy as np
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def png_header(head: bytes) -> tuple[int, bool]:
-    """Read the bit depth of a PNG and whether it is grey.
-
-    Args:
-        head: at least the first 26 bytes of the file.
-
-    Returns:
-        (bits per sample, True for the colour types 0 and 4); (0, False) if this is no PNG.
-
-    Source: PNG specification, 11.2.1 (IHDR).
-    """
-    if len(head) < 26 or head[:8] != PNG_SIGNATURE or head[12:16] != b"IHDR":
-        return 0, False
-    return head[24], head[25] in (0, 4)
 
 
 def decode(data: bytes, grey: bool) -> np.ndarray:
@@ -86,7 +71,7 @@ def encode_png(samples: np.ndarray, icc: bytes | None = None, exif: bytes | None
 
 
 def encode_tiff(samples: np.ndarray, icc: bytes | None = None) -> bytes:
-    """Encode a 16-bit TIFF: one deflated strip, little-endian.
+    """Encode a 16-bit TIFF: one deflated strip.
 
     Args:
         samples: uint16 (H, W, C), C in 1, 3, 4: grey, RGB, RGBA (alpha not premultiplied).
@@ -94,40 +79,21 @@ def encode_tiff(samples: np.ndarray, icc: bytes | None = None) -> bytes:
 
     Returns:
         the file's bytes.
-
-    Source: TIFF 6.0, sections 2, 3, 6 and 18; compression 8 from its technical note 2.
     """
-    height, width, channels = samples.shape
-    strip = zlib.compress(np.ascontiguousarray(samples, "<u2").data, 6)
-    tags = [  # (tag, type, values); type 3: 16-bit, 4: 32-bit, 7: raw bytes
-        (256, 4, [width]),
-        (257, 4, [height]),
-        (258, 3, [16] * channels),  # bits per sample
-        (259, 3, [8]),  # compression: deflate
-        (262, 3, [1 if channels == 1 else 2]),  # photometric: 0 is black, or RGB
-        (273, 4, [8]),  # the strip follows the 8-byte header
-        (274, 3, [1]),  # orientation: upright
-        (277, 3, [channels]),
-        (278, 4, [height]),
-        (279, 4, [len(strip)]),
-        (284, 3, [1]),  # samples of a pixel side by side
-        (339, 3, [1] * channels),  # unsigned integers
-    ]
-    if channels == 4:
-        tags.insert(-1, (338, 3, [2]))  # the extra sample is unassociated alpha
-    if icc:
-        tags.append((34675, 7, icc))
-    strip += b"\0" * (len(strip) % 2)  # the directory must begin at an even offset
-    directory = 8 + len(strip)
-    far = directory + 2 + 12 * len(tags) + 4  # values over 4 bytes lie behind the directory
-    entries, values = [], b""
-    for tag, kind, content in tags:
-        code = {3: "H", 4: "I", 7: "B"}[kind]
-        data = struct.pack(f"<{len(content)}{code}", *content)
-        data += b"\0" * (len(data) % 2)
-        field = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", far + len(values))
-        values += data if len(data) > 4 else b""
-        entries.append(struct.pack("<HHI", tag, kind, len(content)) + field)
-    head = struct.pack("<2sHI", b"II", 42, directory)
-    body = struct.pack("<H", len(tags)) + b"".join(entries) + struct.pack("<I", 0)
-    return head + strip + body + values
+    import tifffile
+
+    buffer = BytesIO()
+    grey = samples.shape[-1] == 1
+    tifffile.imwrite(
+        buffer,
+        samples[..., 0] if grey else samples,
+        photometric="minisblack" if grey else "rgb",
+        extrasamples=["unassalpha"] if samples.shape[-1] == 4 else None,
+        planarconfig=None if grey else "contig",
+        compression="zlib",
+        rowsperstrip=len(samples),
+        iccprofile=icc,
+        metadata=None,  # no description of its own, nor its name
+        software=False,
+    )
+    return buffer.getvalue()

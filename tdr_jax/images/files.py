@@ -4,7 +4,6 @@ import os
 import threading
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -12,7 +11,8 @@ import numpy as np
 
 from tdr_jax import disk
 from tdr_jax.errors import InputError
-from tdr_jax.images import deep
+from tdr_jax.images import deep, metadata
+from tdr_jax.images.arrays import Picture, upright
 
 READABLE = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")  # Pillow's format names
 WRITABLE = {  # suffix -> Pillow's format name
@@ -27,36 +27,7 @@ WRITABLE = {  # suffix -> Pillow's format name
 SUFFIXES = frozenset(WRITABLE) | {".gif", ".ppm", ".pgm", ".jfif", ".mpo"}
 MAX_PIXELS = 170_000_000  # just under where Pillow itself refuses, as a guard against bombs
 
-_ORIENTATION = 0x0112
-_EXIF_IFD, _EXIF_WIDTH, _EXIF_HEIGHT = 0x8769, 0xA002, 0xA003
-# A TIFF's own directory mixes the description with the layout of the file; only the first travels.
-_DESCRIPTIVE = frozenset(
-    {270, 271, 272, 274, 282, 283, 296, 305, 306, 315, 33432, 0x8769, 0x8825, 36867}
-)
 _open_lock = threading.Lock()
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture and what must survive its restoration.
-
-    Attributes:
-        pixels: float32 (H, W, 3) in [0, 1], upright; grey is repeated three times.
-        alpha: (H, W) uint8 or uint16 exactly as read, or None.
-        depth: 8 or 16 bits per sample.
-        grey: whether the file held grey, so that it is written as grey again.
-        format: Pillow's name of the format it was read from.
-        icc: colour profile, or None.
-        exif: EXIF block beginning with a TIFF header, orientation reset, or None.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    depth: int = 8
-    grey: bool = False
-    format: str = "PNG"
-    icc: bytes | None = None
-    exif: bytes | None = None
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
@@ -185,7 +156,9 @@ def list_pictures(path: str | os.PathLike) -> list[Path]:
     return sorted(found, key=lambda found_path: found_path.relative_to(root).as_posix())
 
 
-def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list[Path]:
+def partners(
+    folder: str | os.PathLike, names: Iterable[str], what: str, *, flat: bool = False
+) -> list[Path]:
     """Find the picture of a folder that goes with each name.
 
     It has that name; or that name but for the extension; or that after "no", as clean pictures of
@@ -196,6 +169,7 @@ def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list
         folder: searched with the folders in it.
         names: relative paths with forward slashes.
         what: such as "guidance", for the error.
+        flat: look at the names alone, wherever they lie in the folders.
 
     Returns:
         a path for each name.
@@ -207,15 +181,15 @@ def partners(folder: str | os.PathLike, names: Iterable[str], what: str) -> list
     root = Path(folder)
     found: dict[str, list[Path]] = {}
     for path in list_pictures(root):
-        name = path.relative_to(root)
-        found.setdefault(name.with_suffix("").as_posix(), []).append(path)
+        name = path.stem if flat else path.relative_to(root).with_suffix("").as_posix()
+        found.setdefault(name, []).append(path)
     matches, missing = [], []
     for name in names:
-        path = PurePosixPath(name)
+        path = PurePosixPath(PurePosixPath(name).name if flat else name)
         stems = path.stem, f"no{path.stem}", path.stem.split("_")[0] or path.stem
         keys = [str(path.with_name(stem)) for stem in stems]
         match = next((found[key] for key in keys if key in found), [])
-        exact = [path for path in match if path == root / name]
+        exact = [path for path in match if path == root / name and not flat]
         if len(match) > 1 and not exact:
             raise InputError(f"{match[0]} and {match[1]} both fit {name}; keep one of them")
         matches += exact or match
@@ -287,9 +261,9 @@ def _decode_file(path: Path, file) -> tuple[np.ndarray, str, bytes | None, bytes
         raise InputError(f"{path}: holds {frames} pictures; save the one you want as a PNG")
     image.load()  # notices truncated data, also for the 16-bit pictures that are decoded again
 
-    orientation, exif = _exif(image)
+    orientation, exif = metadata.exif(image) if image.getexif() else (1, None)
     icc = image.info.get("icc_profile") or None
-    depth, grey = deep.png_header(head)
+    depth, grey = _png_header(head)
     if image.format == "TIFF":
         depth = max(image.tag_v2.get(258, (1,)))
         grey = image.tag_v2.get(262) == 1
@@ -303,7 +277,23 @@ def _decode_file(path: Path, file) -> tuple[np.ndarray, str, bytes | None, bytes
         samples = np.asarray(image)
         samples = samples[..., None] if samples.ndim == 2 else samples
     form = "JPEG" if image.format == "MPO" else image.format
-    return _upright(samples, orientation), form or "PNG", icc, exif
+    return upright(samples, orientation), form or "PNG", icc, exif
+
+
+def _png_header(head: bytes) -> tuple[int, bool]:
+    """Read the bit depth of a PNG and whether it is grey.
+
+    Args:
+        head: at least the first 26 bytes of the file.
+
+    Returns:
+        (bits per sample, True for the colour types 0 and 4); (0, False) if this is no PNG.
+
+    Source: PNG specification, 11.2.1 (IHDR).
+    """
+    if len(head) < 26 or head[:8] != deep.PNG_SIGNATURE or head[12:16] != b"IHDR":
+        return 0, False
+    return head[24], head[25] in (0, 4)
 
 
 def _too_large(path: Path, size: str = "") -> str:
@@ -332,39 +322,6 @@ def _plain(path: Path, image, icc: bytes | None):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.format = form  # a converted image forgets it
     return image, (None if mode in ("CMYK", "YCbCr", "LAB") else icc)
-
-
-def _exif(image) -> tuple[int, bytes | None]:
-    """Return the orientation, 1 to 8, and the EXIF block with the orientation reset."""
-    exif = image.getexif()
-    orientation = exif.get(_ORIENTATION, 1)
-    if orientation not in range(1, 9):
-        orientation = 1
-    if image.format == "TIFF":
-        for tag in set(exif) - _DESCRIPTIVE:
-            del exif[tag]
-    if not len(exif):
-        return orientation, None
-    if _ORIENTATION in exif:
-        exif[_ORIENTATION] = 1
-    detail = exif.get_ifd(_EXIF_IFD) if _EXIF_IFD in exif else {}
-    # Pillow turns a TIFF itself while loading, so its size is the upright one already.
-    turned = orientation >= 5 and image.format != "TIFF"
-    if _EXIF_WIDTH in detail and _EXIF_HEIGHT in detail:
-        size = image.size[::-1] if turned else image.size
-        detail[_EXIF_WIDTH], detail[_EXIF_HEIGHT] = size
-    return orientation, exif.tobytes().removeprefix(b"Exif\0\0")
-
-
-def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn and mirror stored rows into the picture as it was seen (TIFF 6.0, tag 274)."""
-    if orientation >= 5:
-        samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return samples
 
 
 def _colour(samples: np.ndarray) -> np.ndarray:

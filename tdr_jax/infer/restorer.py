@@ -121,9 +121,9 @@ class Restorer:
         or once if the three are equal.
 
         Args:
-            image: uint8, uint16 or float array (H, W, 3), or grey (H, W) or (H, W, 1), float in
-                [0, 1], NumPy or JAX; or a PIL image, whose alpha stays as it is. Palette and CMYK
-                images become RGB or RGBA, 1-bit ones L.
+            image: an `images.Picture`; uint8, uint16 or float array (H, W, 3), or grey (H, W) or
+                (H, W, 1), float in [0, 1], NumPy or JAX; or a PIL image, whose alpha stays as it
+                is. Palette and CMYK images become RGB or RGBA, 1-bit ones L.
             prompt: what to do, in words, such as "remove the noise"; several sentences, all of
                 which are to be fulfilled; "auto" for whatever the picture shows, which may be
                 nothing, and then it comes back as it is; None for a network that takes no sentence.

@@ -72,7 +72,10 @@ def test_without_a_prompt_those_that_take_one_say_what_they_see(tdr, views):
 
 def test_a_prompt_is_refused_by_networks_that_take_none(tdr, views):
     left, out = views / "left", views / "out"
-    refused(tdr("plain", left, "-o", out, "--prompt", "deblur"), "takes no sentence", "--prompt")
+    refused(
+        tdr("plain", left, "-o", out, "--prompt", "deblur"),
+        "takes no sentence; leave the prompt out",
+    )
     table = views / "prompts.tsv"
     table.write_text("cat.png\tdeblur\n")
     refused(tdr("plain", left, "-o", out, "--prompts", table), "takes no sentence")
@@ -104,7 +107,7 @@ def test_views_that_do_not_fit_are_named_in_one_line(tdr, views):
     left, right, out = views / "left", views / "right", views / "out"
     cat = left / "cat.png"
     refused(tdr("dual", left, "-o", out), "restores from two views", "--right")
-    refused(tdr("plain", left, "-o", out, "--right", right), "one picture", "--right")
+    refused(tdr("plain", left, "-o", out, "--right", right), "one picture; leave the right view")
     refused(tdr("dual", left, "-o", out, "--right", right / "cat.png"), "is no folder")
     refused(tdr("dual", cat, "-o", out, "--right", views / "no.png"), "no.png: no such file")
     refused(tdr("dual", cat, "-o", right / "cat.png", "--right", right), "never overwritten")

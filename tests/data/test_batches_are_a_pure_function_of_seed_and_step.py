@@ -254,7 +254,7 @@ def test_pairs_find_rain100l_and_reside_names(tmp_path):
         ("same.png", "same.jpg"),
     ]
     (tmp_path / "gt" / "norain-7.png").unlink()
-    with pytest.raises(InputError, match="rain-7.png has no clean picture"):
+    with pytest.raises(InputError, match="no clean picture for rain-7.png"):
         sources.match_pairs(tmp_path / "in", tmp_path / "gt")
 
 

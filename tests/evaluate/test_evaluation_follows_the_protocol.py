@@ -303,7 +303,7 @@ def test_unusable_input_is_named(folder, pairs, tmp_path):
     write_rgb(tmp_path / "small" / "dot.png", PHOTOS["a.png"][:9])
     refused("dot.png.*64x9", tmp_path / "small")
     (pairs / "clean" / "a.png").unlink()
-    refused("a.png has no clean picture", pairs, ["rain"])
+    refused("no clean picture for a.png", pairs, ["rain"])
     write_rgb(pairs / "clean" / "a.png", PHOTOS["a.png"][:32])
     refused("64x48.*64x32", pairs, ["rain"])
 
