@@ -7,16 +7,10 @@ from PIL import Image
 from skimage import data
 
 from tdr_jax import cli, convert, images, models, weights
+from tests.support.caches import own_cache  # noqa: F401 (a fixture)
 from tests.support.sizes import DUAL_PIXEL, GREY, SMALLEST
 
 HEIGHT, WIDTH = 30, 47  # padded to 32x48, which compiles once for each network
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TDR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from tdr_jax.evaluate import (
 from tdr_jax.images.files import read_rgb, write_rgb
 from tdr_jax.infer import restorer
 from tdr_jax.models import Capabilities
+from tests.support.caches import own_cache  # noqa: F401 (a fixture)
 
 PHOTOS = {
     "b.png": data.chelsea()[20:87, 30:127],  # 97x67: neither side a multiple of 16
@@ -65,13 +66,6 @@ class Fake(Capabilities):
 
 
 PARAMS = {"offset": np.float32(0)}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TDR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tdr_jax.evaluate import Restoration, Setting, evaluate, protocols
 from tdr_jax.images.arrays import open_guidance
 from tdr_jax.infer import Restorer
 from tests.support import stacks
+from tests.support.caches import own_cache  # noqa: F401 (a fixture)
 from tests.support.fakes import fake
 from tests.support.sizes import SMALLEST
 
@@ -139,13 +140,6 @@ def test_a_picture_is_sure_of_itself(restorer):
     # What is found lies wholly in the guidance, what the picture's border shows only partly.
     assert np.abs(itself[8:-8, 8:-8] - 1).max() < 1e-4
     assert other.mean() < itself.mean() - 0.01 and itself.max() <= 1 + 1e-5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TDR_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture
