@@ -44,7 +44,7 @@ def plan(
         drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
 
     Returns:
-        the jobs, in the order of the inputs; no two write the same file, none writes an input.
+        the planned files, in the order of the inputs; no two write the same file, none writes an input.
 
     Raises:
         InputError: an input, right view or guidance is missing, a folder holds no picture, an
@@ -123,7 +123,7 @@ def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> li
         out: a folder, in which the order of the input's folders is kept.
 
     Returns:
-        the jobs, in the order of the inputs; no two write the same file, none writes an input.
+        the planned files, in the order of the inputs; no two write the same file, none writes an input.
 
     Raises:
         InputError: an input is missing, a folder holds no picture, an output would overwrite an
@@ -177,17 +177,17 @@ def read_prompts(path: str) -> dict[str, str]:
 
 
 def prompts_of(
-    job: PlannedFile, prompts: dict[str, str], default: tuple[str, ...] | None
+    planned: PlannedFile, prompts: dict[str, str], default: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """Find the prompts of a picture: by its path in the folder, its name, else the default.
 
     Raises:
         InputError: there is none.
     """
-    prompt = prompts.get(job.name, prompts.get(job.source.name))
+    prompt = prompts.get(planned.name, prompts.get(planned.source.name))
     if prompt is None and default is None:
         raise InputError(
-            f"{job.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what --prompts "
+            f"{planned.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what --prompts "
             "omits"
         )
     return default if prompt is None else (prompt,)
@@ -274,7 +274,7 @@ def _output(folder: Path, name: str) -> Path:
 
 
 def _claim(path: Path, taken: set[str]) -> Path:
-    """Return the path, or one with a number if an earlier job has that name.
+    """Return the path, or one with a number if an earlier planned file has that name.
 
     Names are compared without case, because many file systems do.
     """

@@ -107,10 +107,10 @@ def run(args) -> int:
 
 def _targets(args) -> list[Path]:
     """Where the pictures go."""
-    for name, least in (("count", 1), ("batch", 1), ("steps", 1), ("seed", 0)):
+    for name, lowest in (("count", 1), ("batch", 1), ("steps", 1), ("seed", 0)):
         value = getattr(args, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name} {value}: must be at least {least}")
+        if value is not None and value < lowest:
+            raise InputError(f"--{name} {value}: must be at least {lowest}")
     output = Path(args.output)
     if args.count is None:
         images.check_writable(output)

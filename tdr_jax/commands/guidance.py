@@ -70,11 +70,11 @@ def drawing_folder(args) -> Iterator[str | None]:
 
 
 def draw(args, todo: list[file_plan.PlannedFile], folder: str) -> dict[Path, str]:
-    """Draw what guides each job, from its degraded picture.
+    """Draw what guides each picture, from its degraded picture.
 
     Args:
         args: with those of `add_arguments`.
-        todo: the jobs; their `guidance` lies in the folder.
+        todo: the planned files; their `guidance` lies in the folder.
         folder: of `drawing_folder`.
 
     Returns:
@@ -99,7 +99,10 @@ def draw(args, todo: list[file_plan.PlannedFile], folder: str) -> dict[Path, str
         flush=True,
     )
     failed = guide.draw_for(
-        [file_plan.PlannedFile(job.source, job.guidance, None, job.name) for job in todo],
+        [
+            file_plan.PlannedFile(planned.source, planned.guidance, None, planned.name)
+            for planned in todo
+        ],
         folder,
         remedy="choose another --keep-guidance",
         chatty=args.keep_guidance is not None,

@@ -124,7 +124,7 @@ def run(args) -> int:
         todo = file_plan.pictures(args.inputs, args.output, by_scene=by_scene)
     else:
         plan = file_plan.plan_drawn(args.inputs, args.output, by_scene=by_scene)
-        todo = [(job.source, job.name) for job in plan]
+        todo = [(planned.source, planned.name) for planned in plan]
 
     from tdr_jax import runtime
 
@@ -143,7 +143,7 @@ def run(args) -> int:
 def draw_for(
     plan: list[file_plan.PlannedFile], folder: str, *, remedy: str, chatty: bool = True, **settings
 ) -> dict[Path, str]:
-    """Draw a picture for every job of another command, as `tdr guide` with these settings does.
+    """Draw a picture for every planned file of another command, as `tdr guide` with these settings does.
 
     Args:
         plan: the pictures, and their targets in the folder.
@@ -187,10 +187,10 @@ def _load(args):
 def _check(args) -> None:
     """Refuses numbers that cannot be, and settles the number of steps."""
     args.steps = args.steps if args.steps is not None else 20 if args.fast else 100
-    for name, least, most in (("steps", 1, math.inf), ("batch", 1, math.inf), ("seed", 0, 2**32)):
-        if not least <= getattr(args, name) < most:
-            top = f" and below {most}" if most < math.inf else ""
-            raise InputError(f"--{name} {getattr(args, name)}: must be at least {least}{top}")
+    for name, lowest, limit in (("steps", 1, math.inf), ("batch", 1, math.inf), ("seed", 0, 2**32)):
+        if not lowest <= getattr(args, name) < limit:
+            top = f" and below {limit}" if limit < math.inf else ""
+            raise InputError(f"--{name} {getattr(args, name)}: must be at least {lowest}{top}")
     if not math.isfinite(args.scale):
         raise InputError(f"--scale {args.scale}: must be a number such as 5")
     if not args.words_only and args.output is None:
@@ -229,7 +229,7 @@ def _draw(
         template=args.template,
     )
     folder = Path(args.output)
-    targets = [job.target for job in plan]
+    targets = [planned.target for planned in plan]
     manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite, **remedy)
     kept = drawn = 0
     try:
@@ -256,23 +256,25 @@ def _draw_batch(
     from tdr_jax.commands.manifest import sha256
 
     began = time.perf_counter()
-    names = {job: job.target.relative_to(args.output).as_posix() for job in batch}
+    names = {planned: planned.target.relative_to(args.output).as_posix() for planned in batch}
     missing: dict[file_plan.PlannedFile, str] = {}
-    for job in batch:
+    for planned in batch:
         try:
-            source = sha256(job.source)
+            source = sha256(planned.source)
         except InputError as error:
-            _report(failed, job.source, error)
+            _report(failed, planned.source, error)
             continue
-        if not manifest.holds(names[job], job.name, source):
-            missing[job] = source
-    held = sum(job.source not in failed for job in batch if job not in missing)
+        if not manifest.holds(names[planned], planned.name, source):
+            missing[planned] = source
+    held = sum(planned.source not in failed for planned in batch if planned not in missing)
     if not missing:
         return held, 0
     # A batch has the same pictures in the same places whatever was finished before: results could
     # else differ in their last bits. What cannot be read, or lacks at the end, another stands for.
-    pixels = [_read(guide, job.source, failed) for job in batch]
-    if not any(row is not None for job, row in zip(batch, pixels, strict=True) if job in missing):
+    pixels = [_read(guide, planned.source, failed) for planned in batch]
+    if not any(
+        row is not None for planned, row in zip(batch, pixels, strict=True) if planned in missing
+    ):
         return held, 0
     stand_in = next(row for row in pixels if row is not None)
     fill = [stand_in if row is None else row for row in pixels]
@@ -282,19 +284,19 @@ def _draw_batch(
         labels = [*names.values(), *(args.batch - len(batch)) * [""]]
     drawn = 0
     pictures = guide(fill, names=labels, **options)
-    for job, row, picture in zip(batch, pixels, pictures, strict=False):
-        if job not in missing or row is None:
+    for planned, row, picture in zip(batch, pixels, pictures, strict=False):
+        if planned not in missing or row is None:
             continue
         if not np.isfinite(picture).all():
-            overflow = f"{job.source}: its picture came out as NaN; try --dtype float32"
-            _report(failed, job.source, overflow)
+            overflow = f"{planned.source}: its picture came out as NaN; try --dtype float32"
+            _report(failed, planned.source, overflow)
             continue
-        _make(job.target.parent)
-        images.write_rgb(job.target, picture)
-        manifest.add(names[job], job.name, missing[job], args.seed)
+        _make(planned.target.parent)
+        images.write_rgb(planned.target, picture)
+        manifest.add(names[planned], planned.name, missing[planned], args.seed)
         drawn += 1
         if chatty:
-            _say(f"{job.source} -> {job.target} ({time.perf_counter() - began:.1f} s)")
+            _say(f"{planned.source} -> {planned.target} ({time.perf_counter() - began:.1f} s)")
     return held, drawn
 
 

@@ -37,10 +37,10 @@ def central_square(picture: np.ndarray, side: int) -> np.ndarray:
     picture = np.asarray(picture)
     if picture.ndim != 3 or picture.shape[-1] != 3 or 0 in picture.shape:
         raise InputError(f"a picture is {picture.shape}; expected (height, width, 3)")
-    least = min(picture.shape[:2])
+    shorter = min(picture.shape[:2])
     # torchvision's CenterCrop rounds the margin to even, as Python does.
-    top, left = (round((length - least) / 2) for length in picture.shape[:2])
-    square = picture[top : top + least, left : left + least]
+    top, left = (round((length - shorter) / 2) for length in picture.shape[:2])
+    square = picture[top : top + shorter, left : left + shorter]
     if np.issubdtype(square.dtype, np.floating):
         if not np.isfinite(square).all():
             raise InputError("a picture holds NaN or infinite values")
@@ -190,8 +190,8 @@ class Guide:
         """
 
         def key(name: str | None):
-            whole = jax.random.key(seed)
-            return whole if name is None else jax.random.fold_in(whole, zlib.crc32(name.encode()))
+            base = jax.random.key(seed)
+            return base if name is None else jax.random.fold_in(base, zlib.crc32(name.encode()))
 
         return self._sampler.noise(jnp.stack([key(name) for name in names]), self.size)
 
