@@ -44,7 +44,8 @@ def plan(
         drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
 
     Returns:
-        the planned files, in the order of the inputs; no two write the same file, none writes an input.
+        the planned files, in the order of the inputs; no two write the same file, none writes an
+            input.
 
     Raises:
         InputError: an input, right view or guidance is missing, a folder holds no picture, an
@@ -123,7 +124,8 @@ def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> li
         out: a folder, in which the order of the input's folders is kept.
 
     Returns:
-        the planned files, in the order of the inputs; no two write the same file, none writes an input.
+        the planned files, in the order of the inputs; no two write the same file, none writes an
+            input.
 
     Raises:
         InputError: an input is missing, a folder holds no picture, an output would overwrite an
@@ -187,8 +189,8 @@ def prompts_of(
     prompt = prompts.get(planned.name, prompts.get(planned.source.name))
     if prompt is None and default is None:
         raise InputError(
-            f"{planned.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what --prompts "
-            "omits"
+            f"{planned.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what "
+            "--prompts omits"
         )
     return default if prompt is None else (prompt,)
 

@@ -143,7 +143,7 @@ def run(args) -> int:
 def draw_for(
     plan: list[file_plan.PlannedFile], folder: str, *, remedy: str, chatty: bool = True, **settings
 ) -> dict[Path, str]:
-    """Draw a picture for every planned file of another command, as `tdr guide` with these settings does.
+    """Draw a picture for every file that another command planned, as `tdr guide` does.
 
     Args:
         plan: the pictures, and their targets in the folder.
