@@ -314,7 +314,6 @@ class Restorer:
         return answer
 
 
-@functools.lru_cache(maxsize=8)
 def program(network, rows: int = 1, method: str = "__call__") -> Callable:
     """Prepare a network for pictures; it is compiled once for each shape, whoever asks for it.
 
@@ -330,6 +329,11 @@ def program(network, rows: int = 1, method: str = "__call__") -> Callable:
     Raises:
         InputError: there are fewer devices, or the network cannot work on rows.
     """
+    return _program(network, rows, method)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(network, rows: int, method: str) -> Callable:
     import jax
     import jax.numpy as jnp
 
