@@ -9,7 +9,15 @@ import numpy as np
 from tdr_jax import weights
 from tdr_jax.data import guidance
 from tdr_jax.data.pipeline import as_float, grown
-from tdr_jax.degradations.draws import CHOICES, DEGRADATION, GUIDANCE, example_rng
+from tdr_jax.degradations.draws import (
+    CHOICES,
+    DEGRADATION,
+    GUIDANCE,
+    Place,
+    draw,
+    example_rng,
+    pick,
+)
 from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import metrics
@@ -49,8 +57,9 @@ def held_out(source, *, side=256, size=384, sigma=50, seed=0):
     rows = []
     for i in range(len(source)):
         picture = grown(source[i]["image"], side)
-        u = example_rng(seed, i, CHOICES).random(2)
-        y, x = (int(v * (whole - side + 1)) for v, whole in zip(u, picture.shape[:2], strict=True))
+        drawn = draw(Place, example_rng(seed, i, CHOICES))
+        y = pick(range(picture.shape[0] - side + 1), drawn.row)
+        x = pick(range(picture.shape[1] - side + 1), drawn.column)
         window = (y, x, side, side)
         clean = as_float(picture[y : y + side, x : x + side])
         rng = example_rng(seed, i, GUIDANCE)

@@ -17,8 +17,8 @@ from tdr_jax.errors import InputError
 ROWS = 64  # examples that are encoded at once
 
 
-class Kept:
-    """Examples of features, for `data.pipeline.stream`: example n is one of `count`, shuffled.
+class CachedFeatures:
+    """Examples of features on disk, for `data.pipeline.stream`: n is one of `count`, shuffled.
 
     Args:
         folder: holds one `.npy` file an array and `about.json`; made if missing. A folder that was
@@ -88,7 +88,14 @@ class Kept:
 
 
 def digest(params: dict) -> str:
-    """SHA-256 of parameters, a flat dict or dicts of them by network."""
+    """Returns what tells parameters from others.
+
+    Args:
+        params: a flat dict of arrays, or dicts of them by network.
+
+    Returns:
+        the SHA-256 of names and values, in hexadecimal digits.
+    """
     sha = hashlib.sha256()
     for name in sorted(params):
         value = params[name]

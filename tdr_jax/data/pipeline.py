@@ -38,13 +38,29 @@ def dihedral(image, how):
 
 
 def grown(picture, size):
-    """Grows a picture (H, W, C) by reflection to at least `size` rows and columns."""
+    """Grows a picture by reflection, below and to the right.
+
+    Args:
+        picture: (H, W, C) array.
+        size: rows and columns that it has at least afterwards.
+
+    Returns:
+        (max(H, size), max(W, size), C) of the picture's type; the picture itself if it is large
+        enough.
+    """
     grow = [(0, max(0, size - side)) for side in picture.shape[:2]]
     return np.pad(picture, (*grow, (0, 0)), mode="reflect") if np.any(grow) else picture
 
 
 def as_float(image):
-    """Maps the range of an array's unsigned type to float32 in [0, 1]; leaves float32 as it is."""
+    """Maps the range of an array's unsigned type to [0, 1].
+
+    Args:
+        image: of uint8 or uint16, or float32, which stays as it is.
+
+    Returns:
+        float32 of the same shape.
+    """
     if image.dtype == np.float32:
         return image
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
@@ -52,7 +68,16 @@ def as_float(image):
 
 @lru_cache(maxsize=4)
 def order(seed, epoch, count):
-    """Gives the order in which an epoch goes through `count` pictures: int64 (count,)."""
+    """Gives the order in which an epoch goes through pictures.
+
+    Args:
+        seed: int, the run's seed.
+        epoch: its number, from 0.
+        count: how many pictures there are.
+
+    Returns:
+        int64 (count,), a permutation.
+    """
     return example_rng(seed, epoch, SHUFFLE).permutation(count)
 
 
@@ -94,55 +119,20 @@ class Examples:
     def __init__(self, source, data, vectors, seed, guidance=None):
         self.source, self.data, self.seed = source, data, seed
         self.guidance = guidance
-        self.tasks, self.dihedral = tuple(data.tasks), tuple(data.dihedral)
-        weights = np.asarray(data.weights, np.float64)
-        if len(weights) != len(self.tasks) or not self.tasks or weights.min() < 0:
-            raise InputError(
-                f"data.weights {tuple(data.weights)} must hold one number >= 0 for each of "
-                f"data.tasks {self.tasks}"
-            )
+        _check(data)
         if len(source) == 0:
             raise InputError("the source holds no picture; give at least one")
-        unknown = [task for task in self.tasks if task not in TASKS]
-        if unknown:
-            raise InputError(
-                f"no task {unknown[0]!r}, given in data.tasks; use some of {', '.join(TASKS)}"
-            )
+        self.tasks, self.dihedral = tuple(data.tasks), tuple(data.dihedral)
         missing = [task for task in self.tasks if vectors is not None and task not in vectors]
         if missing:
             raise InputError(f"no sentence vectors for the task {missing[0]!r} of data.tasks")
         self.vectors = vectors and {
             what: np.asarray(rows, np.float32) for what, rows in vectors.items()
         }
-        if data.channels not in (1, 3):
-            raise InputError(f"data.channels is {data.channels}; give 3 for colour or 1 for grey")
-        if not self.dihedral or not set(self.dihedral) <= set(range(8)):
-            raise InputError(f"data.dihedral is {self.dihedral}; give some of the numbers 0 to 7")
-        if data.sigma_range and not 0 <= data.sigma_range[0] <= data.sigma_range[-1] < np.inf:
-            raise InputError(f"data.sigma_range is {data.sigma_range}; give (lowest, highest)")
-        if data.synthesis not in SYNTHESES:
-            raise InputError(
-                f"data.synthesis is {data.synthesis!r}; use one of {', '.join(SYNTHESES)}"
-            )
-        shares = np.asarray(data.noise_shares, np.float64)
-        if shares.shape != (len(realistic.NOISES),) or shares.min() < 0 or shares.sum() <= 0:
-            raise InputError(
-                f"data.noise_shares is {data.noise_shares}; give one number >= 0 for each of "
-                f"{', '.join(realistic.NOISES)}"
-            )
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
+        weights = dict(zip(self.tasks, data.weights, strict=True))
         self.makeable = [task for task in self.tasks if task in SYNTHESISED]
-        self.weights = np.array([weights[self.tasks.index(task)] for task in self.makeable])
-        names = "data.p_absent, data.p_keep_one and data.p_joint"
-        parts = (data.p_absent, data.p_keep_one, data.p_joint)
-        if sum(parts) > 0 and len(self.tasks) < 2:
-            raise InputError(f"{names} need at least two data.tasks")
-        if min(parts) < 0 or sum(parts) > 1:
-            raise InputError(f"{names} must be >= 0 with a sum of at most 1")
-        if not 0 <= data.p_partial_strength <= 1:
-            raise InputError(
-                f"data.p_partial_strength is {data.p_partial_strength}; give a share from 0 to 1"
-            )
+        self.weights = np.array([weights[task] for task in self.makeable], np.float64)
 
     def _draw_task(self, number, but=None):
         """Chooses a degradation that can be made, by weight, other than `but`."""
@@ -277,6 +267,44 @@ class Examples:
         banks = [self.vectors[what] for what in named]
         numbers = (sentence, 2 * form % 1)  # either half of `form` gives all of [0, 1)
         return np.mean([pick(*each) for each in zip(banks, numbers, strict=False)], axis=0)
+
+
+def _check(data):
+    """Refuses fields that ask for something that cannot be made, with an InputError."""
+    tasks, weights = tuple(data.tasks), tuple(data.weights)
+    if len(weights) != len(tasks) or not tasks or min(weights) < 0:
+        raise InputError(
+            f"data.weights {weights} must hold one number >= 0 for each of data.tasks {tasks}"
+        )
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise InputError(
+            f"no task {unknown[0]!r}, given in data.tasks; use some of {', '.join(TASKS)}"
+        )
+    if data.channels not in (1, 3):
+        raise InputError(f"data.channels is {data.channels}; give 3 for colour or 1 for grey")
+    ways = tuple(data.dihedral)
+    if not ways or not set(ways) <= set(range(8)):
+        raise InputError(f"data.dihedral is {ways}; give some of the numbers 0 to 7")
+    if data.sigma_range and not 0 <= data.sigma_range[0] <= data.sigma_range[-1] < np.inf:
+        raise InputError(f"data.sigma_range is {data.sigma_range}; give (lowest, highest)")
+    if data.synthesis not in SYNTHESES:
+        raise InputError(f"data.synthesis is {data.synthesis!r}; use one of {', '.join(SYNTHESES)}")
+    shares = np.asarray(data.noise_shares, np.float64)
+    if shares.shape != (len(realistic.NOISES),) or shares.min() < 0 or shares.sum() <= 0:
+        raise InputError(
+            f"data.noise_shares is {data.noise_shares}; give one number >= 0 for each of "
+            f"{', '.join(realistic.NOISES)}"
+        )
+    names = "data.p_absent, data.p_keep_one and data.p_joint"
+    cases = (data.p_absent, data.p_keep_one, data.p_joint)
+    if sum(cases) > 0 and len(tasks) < 2:
+        raise InputError(f"{names} need at least two data.tasks")
+    if min(cases) < 0 or sum(cases) > 1:
+        raise InputError(f"{names} must be >= 0 with a sum of at most 1")
+    if not 0 <= data.p_partial_strength <= 1:
+        raise InputError(
+            f"data.p_partial_strength is {data.p_partial_strength}; give a share from 0 to 1"
+        )
 
 
 def _checked_stages(stages, process_count):

@@ -29,12 +29,12 @@ def sensor_noise(light, shot, read, rng):
     """Draws the noise of a sensor: that of counting photons, and that of reading them out.
 
     Args:
-      light: float32 of any shape, >= 0; 1 saturates the sensor.
-      shot, read: the variance is shot * light + read.
-      rng: `numpy.random.Generator`.
+        light: float32 of any shape, >= 0; 1 saturates the sensor.
+        shot, read: the variance is shot * light + read.
+        rng: `numpy.random.Generator`.
 
     Returns:
-      float32 of the same shape, of mean 0.
+        float32 of the same shape, of mean 0.
 
     Source: the Poisson-Gaussian model of Foi et al. (2008), its photons many enough to be normal.
     """
@@ -80,11 +80,11 @@ def demosaic(sites, correction=1.0):
     """Fills in the two colours that a pixel of a sensor does not see.
 
     Args:
-      sites: float32 (H, W), RGGB.
-      correction: from 0, bilinear, to 1, Malvar's, where the other colours' curvature helps.
+        sites: float32 (H, W), RGGB.
+        correction: from 0, bilinear, to 1, Malvar's, where the other colours' curvature helps.
 
     Returns:
-      float32 (H, W, 3); linear in `sites`.
+        float32 (H, W, 3); linear in `sites`.
 
     Source: Malvar, He and Cutler, "High-quality linear interpolation for demosaicing of
     Bayer-patterned color images" (2004).
@@ -110,11 +110,11 @@ def developed(light, contrast):
     """Turns light into the values of a picture: gamma 2.2, then an S-shaped tone curve.
 
     Args:
-      light: float32 in [0, 1].
-      contrast: from 0, no tone curve, to 1, 3 x^2 - 2 x^3.
+        light: float32 in [0, 1].
+        contrast: from 0, no tone curve, to 1, 3 x^2 - 2 x^3.
 
     Returns:
-      float32 of the same shape in [0, 1].
+        float32 of the same shape in [0, 1].
 
     Source: Brooks et al., "Unprocessing images for learned raw denoising" (2019), section 3.1.
     """
@@ -140,14 +140,14 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     picture stays as sharp as it was.
 
     Args:
-      image: float32 (H, W, 3) in [0, 1].
-      rng: `numpy.random.Generator`.
-      shot: see `sensor_noise`; None draws one of `SHOT`. The read noise is drawn to go with it.
-      scale: the sensor's sides over the picture's; None draws one of `SCALES`.
-      quality: of JPEG, 0 for none; None draws it.
+        image: float32 (H, W, 3) in [0, 1].
+        rng: `numpy.random.Generator`.
+        shot: see `sensor_noise`; None draws one of `SHOT`. The read noise is drawn to go with it.
+        scale: the sensor's sides over the picture's; None draws one of `SCALES`.
+        quality: of JPEG, 0 for none; None draws it.
 
     Returns:
-      float32 (H, W, 3) in [0, 1], in whole levels of 255.
+        float32 (H, W, 3) in [0, 1], in whole levels of 255.
 
     Source: Brooks et al. (2019), sections 3.1 and 3.2, for the inverse camera and its noise.
     """
@@ -200,12 +200,12 @@ def jpeg(image, rng, *, quality=None):
     """Saves a picture as JPEG and reads it again; its blocks of 8 or 16 lie anywhere.
 
     Args:
-      image: float32 (H, W, 3); clipped to [0, 1].
-      rng: `numpy.random.Generator`.
-      quality: 1 to 100; None draws one of `BLOCK_QUALITY`.
+        image: float32 (H, W, 3); clipped to [0, 1].
+        rng: `numpy.random.Generator`.
+        quality: 1 to 100; None draws one of `BLOCK_QUALITY`.
 
     Returns:
-      float32 (H, W, 3) in [0, 1], in whole levels of 255.
+        float32 (H, W, 3) in [0, 1], in whole levels of 255.
     """
     import cv2
 

@@ -18,14 +18,14 @@ def noise(image, rng, *, sigma, shares, mode="uint8"):
     """Adds one of the noises that a single sentence asks to remove.
 
     Args:
-      image: float32 (H, W, C) in [0, 1].
-      rng: `numpy.random.Generator`.
-      sigma: of Gaussian noise, on the scale of 0 to 255.
-      shares: how often each of `NOISES` is drawn.
-      mode: of Gaussian noise, see `synthesis.gaussian_noise`.
+        image: float32 (H, W, C) in [0, 1].
+        rng: `numpy.random.Generator`.
+        sigma: of Gaussian noise, on the scale of 0 to 255.
+        shares: how often each of `NOISES` is drawn.
+        mode: of Gaussian noise, see `synthesis.gaussian_noise`.
 
     Returns:
-      float32 (H, W, C).
+        float32 (H, W, C).
     """
     weights = np.asarray(shares, np.float64)
     kind = NOISES[int(np.searchsorted(np.cumsum(weights) / weights.sum(), rng.random(), "right"))]
@@ -52,17 +52,17 @@ def degrade(
     """Degrades a picture, or a window of one, for a task, as `synthesis.degrade` does.
 
     Args:
-      image: float32 (h, w, C) in [0, 1].
-      task: "noise", "rain", "haze", or "blur", which is `degradations.synthesis`'s.
-      rng: `numpy.random.Generator`, for instance of `draws.example_rng`.
-      sigma, shares, noise_mode: see `noise`.
-      window, shape, guide: see `haze`.
+        image: float32 (h, w, C) in [0, 1].
+        task: "noise", "rain", "haze", or "blur", which is `degradations.synthesis`'s.
+        rng: `numpy.random.Generator`, for instance of `draws.example_rng`.
+        sigma, shares, noise_mode: see `noise`.
+        window, shape, guide: see `haze`.
 
     Returns:
-      float32 (h, w, C).
+        float32 (h, w, C).
 
     Raises:
-      InputError: for a task that cannot be synthesised.
+        InputError: for a task that cannot be synthesised.
     """
     if task == "noise":
         return noise(image, rng, sigma=sigma, shares=shares, mode=noise_mode)

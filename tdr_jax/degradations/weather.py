@@ -18,7 +18,7 @@ VEIL = 0.2  # most of the grey light that hangs between the drops
 ADDED, CROSSED, VEILED = 0.6, 0.25, 0.5  # shares of pictures
 
 # Haze. RESIDE's indoor and outdoor sets: depth is 1 at a room's far wall; its unit outdoors is that
-# of `degrade.synthetic_depth`.
+# of `synthesis.synthetic_depth`.
 INDOOR = {"airlight": (0.7, 1.0), "beta": (0.6, 1.8)}
 OUTDOOR = {"airlight": (0.8, 1.0), "beta": (0.04, 0.2)}
 INDOORS = 0.5  # share of pictures
@@ -169,12 +169,12 @@ def parts_of(image, count, rng):
     """Cuts a picture into connected parts whose borders follow its edges.
 
     Args:
-      image: float32 (H, W, C) in [0, 1].
-      count: how many parts, about.
-      rng: `numpy.random.Generator`, for the places they grow from.
+        image: float32 (H, W, C) in [0, 1].
+        count: how many parts, about.
+        rng: `numpy.random.Generator`, for the places they grow from.
 
     Returns:
-      int32 (H, W), the number of each pixel's part, from 0 to `count`.
+        int32 (H, W), the number of each pixel's part, from 0 to `count`.
 
     Source: the watershed of Meyer (1992).
     """
@@ -195,13 +195,13 @@ def guided(guide, source, radius, softness):
     """Smooths a map except where a picture has edges.
 
     Args:
-      guide: float32 (H, W) in [0, 1].
-      source: float32 (H, W), the map.
-      radius: of the windows in pixels.
-      softness: variance of the guide below which a window counts as flat.
+        guide: float32 (H, W) in [0, 1].
+        source: float32 (H, W), the map.
+        radius: of the windows in pixels.
+        softness: variance of the guide below which a window counts as flat.
 
     Returns:
-      float32 (H, W).
+        float32 (H, W).
 
     Source: He, Sun and Tang, "Guided image filtering" (2013), equations 5, 6 and 8.
     """
@@ -223,15 +223,15 @@ def imagined_depth(image, rng, *, indoors, window=None, shape=None):
     front of it, each at a depth of its own, and a guided filter lays the edges on the picture's.
 
     Args:
-      image: float32 (h, w, C) in [0, 1], the clear picture or a window of it.
-      rng: `numpy.random.Generator`.
-      indoors: whether the scene is a room.
-      window: (y, x, h, w) of `image` within its picture, or None if it is all of it.
-      shape: (H, W) of that picture.
+        image: float32 (h, w, C) in [0, 1], the clear picture or a window of it.
+        rng: `numpy.random.Generator`.
+        indoors: whether the scene is a room.
+        window: (y, x, h, w) of `image` within its picture, or None if it is all of it.
+        shape: (H, W) of that picture.
 
     Returns:
-      float32 (h, w): 0.05 to 1 indoors, 0.2 to 11 in the unit of 1 / beta outdoors. Unlike
-      `degrade.synthetic_depth` a window's is not that of the whole: its parts are its own.
+        float32 (h, w): 0.05 to 1 indoors, 0.2 to 11 in the unit of 1 / beta outdoors. Unlike
+        `synthesis.synthetic_depth` a window's is not that of the whole: its parts are its own.
     """
     whole = shape or image.shape[:2]
     scene = (room if indoors else synthesis.synthetic_depth)(whole, rng, window)
@@ -252,14 +252,14 @@ def haze(image, rng, *, indoors=None, window=None, shape=None, guide=None):
     """Adds haze over an imaginary depth, with airlight and beta from RESIDE's ranges.
 
     Args:
-      image: float32 (h, w, C) in [0, 1].
-      rng: `numpy.random.Generator`.
-      indoors: whether `INDOOR` or `OUTDOOR` holds; None draws it.
-      window, shape: see `imagined_depth`.
-      guide: float32 (h, w, C), the picture whose edges the depth has; None for `image`.
+        image: float32 (h, w, C) in [0, 1].
+        rng: `numpy.random.Generator`.
+        indoors: whether `INDOOR` or `OUTDOOR` holds; None draws it.
+        window, shape: see `imagined_depth`.
+        guide: float32 (h, w, C), the picture whose edges the depth has; None for `image`.
 
     Returns:
-      float32 (h, w, C) in [0, 1].
+        float32 (h, w, C) in [0, 1].
 
     Source: I = J t + A (1 - t), t = exp(-beta d); ranges: Li et al., "Benchmarking single-image
     dehazing and beyond" (2019).

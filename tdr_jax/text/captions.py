@@ -73,7 +73,7 @@ def describe(picture, state: str) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word that a caption can hold, once each."""
+    """Returns every word that a caption can hold, once each."""
     words = (*TEMPLATE.split(), *_colours()[0], *LIGHT, *CONTRAST, *TEXTURE, *STATE.values())
     return tuple(dict.fromkeys(words))
 

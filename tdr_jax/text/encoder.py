@@ -70,7 +70,14 @@ class TextEncoder:
         return cls(**encoder_files.read(name_or_folder))
 
     def with_params(self, params) -> "TextEncoder":
-        """Returns an encoder with other parameters of the same names and shapes."""
+        """Returns an encoder with other parameters.
+
+        Args:
+            params: flat dict of the names and shapes of `params`.
+
+        Returns:
+            a TextEncoder with a fingerprint of its own; this one stays as it is.
+        """
         digest = hashlib.sha256(self.fingerprint.encode())
         for name in sorted(params):
             digest.update(np.asarray(params[name]).tobytes())
@@ -181,7 +188,14 @@ class TextEncoder:
 
 
 def checked(texts) -> list[str]:
-    """Returns sentences as a list; an InputError says what is wrong with them."""
+    """Returns sentences as a list.
+
+    Args:
+        texts: an iterable of strings.
+
+    Raises:
+        InputError: it is a string itself, or holds something else or an empty sentence.
+    """
     if isinstance(texts, str) or not all(isinstance(t, str) for t in texts):
         raise InputError(f"sentences must come as a list of strings, not {texts!r}")
     for index, text in enumerate(texts):

@@ -178,10 +178,10 @@ def fit(encoder, *, kernel: np.ndarray | None = None, seed: int = 0) -> Head:
         kernel, bias = _regression(*_examples(encoder, "training", seed))
     vectors, shares = _examples(encoder, "calibration", seed)
     logits = vectors @ kernel + bias
-    surprise = [
+    entropy = [
         -(shares * np.log(_softmax(logits / t) + 1e-12)).sum(-1).mean() for t in TEMPERATURES
     ]
-    temperature = TEMPERATURES[int(np.argmin(surprise))]
+    temperature = TEMPERATURES[int(np.argmin(entropy))]
     return Head(*(np.asarray(x / temperature, np.float32) for x in (kernel, bias)))
 
 

@@ -24,15 +24,25 @@ class Spelling:
 
     @classmethod
     def of(cls, tokenizer, sentences: Iterable[str]) -> "Spelling":
-        """Knows the whole words of a BERT's tokenizer, whose numbers go by how common they are."""
+        """Returns a Spelling that knows the whole words of a tokenizer.
+
+        Args:
+            tokenizer: a BERT's, whose numbers go by how common words are.
+            sentences: what people type, see the class.
+        """
         vocabulary = tokenizer.get_vocab()
         return cls(sorted(vocabulary, key=vocabulary.get), sentences)
 
     def __call__(self, sentence: str) -> str:
-        """Returns the sentence with its unknown words of four letters or more replaced.
+        """Puts the words of a sentence right.
 
-        A word stays as it is if it is known, or if no known word is one swap, missing, doubled or
-        wrong letter away.
+        Args:
+            sentence: in English.
+
+        Returns:
+            the sentence with its unknown words of four letters or more replaced. A word stays as it
+            is if it is known, or if no known word is one swap, missing, doubled or wrong letter
+            away.
         """
         return re.sub(rf"[A-Za-z]{{{LEAST},}}", lambda match: self._word(match[0]), sentence)
 

@@ -54,7 +54,15 @@ def prepare(
 
 
 def empty(tokenizer, length: int = 77) -> np.ndarray:
-    """Returns the int32 (length,) token ids of the empty prompt, padded as the tokenizer pads."""
+    """Tokenises the empty prompt.
+
+    Args:
+        tokenizer: CLIP's, of transformers.
+        length: tokens that the text tower reads.
+
+    Returns:
+        int32 (length,) token ids: start and end marks, padded as the tokenizer pads.
+    """
     ids = tokenizer("", padding="max_length", max_length=length, truncation=True)["input_ids"]
     return np.asarray(ids, np.int32)
 

@@ -102,7 +102,7 @@ class Job:
                     "frozen networks make of pictures of one size"
                 )
             (size,) = sizes
-            make = feature_cache.Kept(
+            make = feature_cache.CachedFeatures(
                 self.workdir / f"features{jax.process_index()}",
                 make,
                 jax.jit(self.encode),  # of the jobs that have frozen networks

@@ -198,7 +198,7 @@ def keep(folder, *, cut=None, settings=None, size=4):
     def encode(batch):
         return {"square": batch["n"] ** 2, "cubes": np.stack([batch["n"] ** 3] * 2, -1)}
 
-    kept = feature_cache.Kept(folder, make, encode, COUNT, size, 0, settings or {"a": 1})
+    kept = feature_cache.CachedFeatures(folder, make, encode, COUNT, size, 0, settings or {"a": 1})
     return kept, made
 
 
