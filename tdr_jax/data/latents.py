@@ -41,7 +41,7 @@ class Choices(NamedTuple):
     jitter: float  # whether light and colours are changed
 
 
-class DiffusionExamples:
+class LatentExamples:
     """Makes the n-th example.
 
     Args:

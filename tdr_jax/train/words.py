@@ -41,7 +41,7 @@ MAPPERS = {
 class Job:
     """What these jobs have in common; see `tdr_jax.train.jobs` for what a job is."""
 
-    wanted: str  # of latents.DiffusionExamples
+    wanted: str  # of latents.LatentExamples
     view = 0
     part = ""  # the folder that is exported
     instead = {"drawn": "moments"}  # what takes the place of pictures where features are kept
@@ -82,7 +82,7 @@ class Job:
 
     def examples(self, **options):
         """`make(n, size)`."""
-        return latents.DiffusionExamples(
+        return latents.LatentExamples(
             assemble.source(self.config.data),
             self.config.data,
             self.config.seed,
@@ -152,7 +152,7 @@ class Job:
         return path
 
 
-# What an example has, see `latents.DiffusionExamples`.
+# What an example has, see `latents.LatentExamples`.
 SEEN = ("seen", "seen_too", "seen_other", "seen_clean")
 PARTS = {
     "drawn": ("kind", "drawn"),

@@ -67,7 +67,7 @@ def test_every_config_parses_and_builds_its_network_and_examples(name, argument)
         text = models.build(config.network.text_encoder).config
         assert text.hidden_size == network.config.cross_attention_dim
     wanted = PARTS.get(config.objective, "pair")
-    latents.DiffusionExamples([], config.data, 0, wanted=wanted)  # refuses what it cannot make
+    latents.LatentExamples([], config.data, 0, wanted=wanted)  # refuses what it cannot make
     optim.make(config.optim, sum(steps for steps, _, _ in config.data.stages))
     for _, crop, batch in config.data.stages:
         assert batch % config.accumulate == 0 and batch // config.accumulate <= 64

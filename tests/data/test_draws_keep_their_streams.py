@@ -104,7 +104,7 @@ def diffusing():
             ("plain", sources.Pictures(pictures()), free | plain),
             ("pairs", pairs(), free),
         ):
-            make = latents.DiffusionExamples(
+            make = latents.LatentExamples(
                 source, data(**fields), SEED, wanted=wanted, view=16, encode=_letters
             )
             yield f"{wanted}, {name}", [make(n, SIZE) for n in range(6)]

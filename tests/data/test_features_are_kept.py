@@ -54,7 +54,7 @@ def numbers(job, batch):
 @STAGES
 def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
     job, batches, _ = kept[stage]
-    make = latents.DiffusionExamples(
+    make = latents.LatentExamples(
         assemble.source(job.config.data),
         job.config.data,
         job.config.seed,
@@ -104,7 +104,7 @@ def test_a_folder_that_is_complete_is_read_and_not_made_again(folders, kept, sta
     def never(*args):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(latents.DiffusionExamples, "__call__", never)
+    monkeypatch.setattr(latents.LatentExamples, "__call__", never)
     monkeypatch.setattr(again, "encode", never)
     for k, batch in zip((1, 2), again.batches(1), strict=False):
         for name, array in batch.items():

@@ -187,7 +187,7 @@ assert cli.main(["restore", photo, "-o", out, "--model", model, "--panel"]) == 0
 assert any(isinstance(colour, tuple) for colour in ImageColor.colormap.values())
 data = tdr_towers.get_config("part=unet,data=x,vae=x").data
 source = sources.Pictures([images.read_rgb(photo)])
-make = latents.DiffusionExamples(source, data, 0, wanted="caption", encode=str.split)
+make = latents.LatentExamples(source, data, 0, wanted="caption", encode=str.split)
 print(json.dumps(make(0, 32)["ids"]))
 """
 

@@ -25,7 +25,7 @@ def settings(**fields):
 
 def make(pictures, wanted="same", view=24, seed=0, encode=None, **fields):
     source = pictures if hasattr(pictures, "paths") else sources.Pictures(pictures)
-    return latents.DiffusionExamples(
+    return latents.LatentExamples(
         source, settings(**fields), seed, wanted=wanted, view=view, encode=encode
     )
 
@@ -173,7 +173,7 @@ def blue(picture):
 def squares_of(pairs, **fields):
     data = settings(pairs=(pairs,), tasks=("noise",), **fields)
     source = assemble.source(data)
-    return lambda wanted: latents.DiffusionExamples(source, data, 0, wanted=wanted, view=24)
+    return lambda wanted: latents.LatentExamples(source, data, 0, wanted=wanted, view=24)
 
 
 @pytest.mark.parametrize("cover", [(), (0.4, 0.9)])
@@ -278,7 +278,7 @@ def test_views_of_pairs_in_another_state_are_the_other_side(tmp_path):
         write_rgb(tmp_path / side / "one.png", picture)
     pairs = sources.Pairs(tmp_path / "lq", tmp_path / "hq", "haze")
     fields = dict(tasks=("haze",), cover=(1,))
-    squared = latents.DiffusionExamples(pairs, settings(**fields), 0, wanted="views", view=32)
+    squared = latents.LatentExamples(pairs, settings(**fields), 0, wanted="views", view=32)
     for n in range(8):
         example = squared(n, 48)
         ratio = example["seen_other"].sum() / example["seen"].sum()
