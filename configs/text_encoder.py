@@ -49,7 +49,8 @@ def get_config(argument: str = ""):
     config.loss.cosine, config.loss.meaning = 1.0, 1.0
     config.optim.lr = 2e-4
     # The probe begins at zero; words keep their vectors, as most of them are not in the sentences.
-    config.optim.lr_of = (("^meaning", 1e-2), ("^embeddings", 0.0))
+    # With network.layers they are not among what learns, and the second rate is nobody's.
+    config.optim.lr_of = (("^meaning", 1e-2), ("^embeddings|^meaning", 0.0))
     config.optim.warmup = 30
     config.ema = 0.98
     config.log_every, config.save_every, config.panel_every = 20, 100, 0

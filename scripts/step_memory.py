@@ -79,7 +79,7 @@ def main(args) -> None:
     shapes = (
         placed(before, layout.of(before)),
         placed(examples, layout.by_example),
-        placed(frozen, layout.everywhere, dtype),
+        placed(frozen, layout.replicated, dtype),
     )
     trained = sum(x.size for x in before.params.values())
     print(

@@ -7,7 +7,7 @@ import time
 import jax
 
 from tdr_jax.analysis import flops, hardware, hlo
-from tdr_jax.analysis.plan import Outline, amount
+from tdr_jax.analysis.plan import Plan, amount
 from tdr_jax.errors import InputError
 from tdr_jax.nn import backend
 
@@ -20,7 +20,7 @@ class Report:
     """What one step needs of each chip.
 
     Attributes:
-        outline, chip: of what was compiled.
+        plan, chip: of what was compiled.
         seconds: that compiling took, lowering included.
         held: kind -> bytes, the intermediate results and the program too.
         peak: bytes at the fullest moment, as the compiler counts them.
@@ -31,7 +31,7 @@ class Report:
         text: of the program.
     """
 
-    outline: Outline
+    plan: Plan
     chip: hardware.Chip
     seconds: float
     held: dict[str, int]
@@ -47,12 +47,12 @@ class Report:
         return {
             "arithmetic": self.cost.flops / self.chip.arithmetic,
             "memory": self.cost.traffic / self.chip.memory,
-            "links": _sent(self.cost.collectives, self.outline.layout.mesh.size) / self.chip.links,
+            "links": _sent(self.cost.collectives, self.plan.layout.mesh.size) / self.chip.links,
         }
 
     def __str__(self) -> str:
-        cost, examples = self.cost, self.outline.examples
-        own = examples / self.outline.layout.mesh.size
+        cost, examples = self.cost, self.plan.examples
+        own = examples / self.plan.layout.mesh.size
         times = self.times
         limit = max(times, key=times.get)
         mfu = self.useful / self.chip.arithmetic / times[limit]
@@ -81,39 +81,39 @@ class Report:
         return "\n".join(lines)
 
 
-def compiled(outline: Outline, chip: hardware.Chip) -> Report:
+def compiled(plan: Plan, chip: hardware.Chip) -> Report:
     """Compiles a step.
 
     Args:
-        outline: of a run over the devices of a slice.
+        plan: of a run over the devices of a slice.
         chip: what each of them is.
 
     Raises:
         InputError: it does not fit into the memory of a chip.
     """
-    layout, start = outline.layout, time.monotonic()
+    layout, start = plan.layout, time.monotonic()
     arguments = (
-        _placed(outline.state, layout.of(outline.state)),
-        _placed(outline.batch, layout.by_example),
-        *_placed(outline.job.frozen, layout.everywhere),
+        _placed(plan.state, layout.of(plan.state)),
+        _placed(plan.batch, layout.by_example),
+        *_placed(plan.job.frozen, layout.replicated),
     )
     with backend.compiling_for("tpu"):
-        lowered = outline.step.lower(*arguments)
+        lowered = plan.step.lower(*arguments)
     try:
         program = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) or "hbm" not in str(error).lower():
             raise
-        raise InputError(_too_large(outline, chip, str(error))) from None
+        raise InputError(_too_large(plan, chip, str(error))) from None
     seconds = time.monotonic() - start
     memory, text = program.memory_analysis(), program.as_text()
-    job = outline.job
-    useful = flops.of_step(job.task, outline.state.params, outline.batch, job.frozen)
+    job = plan.job
+    useful = flops.of_step(job.task, plan.state.params, plan.batch, job.frozen)
     return Report(
-        outline,
+        plan,
         chip,
         seconds,
-        outline.held
+        plan.held
         | {
             "intermediate results": memory.temp_size_in_bytes,
             "program": memory.generated_code_size_in_bytes,
@@ -135,22 +135,22 @@ def _placed(tree, shardings):
     )
 
 
-def _too_large(outline: Outline, chip: hardware.Chip, message: str) -> str:
+def _too_large(plan: Plan, chip: hardware.Chip, message: str) -> str:
     """What does not fit, and what would help."""
     found = _ROOM.search(message)
     needs = f"{found[1]}B of {found[2]}B" if found else "more memory than there is"
-    sizes = {kind: size for kind, size in outline.held.items() if size}
+    sizes = {kind: size for kind, size in plan.held.items() if size}
     parts = ", ".join(f"{kind} {amount(size)}" for kind, size in sizes.items())
-    settings = outline.job.network.config
+    settings = plan.job.network.config
     hints = ["fewer examples a chip", "a larger config.accumulate"]
-    if outline.layout.mesh.shape["fsdp"] == 1:
+    if plan.layout.mesh.shape["fsdp"] == 1:
         hints.append("config.mesh.fsdp=0")
     if getattr(settings, "remat", "full") in ("none", False):
         hints.insert(0, "config.network.overrides.remat=full")
     if getattr(settings, "dtype", "bfloat16") == "float32":
         hints.insert(0, "config.network.overrides.dtype=bfloat16")
     return (
-        f"a step of {outline.job.network.name} needs {needs} on each {chip.kind} ({parts}, the "
+        f"a step of {plan.job.network.name} needs {needs} on each {chip.kind} ({parts}, the "
         f"rest is of intermediate results); try {', '.join(hints)}"
     )
 

@@ -1,26 +1,12 @@
-"""How much arithmetic a training step is, and which part of the device's peak that makes."""
+"""How much arithmetic a training step is, counted in its trace: nothing is compiled."""
 
 import dataclasses
 import math
 
 import jax
 
+from tdr_jax.analysis import jaxpr
 from tdr_jax.models import Network
-
-# Dense bfloat16 FLOP/s of one device by jax's `device_kind`, from the makers' data sheets.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
 
 
 def of_step(task, params, batch, frozen=()) -> float:
@@ -47,10 +33,10 @@ def of_step(task, params, batch, frozen=()) -> float:
     return count(jax.make_jaxpr(step)(params, batch | rows, *frozen).jaxpr)
 
 
-def count(jaxpr) -> float:
+def count(program) -> float:
     """FLOPs of the matrix products and convolutions of a program, a product and a sum as two."""
     total = 0.0
-    for equation in jaxpr.eqns:
+    for equation in program.eqns:
         name, parameters = equation.primitive.name, equation.params
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
@@ -63,25 +49,12 @@ def count(jaxpr) -> float:
             produced = math.prod(equation.outvars[0].aval.shape)
             total += 2.0 * produced * math.prod(kernel) / outputs
         else:
-            inner = [count(part) for value in parameters.values() for part in _programs(value)]
+            inner = [count(part) for part in jaxpr.inner(equation)]
             if name == "scan":
                 total += parameters["length"] * sum(inner)
             else:
                 total += max(inner, default=0.0) if name == "cond" else sum(inner)
     return total
-
-
-def peak(each: float = 0.0) -> float | None:
-    """FLOP/s of all devices together.
-
-    Args:
-        each: of one of them; 0 for what `PEAKS` says of its kind.
-
-    Returns:
-        the sum, or None for a kind that is not in there, as CPUs are not.
-    """
-    each = each or PEAKS.get(jax.devices()[0].device_kind)
-    return each and each * jax.device_count()
 
 
 class Counter:
@@ -101,17 +74,6 @@ class Counter:
         if key not in self._known:
             self._known[key] = of_step(self._task, self._params, batch, self._frozen)
         return self._known[key]
-
-
-def _programs(value):
-    """The programs among an equation's parameters."""
-    if hasattr(value, "jaxpr"):
-        value = value.jaxpr
-    if hasattr(value, "eqns"):
-        yield value
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _programs(part)
 
 
 def _without_remat(value):

@@ -1,40 +1,67 @@
-"""TPUs that programs are compiled for without one: what they hold and how fast they are."""
+"""Devices: how fast they are, and TPUs that programs are compiled for without one."""
 
 import dataclasses
 import importlib.util
 import os
 
-from tdr_jax.analysis import flops
+import jax
+
 from tdr_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device, from Google's data sheets.
+    """One device, from its maker's data sheet.
 
     Attributes:
         kind: jax's `device_kind`.
-        memory: bytes a second to and from HBM.
-        links: bytes a second that leave it for other chips, over all its links together.
+        arithmetic: FLOP/s, dense, in bfloat16.
+        memory: bytes a second to and from HBM; 0 where no program is compiled ahead of time.
+        links: bytes a second that leave it for other chips, over all its links together; 0
+            likewise.
     """
 
     kind: str
-    memory: float
-    links: float
-
-    @property
-    def arithmetic(self) -> float:
-        """FLOP/s in bfloat16."""
-        return flops.PEAKS[self.kind]
+    arithmetic: float
+    memory: float = 0.0
+    links: float = 0.0
 
 
 # The sheets count links in both directions, in bits.
-CHIPS = {
-    "v4": Chip("TPU v4", 1228e9, 2400e9 / 16),
-    "v5e": Chip("TPU v5 lite", 819e9, 1600e9 / 16),
-    "v5p": Chip("TPU v5", 2765e9, 4800e9 / 16),
-    "v6e": Chip("TPU v6 lite", 1640e9, 3584e9 / 16),
-}
+CHIPS = (
+    Chip("TPU v4", 275e12, 1228e9, 2400e9 / 16),
+    Chip("TPU v5 lite", 197e12, 819e9, 1600e9 / 16),
+    Chip("TPU v5", 459e12, 2765e9, 4800e9 / 16),
+    Chip("TPU v5p", 459e12, 2765e9, 4800e9 / 16),
+    Chip("TPU v6 lite", 918e12, 1640e9, 3584e9 / 16),
+    Chip("NVIDIA A100-SXM4-40GB", 312e12),
+    Chip("NVIDIA A100-SXM4-80GB", 312e12),
+    Chip("NVIDIA H100 80GB HBM3", 989e12),
+    Chip("NVIDIA H100 PCIe", 756e12),
+    Chip("NVIDIA H200", 989e12),
+    Chip("NVIDIA B200", 2250e12),
+)
+SLICES = {"v4": "TPU v4", "v5e": "TPU v5 lite", "v5p": "TPU v5", "v6e": "TPU v6 lite"}
+
+
+def chip(kind: str) -> Chip | None:
+    """What is known of a device by jax's `device_kind`; None of others, as CPUs are."""
+    return next((each for each in CHIPS if each.kind == kind), None)
+
+
+def peak(each: float = 0.0) -> float | None:
+    """FLOP/s of all devices of this run together.
+
+    Args:
+        each: of one of them; 0 for what `CHIPS` says of its kind.
+
+    Returns:
+        the sum, or None for a kind that is not in there.
+    """
+    if not each:
+        known = chip(jax.devices()[0].device_kind)
+        each = known.arithmetic if known else 0.0
+    return each * jax.device_count() or None
 
 
 def prepare() -> None:
@@ -63,16 +90,15 @@ def slice_of(topology: str) -> tuple[Chip, list]:
         InputError: there is no such slice, or libtpu is not installed.
     """
     name, _, shape = topology.partition(":")
-    if name not in CHIPS or not shape:
+    if name not in SLICES or not shape:
         raise InputError(
             f"--topology is {topology!r}; give a kind of TPU and the shape of a slice, such as "
-            f"v5e:16x16; kinds: {', '.join(CHIPS)}"
+            f"v5e:16x16; kinds: {', '.join(SLICES)}"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(
             "libtpu, which compiles for TPUs, is not installed; pip install 'tdr-jax[tpu]'"
         )
-    import jax
     from jax.experimental import topologies
 
     try:
@@ -80,4 +106,4 @@ def slice_of(topology: str) -> tuple[Chip, list]:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).partition(": ")[2] or str(error)
         raise InputError(f"--topology={topology}: {reason.splitlines()[0]}") from None
-    return CHIPS[name], list(found.devices)
+    return chip(SLICES[name]), list(found.devices)

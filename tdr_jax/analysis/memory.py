@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from tdr_jax.analysis import jaxpr
+
 SIDE = 256  # of the traced picture: large enough that what does not grow with it hardly counts
 
 
@@ -33,17 +35,17 @@ def bytes_per_pixel(network) -> float:
     return _peak(trace.jaxpr) / side**2
 
 
-def _peak(jaxpr) -> int:
+def _peak(program) -> int:
     """Return the most bytes alive at once among the results of its equations."""
     last = {}
-    for place, equation in enumerate(jaxpr.eqns):
+    for place, equation in enumerate(program.eqns):
         last |= {var: place for var in _variables(equation.invars)}
-    last |= {var: len(jaxpr.eqns) for var in _variables(jaxpr.outvars)}
+    last |= {var: len(program.eqns) for var in _variables(program.outvars)}
     alive = peak = 0
     sizes = {}
-    for place, equation in enumerate(jaxpr.eqns):
+    for place, equation in enumerate(program.eqns):
         made = {var: _size(var) for var in equation.outvars}
-        inner = max((_peak(sub) for sub in _inner(equation)), default=0)
+        inner = max((_peak(sub) for sub in jaxpr.inner(equation)), default=0)
         peak = max(peak, alive + max(inner, sum(made.values())))
         sizes |= {var: size for var, size in made.items() if last.get(var, -1) > place}
         for var in _variables(equation.invars):
@@ -51,16 +53,6 @@ def _peak(jaxpr) -> int:
                 sizes.pop(var, None)
         alive = sum(sizes.values())
     return peak
-
-
-def _inner(equation):
-    """The programs that an equation runs: a scan's body, a jitted or differentiable function."""
-    for value in equation.params.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(part, "jaxpr"):
-                yield part.jaxpr
-            elif hasattr(part, "eqns"):
-                yield part
 
 
 def _variables(atoms):

@@ -14,8 +14,8 @@ from tdr_jax.train.state import State, create, make_step
 
 
 @dataclasses.dataclass(frozen=True)
-class Outline:
-    """A run laid out over devices, which need not be there.
+class Plan:
+    """What a run will hold, laid out over devices, which need not be there.
 
     Attributes:
         job: see `tdr_jax.train.jobs`; its frozen networks may be shapes.
@@ -52,7 +52,7 @@ class Outline:
             "parameters": held(state.params, layout.of(state.params)),
             "moments": held(state.opt_state, layout.of(state.opt_state)),
             "average": held(state.ema, layout.of(state.ema)),
-            "frozen networks": held(self.job.frozen, layout.everywhere),
+            "frozen networks": held(self.job.frozen, layout.replicated),
             "batch": held(self.batch, layout.by_example),
         }
 
@@ -70,7 +70,7 @@ class Outline:
         )
 
 
-def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -> Outline:
+def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -> Plan:
     """Lays a run out.
 
     Args:
@@ -84,7 +84,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
         InputError: the config does not fit.
     """
     layout = sharding.make(config.mesh, devices)
-    least = len(devices) * config.accumulate
+    multiple = len(devices) * config.accumulate
     if per_device < 0 or per_device % config.accumulate:
         raise InputError(
             f"{per_device} examples a device; give a multiple of config.accumulate="
@@ -93,8 +93,8 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
     _, crop, asked = max(config.data.stages, key=lambda stage: stage[1] ** 2 * stage[2])
     size = per_device * len(devices) or asked
     notes = ()
-    if size % least and rounded:
-        size = math.ceil(size / least) * least
+    if size % multiple and rounded:
+        size = math.ceil(size / multiple) * multiple
         parts = f" in {config.accumulate} parts" if config.accumulate > 1 else ""
         notes = (
             f"a batch of {asked}, as in config.data.stages, is not for {len(devices)} devices"
@@ -103,7 +103,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
     elif size % len(devices):
         raise InputError(
             f"a batch of {size} in config.data.stages does not divide over {len(devices)} devices; "
-            f"make it a multiple of {least}"
+            f"make it a multiple of {multiple}"
         )
     steps = loop.length(config)
     config = config.copy_and_resolve_references()
@@ -111,6 +111,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
     with tempfile.TemporaryDirectory() as folder:
         job = jobs.make(config, folder, weights=False, devices=len(devices))
     optimiser, schedule = optim.make(config.optim, steps)
+    layout.check(job.network.abstract_params())
     state = jax.eval_shape(
         lambda params: create(params, optimiser, ema_decay=config.ema, layout=None),
         job.network.abstract_params(),
@@ -124,7 +125,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
         layout=layout,
         accumulate=config.accumulate,
     )
-    return Outline(job, layout, state, job.shapes(size, crop), step, notes)
+    return Plan(job, layout, state, job.shapes(size, crop), step, notes)
 
 
 def parameters(params, layout) -> str:
@@ -136,12 +137,12 @@ def parameters(params, layout) -> str:
 
     Returns:
         a line each: name, shape, how many numbers, and along which dimensions of which axes of the
-        mesh it is cut; then their sum, whole and of one device.
+        mesh it is sharded; then their sum, whole and of one device.
     """
-    rows, held = [("parameter", "shape", "numbers", "cut")], 0
+    rows, held = [("parameter", "shape", "numbers", "sharding")], 0
     for name, value in params.items():
         sharding = layout.of({name: value})[name]
-        rows.append((name, shape(value), f"{math.prod(value.shape):,}", cut(sharding.spec)))
+        rows.append((name, shape(value), f"{math.prod(value.shape):,}", axes(sharding.spec)))
         held += math.prod(sharding.shard_shape(value.shape))
     total = sum(math.prod(value.shape) for value in params.values())
     return f"{table(rows)}\n{total:,} parameters, {held:,} on each device"
@@ -186,9 +187,9 @@ def shape(value) -> str:
     return "x".join(map(str, value.shape)) or "1"
 
 
-def cut(spec) -> str:
-    """`fsdp:2` for what is cut over the axis fsdp along its dimension 2; "whole" otherwise."""
-    return ", ".join(f"{axis}:{place}" for place, axis in enumerate(spec) if axis) or "whole"
+def axes(spec) -> str:
+    """`fsdp:2` for what is sharded over the axis fsdp along dimension 2; "replicated" if not."""
+    return ", ".join(f"{axis}:{place}" for place, axis in enumerate(spec) if axis) or "replicated"
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -1,7 +1,8 @@
 """From the path of a config file and the words of a command line to a config."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tdr_jax.errors import InputError
@@ -115,6 +116,26 @@ def refuse_renamed(config) -> None:
             group = group.get(name, {})
         if last in group:
             _refuse(old)
+
+
+def refuse_unmatched(field: str, patterns: Iterable[str], names: Collection[str]) -> None:
+    """Refuse a regular expression that finds no parameter: it is a slip, and nothing else tells.
+
+    Args:
+        field: of the config that holds it, such as "mesh.rules".
+        patterns: regular expressions.
+        names: dotted names of parameters.
+
+    Raises:
+        InputError: names the expression, the field and some parameters.
+    """
+    for pattern in patterns:
+        if not any(re.search(pattern, name) for name in names):
+            some = ", ".join(list(names)[:: max(1, len(names) // 3)][:3])
+            raise InputError(
+                f"config.{field} has {pattern!r}, which matches none of {len(names)} parameters, "
+                f"such as {some}; correct it or leave it out"
+            )
 
 
 def _refuse(old: str) -> None:

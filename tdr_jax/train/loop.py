@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from tdr_jax import distributed
-from tdr_jax.analysis import flops
+from tdr_jax.analysis import flops, hardware
 from tdr_jax.errors import InputError
 from tdr_jax.train import assemble, jobs, optim, sharding
 from tdr_jax.train.checkpoint import Checkpoints
@@ -91,7 +91,7 @@ def run(
             total=total,
             show=lead,
             saved=lambda: checkpoints.latest,
-            peak=flops.peak(config.peak_tflops * 1e12),
+            peak=hardware.peak(config.peak_tflops * 1e12),
         )
         stack.callback(progress.close)
         trace = Profile(profile, workdir.local)

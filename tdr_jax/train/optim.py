@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from tdr_jax.errors import InputError
+from tdr_jax.train.config import refuse_unmatched
 
 
 def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callable]:
@@ -27,11 +28,13 @@ def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callab
         the optimiser, and the schedule of `lr`: step -> learning rate.
 
     Raises:
-        InputError: see `make_schedule`; or `lr_of` has a negative rate.
+        InputError: see `make_schedule`; or `lr_of` has a negative rate. The optimiser's `init`
+            raises one for an expression that matches no parameter.
     """
     schedule = make_schedule(config, total_steps)
 
     def decayed(params):
+        refuse_unmatched("optim.no_decay", [config.no_decay], params)
         return {name: not re.search(config.no_decay, name) for name in params}
 
     def adamw(schedule):
@@ -56,6 +59,7 @@ def make(config, total_steps: int) -> tuple[optax.GradientTransformation, Callab
 
     def groups(params):
         """The place of each parameter's rate among `rates`, by name; the last one is the rest's."""
+        refuse_unmatched("optim.lr_of", patterns, params)
         return {
             name: next((i for i, p in enumerate(patterns) if re.search(p, name)), len(patterns))
             for name in params

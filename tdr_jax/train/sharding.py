@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tdr_jax.errors import InputError
+from tdr_jax.train.config import refuse_unmatched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Layout:
     min_size: int = 2**14
 
     @property
-    def everywhere(self) -> NamedSharding:
+    def replicated(self) -> NamedSharding:
         """A whole copy on each device."""
         return NamedSharding(self.mesh, P())
 
@@ -42,6 +43,17 @@ class Layout:
     def by_example(self) -> NamedSharding:
         """A batch: its first axis cut over all devices."""
         return NamedSharding(self.mesh, P(self.mesh.axis_names))
+
+    def check(self, params) -> None:
+        """Refuses rules that match none of the parameters.
+
+        Args:
+            params: flat dict, dotted name -> anything.
+
+        Raises:
+            InputError: names the rule.
+        """
+        refuse_unmatched("mesh.rules", (pattern for pattern, _ in self.rules), params)
 
     def spec(self, name: str, shape: tuple[int, ...]) -> P:
         """How one array of the state is cut.
@@ -66,11 +78,11 @@ class Layout:
                         f"{dimension} for {pattern!r}, which does not divide into {parts} parts; "
                         "give another dimension, or None to leave it whole"
                     )
-                return _cut(dimension % len(shape))
+                return _sharded(dimension % len(shape))
         dividing = [d for d, size in enumerate(shape) if size and size % parts == 0]
         if math.prod(shape) < self.min_size or not dividing:
             return P()
-        return _cut(max(dividing, key=lambda d: shape[d]))
+        return _sharded(max(dividing, key=lambda d: shape[d]))
 
     def of(self, tree):
         """The shardings of a state, or of any tree whose dicts go by names of parameters.
@@ -85,28 +97,28 @@ class Layout:
             lambda path, leaf: NamedSharding(self.mesh, self.spec(name_of(path), leaf.shape)), tree
         )
 
-    def cut(self, tree):
+    def shard(self, tree):
         """Within jit: leaves each device its own part of every array."""
         return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
-    def whole(self, tree):
+    def all_gather(self, tree):
         """Within jit: gathers every array; what is computed of it is not cut by its axes then."""
         if self.mesh.shape["fsdp"] == 1:
             return tree
-        return jax.lax.with_sharding_constraint(tree, self.everywhere)
+        return jax.lax.with_sharding_constraint(tree, self.replicated)
 
     def gather(self, tree):
         """Outside of jit, in all processes at once: a whole copy of every array on each device."""
-        return tree if self.mesh.shape["fsdp"] == 1 else jax.device_put(tree, self.everywhere)
+        return tree if self.mesh.shape["fsdp"] == 1 else jax.device_put(tree, self.replicated)
 
     def put(self, tree):
         """Puts a whole copy of every array on each device; all processes bring the same."""
         if jax.process_count() == 1:
-            return jax.device_put(tree, self.everywhere)
+            return jax.device_put(tree, self.replicated)
         # device_put would send them around first, to see that they are the same.
         return jax.tree.map(
             lambda x: jax.make_array_from_callback(
-                np.shape(x), self.everywhere, lambda index: np.asarray(x[index])
+                np.shape(x), self.replicated, lambda index: np.asarray(x[index])
             ),
             jax.device_get(tree),
         )
@@ -139,7 +151,7 @@ class Layout:
         platform = self.mesh.devices.flat[0].platform
         devices = f"{self.mesh.size} {platform} device{'s' if self.mesh.size > 1 else ''}"
         parts = self.mesh.shape["fsdp"]
-        return devices if parts == 1 else f"{devices}, the state cut over {parts}"
+        return devices if parts == 1 else f"{devices}, the state sharded over {parts}"
 
 
 def make(config, devices=None) -> Layout:
@@ -170,7 +182,7 @@ def make(config, devices=None) -> Layout:
     return Layout(mesh, tuple(tuple(rule) for rule in config.rules), config.min_size)
 
 
-def _cut(dimension: int) -> P:
+def _sharded(dimension: int) -> P:
     return P(*[None] * dimension, "fsdp")
 
 

@@ -49,6 +49,9 @@ def create(
 
     Returns:
         a `State` whose arrays are its own: the caller's `params` survive the donation of a step.
+
+    Raises:
+        InputError: a rule of the layout or a group of the optimiser matches no parameter.
     """
 
     def make(params):
@@ -59,6 +62,7 @@ def create(
 
     if layout is None:
         return make(params)
+    layout.check(params)
     # Compiled, so that no device ever holds the whole of what is cut.
     shardings = layout.of(jax.eval_shape(make, params))
     return jax.jit(make, out_shardings=shardings)(layout.put(params))
@@ -98,12 +102,12 @@ def make_step(
     def step(state: State, batch, *frozen) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
         gradient = jax.value_and_grad(task.loss, has_aux=True)
-        whole = layout.whole(state.params) if layout else state.params
+        whole = layout.all_gather(state.params) if layout else state.params
 
         def measure(part):
             with backend.batch_over(layout.mesh if layout else None):
                 measured, grads = gradient(whole, part, rng, *frozen)
-            return measured, layout.cut(grads) if layout else grads
+            return measured, layout.shard(grads) if layout else grads
 
         batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}
         (loss, metrics), grads = _accumulated(measure, batch, accumulate)
@@ -121,8 +125,8 @@ def make_step(
         }
         state = State(state.step + 1, params, opt_state, ema)
         if layout:
-            state = layout.cut(state)
-            metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
+            state = layout.shard(state)
+            metrics = jax.lax.with_sharding_constraint(metrics, layout.replicated)
         return state, metrics
 
     return jax.jit(step, donate_argnums=0)

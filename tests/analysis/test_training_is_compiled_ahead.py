@@ -84,7 +84,7 @@ def test_the_published_network_is_laid_out_over_a_pod(capsys):
     words = ["compile", "--config", BASE, "--topology", "v5e:16x16", "--dry_run"]
     assert cli.main([*words, "--per_chip", "32", "--config.mesh.fsdp=16"]) == 0
     text = capsys.readouterr().out
-    assert "textpromptir on 256 tpu devices, the state cut over 16: data 16, fsdp 16" in text
+    assert "textpromptir on 256 tpu devices, the state sharded over 16: data 16, fsdp 16" in text
     assert re.search(r"39,849,408 parameters, 3,\d{3},\d{3} on each device", text)
     assert re.search(r"degraded +float32 +8192x128x128x3 +32x128x128x3", text)
     assert re.search(r"latent\.blocks\.ffn\.project_in\.kernel +8x384x2042 +6,273,024 +fsdp:", text)

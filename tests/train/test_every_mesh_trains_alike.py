@@ -80,6 +80,13 @@ def test_the_largest_dimension_that_divides_is_cut_unless_a_rule_says_otherwise(
         layout.spec("embed.odd", (6, 64))
 
 
+def test_a_rule_that_matches_no_parameter_is_refused():
+    layout = sharding.Layout(Eight(), (("head", None), (r"^embd\.", 0)))
+    layout.check({"head.kernel": 0, "embd.table": 0})
+    with pytest.raises(InputError, match=r"config.mesh.rules has '\^embd.*such as head.kernel"):
+        layout.check({"head.kernel": 0, "embed.table": 0})
+
+
 def test_moments_are_cut_as_their_parameters_are():
     layout = sharding.Layout(Eight(), min_size=1)
     config = common.get_config()

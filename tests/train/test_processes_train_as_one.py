@@ -161,7 +161,7 @@ def test_when_one_of_two_dies_another_number_goes_on_and_learns_the_same(
     photos, straight, tmp_path
 ):
     run = killed(tmp_path / "run", photos)
-    assert "the state cut over 2" in run.logs[0].read_text()
+    assert "the state sharded over 2" in run.logs[0].read_text()
     run = Run(tmp_path / "run", photos, 1)
     assert run.statuses() == {0}, run.tail()
     assert_same(tmp_path / "run", straight)
@@ -190,7 +190,7 @@ def test_two_processes_learn_and_measure_what_one_does(photos, straight, tmp_pat
     run = Run(tmp_path / "run", photos, 2)
     assert run.statuses() == {0}, run.tail()
     assert_same(tmp_path / "run", straight)
-    assert "the state cut over 2" in run.logs[0].read_text()
+    assert "the state sharded over 2" in run.logs[0].read_text()
     assert "weights are in" not in run.logs[1].read_text()
 
 

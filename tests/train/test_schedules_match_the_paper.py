@@ -134,6 +134,18 @@ def test_the_optimiser_takes_the_steps_that_torch_takes(decay, theirs):
     np.testing.assert_allclose(ours["w"], theirs.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "field, value", [("no_decay", "biass$"), ("lr_of", (("a", 0.1), ("^b", 0)))]
+)
+def test_an_expression_that_matches_no_parameter_is_refused(field, value):
+    config = common.get_config().optim
+    config[field] = value
+    optimiser, _ = optim.make(config, total_steps=1)
+    said = rf"config.optim.{field} has '(biass\$|\^b)', which matches none of 2 .*a.weight, a.bias"
+    with pytest.raises(InputError, match=said):
+        optimiser.init({"a.weight": np.zeros(3), "a.bias": np.zeros(3)})
+
+
 def test_clipping_and_decay_reach_only_what_the_config_names():
     import jax.numpy as jnp
 
