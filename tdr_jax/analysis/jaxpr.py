@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-import jax
+from jax.extend.core import Jaxpr
 
 
-def inner(equation) -> Iterator[jax.extend.core.Jaxpr]:
+def inner(equation) -> Iterator[Jaxpr]:
     """The programs that an equation runs: a scan's body, a jitted or differentiable function."""
     for value in equation.params.values():
         yield from _programs(value)
