@@ -16,8 +16,8 @@ class Attention(nnx.Module):
     """Transposed attention (MDTA): channels attend to channels within each head.
 
     softmax(tau_h q k^T) v with q and k of unit length along the pixels. All heads share one C x C
-    product whose blocks off the diagonal are masked, and the weights are folded into the output
-    projection: no head is ever split off, and v is read once.
+    product whose blocks off the diagonal are masked, and where there are enough pixels the weights
+    are folded into the output projection: no head is ever split off, and v is read once.
     """
 
     def __init__(self, channels: int, heads: int, *, bias: bool = False):
@@ -35,6 +35,9 @@ class Attention(nnx.Module):
         head = jnp.arange(c) // (c // heads)
         logits = jnp.where(head[:, None] == head, logits, -jnp.inf)
         weights = jax.nn.softmax(logits, axis=-1)
+        if h * w < c:  # then folding costs more than it spares
+            attended = ops.matmul(v, weights.swapaxes(1, 2).astype(z.dtype))
+            return self.project_out(attended.reshape(b, h, w, c))
         folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
         return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
 
@@ -51,8 +54,9 @@ class Attention(nnx.Module):
 
 def inverse_length(x: jax.Array) -> jax.Array:
     """1 / max(||x||, 1e-12) along the pixels: (B, N, C) -> (B, C), summed in float32."""
-    square = jnp.einsum("bnc,bnc->bc", x, x, preferred_element_type=jnp.float32)
-    return lax.rsqrt(jnp.maximum(square, 1e-24))
+    # Without the barrier XLA computes x a second time, channel by channel.
+    x = lax.optimization_barrier(x).astype(jnp.float32)
+    return lax.rsqrt(jnp.maximum(jnp.square(x).sum(1), 1e-24))
 
 
 class FeedForward(nnx.Module):

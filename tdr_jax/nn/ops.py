@@ -4,6 +4,7 @@ They compute what JAX's own would; what was slow about those stands beside each.
 """
 
 import functools
+import itertools
 import math
 
 import jax
@@ -233,10 +234,11 @@ def _shifted_forward(x, kernel, dilation):
 
 
 def _shifted_backward(dilation, residuals, dy):
-    """dx is the same sum with the kernel turned; dk is summed a few rows at a time.
+    """dx is the same sum with the kernel turned; dk is summed some pixels at a time.
 
-    A plain reduction over pixels runs one channel at a time. The scan adds the columns of some
-    rows in four partial sums instead: a carry that stays in the cache, vectorised over channels.
+    A plain reduction over pixels runs one channel at a time. The scan goes through some 64 pixels
+    of a few rows or small pictures, and adds their products, written out, to four columns of sums
+    for each tap: a carry that stays in the cache, vectorised over channels.
     """
     x, kernel = residuals
     # Without the barrier XLA fuses whatever computes dy into each of the shifts.
@@ -244,24 +246,32 @@ def _shifted_backward(dilation, residuals, dy):
     dx = _shifted_sum(dy, kernel[::-1, ::-1], dilation)
     b, h, w, c = x.shape
     size = kernel.shape[0]
-    rows = math.gcd(h, max(1, 128 // w))
-    group = math.gcd(rows * w, 4)
-    padded = _padded(x, size, dilation)
     reach = dilation * (size - 1)
+    rows = math.gcd(h, max(1, 64 // w))
+    pictures = math.gcd(b, max(1, 64 // (h * w))) if rows == h else 1
+    columns = math.gcd(w, 4)
+    padded = lax.optimization_barrier(_padded(x, size, dilation))
+    taps = _taps(size, dilation)
+    places = list(itertools.product(range(pictures), range(rows), range(0, w, columns)))
 
-    def add_rows(total, index):
-        sample, row = index // (h // rows), index % (h // rows) * rows
-        corner = (sample, row, 0, 0)
-        window = lax.dynamic_slice(padded, corner, (1, rows + reach, w + reach, c))[0]
-        g = lax.dynamic_slice(dy, corner, (1, rows, w, c))[0]
-        taps = _taps(size, dilation)
-        shifted = [lax.slice(window, (i, j, 0), (i + rows, j + w, c)) for i, j in taps]
-        products = jnp.stack([window_at * g for window_at in shifted])
-        return total + products.astype(jnp.float32).reshape(size**2, -1, group, c).sum(1), None
+    def add_pixels(totals, index):
+        corner = (index // (h // rows) * pictures, index % (h // rows) * rows, 0, 0)
+        window = lax.dynamic_slice(padded, corner, (pictures, rows + reach, w + reach, c))
+        g = lax.dynamic_slice(dy, corner, (pictures, rows, w, c))
 
-    steps = jnp.arange(b * h // rows)
-    total, _ = lax.scan(add_rows, jnp.zeros((size**2, group, c), jnp.float32), steps)
-    return dx, total.sum(1).reshape(kernel.shape).astype(kernel.dtype)
+        def products(i, j):
+            for n, row, left in places:
+                x_here = window[n, row + i, left + j : left + j + columns]
+                yield x_here * g[n, row, left : left + columns]
+
+        return [
+            total + sum(product.astype(jnp.float32) for product in products(i, j))
+            for total, (i, j) in zip(totals, taps, strict=True)
+        ], None
+
+    totals = [jnp.zeros((columns, c), jnp.float32)] * len(taps)
+    totals, _ = lax.scan(add_pixels, totals, jnp.arange(b * h // (rows * pictures)))
+    return dx, jnp.stack(totals).sum(1).reshape(kernel.shape).astype(kernel.dtype)
 
 
 _shifted_depthwise.defvjp(_shifted_forward, _shifted_backward)
