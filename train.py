@@ -32,8 +32,8 @@ def main(argv):
 
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # Orbax reports every file it touches at INFO
-    if CONFIG.value.objective != "restore":
-        runtime.choose_cpu_kernels()
+    runtime.choose_cpu_kernels()
+    runtime.keep_memory()
     runtime.enable_compilation_cache()
     try:
         config.refuse_renamed(CONFIG.value)

@@ -55,8 +55,8 @@ def run(args) -> int:
     from tdr_jax.train import loop
 
     config = configs.read(args.config, args.rest)
-    if config.objective != "restore":
-        runtime.choose_cpu_kernels()
+    runtime.choose_cpu_kernels()
+    runtime.keep_memory()
     runtime.enable_compilation_cache()
     distributed.initialize(args.coordinator, args.num_processes, args.process_id)
     if args.dry_run:

@@ -140,10 +140,10 @@ class TextPromptIR(nnx.Module):
         def stage(level: int, channels: int, heads: int, depth: int) -> layers.Stage:
             make_block = functools.partial(TransformerBlock, channels, heads, config)
             options = dict(remat=config.remat, unroll=config.scan_unroll)
-            pieces = (
-                config.microbatches * channels // (dim * 4**level)
-            )  # of arrays of about the same size
-            return layers.Stage(make_block, depth, microbatches=max(1, pieces), **options)
+            # Of arrays of about the same size.
+            pieces = config.microbatches * channels // (dim * 4**level)
+            pieces = max(1, pieces) if config.microbatches > 1 else 1
+            return layers.Stage(make_block, depth, microbatches=pieces, **options)
 
         self.linear1 = layers.Linear(config.text_dim, config.text_hidden[0])
         self.linear2 = layers.Linear(*config.text_hidden)
