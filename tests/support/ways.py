@@ -26,7 +26,7 @@ import tdr_jax
 ROOT = Path(tdr_jax.__file__).parent
 # From the ground up; a package stands for all files in it that are not named themselves.
 FLOORS = (
-    ("errors", "runtime", "distributed", "processes", "__init__"),
+    ("errors", "runtime", "disk", "distributed", "__init__"),
     ("degradations",),
     ("images",),
     ("nn",),
