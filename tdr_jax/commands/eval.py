@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from tdr_jax.errors import InputError
+from tdr_jax.infer.restorer import MODEL
 
 EPILOG = """\
 examples:
@@ -26,7 +27,7 @@ def add_arguments(parser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "--model",
-        default="textpromptir-compact",
+        default=MODEL,
         metavar="NAME|PATH",
         help="shipped weights, a folder, a .safetensors file or a PyTorch checkpoint "
         "(default: %(default)s)",

@@ -11,13 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import images
-from tdr_jax.commands import file_plan
+from tdr_jax.commands import file_plan, guide
 from tdr_jax.errors import InputError
 
 AUTO = "auto"
 ARGUMENTS = ("guidance", "guidance_model", "fast", "seed", "keep_guidance")
-GUIDE_MODEL = "tdr-tiny"
-SEED = 42
 
 
 def add_arguments(parser) -> None:
@@ -35,7 +33,7 @@ def add_arguments(parser) -> None:
     group.add_argument(
         "--guidance-model",
         metavar="NAME|DIR|ID",
-        help=f"what draws for --guidance auto, see 'tdr guide --help' (default: {GUIDE_MODEL})",
+        help=f"what draws for --guidance auto, see 'tdr guide --help' (default: {guide.MODEL})",
     )
     group.add_argument(
         "--fast",
@@ -43,7 +41,9 @@ def add_arguments(parser) -> None:
         default=None,
         help="draw with DPM-Solver++ in 20 steps instead of DDIM in 100",
     )
-    group.add_argument("--seed", type=int, metavar="N", help=f"of what is drawn (default: {SEED})")
+    group.add_argument(
+        "--seed", type=int, metavar="N", help=f"of what is drawn (default: {guide.SEED})"
+    )
     group.add_argument(
         "--keep-guidance",
         metavar="DIR",
@@ -83,12 +83,10 @@ def draw(args, todo: list[file_plan.PlannedFile], folder: str) -> dict[Path, str
     Raises:
         InputError: the model or the folder is wrong; nothing was drawn.
     """
-    from tdr_jax.commands import guide
-
     settings = dict(
-        model=args.guidance_model or GUIDE_MODEL,
+        model=args.guidance_model or guide.MODEL,
         fast=bool(args.fast),
-        seed=SEED if args.seed is None else args.seed,
+        seed=guide.SEED if args.seed is None else args.seed,
     )
     sampler = "20 steps of DPM-Solver++" if args.fast else "100 steps of DDIM"
     where = f"kept in {folder}" if args.keep_guidance else "not kept"

@@ -13,6 +13,8 @@ from tdr_jax import images
 from tdr_jax.commands import file_plan
 from tdr_jax.errors import InputError
 
+MODEL = "tdr-tiny"
+SEED = 42
 NEAREST = 3  # tokens shown for each pseudo-word
 
 EPILOG = """\
@@ -40,7 +42,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("-o", "--output", metavar="OUT", help="a folder (made if missing)")
     parser.add_argument(
         "--model",
-        default="tdr-tiny",
+        default=MODEL,
         metavar="NAME|DIR|ID",
         help="a folder of diffusers with image_encoder/, image_to_text/ and "
         "textual_restoration/ in it, or the name of a shipped one (default: %(default)s)",
@@ -61,8 +63,8 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--seed",
         type=int,
-        default=42,
-        help="of the noise that every picture starts from (default: 42)",
+        default=SEED,
+        help="of the noise that every picture starts from (default: %(default)s)",
     )
     parser.add_argument(
         "--own-noise",
@@ -291,7 +293,7 @@ def _draw_batch(
             overflow = f"{planned.source}: its picture came out as NaN; try --dtype float32"
             _report(failed, planned.source, overflow)
             continue
-        _make(planned.target.parent)
+        file_plan.make_folder(planned.target.parent)
         images.write_rgb(planned.target, picture)
         manifest.add(names[planned], planned.name, missing[planned], args.seed)
         drawn += 1
@@ -345,13 +347,6 @@ def _report(failed: dict[Path, str], path: Path, error) -> None:
     if path not in failed:
         print(f"tdr: error: {error}", file=sys.stderr)
     failed[path] = str(error)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def _batches(items: list, size: int):

@@ -227,10 +227,10 @@ def _restore(
             captions = ["input", f"guidance{drawn}", sure, asked or "output"]
     except InputError as error:
         raise InputError(f"{planned.source}: {error}") from error
-    _make(planned.target.parent)
+    file_plan.make_folder(planned.target.parent)
     images.write_picture(planned.target, restored)
     if planned.panel:
-        _make(planned.panel.parent)
+        file_plan.make_folder(planned.panel.parent)
         images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
     height, width, _ = restored.pixels.shape
     _say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
@@ -244,13 +244,6 @@ def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:
     prompts = blind.prompts(estimate, network)
     _say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
     return prompts
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 @contextlib.contextmanager
