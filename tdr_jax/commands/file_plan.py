@@ -195,18 +195,6 @@ def prompts_of(
     return default if prompt is None else (prompt,)
 
 
-def make_folder(folder: Path) -> None:
-    """Makes a folder of outputs where it is missing.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
-
-
 def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
     """Return (path, name) of every picture once.
 

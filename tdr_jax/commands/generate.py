@@ -98,7 +98,6 @@ def run(args) -> int:
             size=size,
             first=start,
         )
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
         for target, picture in zip(some, pictures, strict=True):
             images.write_rgb(target, picture)
             print(f"{target}  {time.perf_counter() - begun:.1f} s")

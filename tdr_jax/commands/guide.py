@@ -293,7 +293,6 @@ def _draw_batch(
             overflow = f"{planned.source}: its picture came out as NaN; try --dtype float32"
             _report(failed, planned.source, overflow)
             continue
-        file_plan.make_folder(planned.target.parent)
         images.write_rgb(planned.target, picture)
         manifest.add(names[planned], planned.name, missing[planned], args.seed)
         drawn += 1

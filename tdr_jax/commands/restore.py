@@ -227,10 +227,8 @@ def _restore(
             captions = ["input", f"guidance{drawn}", sure, asked or "output"]
     except InputError as error:
         raise InputError(f"{planned.source}: {error}") from error
-    file_plan.make_folder(planned.target.parent)
     images.write_picture(planned.target, restored)
     if planned.panel:
-        file_plan.make_folder(planned.panel.parent)
         images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
     height, width, _ = restored.pixels.shape
     _say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")

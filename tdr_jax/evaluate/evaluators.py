@@ -317,10 +317,6 @@ class Restoration:
 def _write_panel(folder: Path, result: Result) -> None:
     # The place keeps a.png and sub/a.jpg apart.
     name = f"{result.example.index:04d}_{Path(result.example.name).stem}.jpg"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror}); give another") from None
     write_rgb(folder / name, panel(result))
 
 

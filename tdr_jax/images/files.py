@@ -99,7 +99,7 @@ def write_picture(path: str | os.PathLike, picture: Picture) -> None:
     and TIFF (whose EXIF is then dropped) and are rounded to 8 bits in the other formats.
 
     Args:
-        path: target; replaced in one step if it exists.
+        path: target, its folder made if missing; replaced in one step if it exists.
         picture: pixels outside [0, 1] are clipped.
 
     Raises:
