@@ -28,19 +28,21 @@ class Rows:
     def __init__(self, network, count: int):
         check_network(network)
         self.mesh = make_mesh(count)
-        self._cut, self._whole = (NamedSharding(self.mesh, spec) for spec in (P(None, AXIS), P()))
+        self._by_rows, self._replicated = (
+            NamedSharding(self.mesh, spec) for spec in (P(None, AXIS), P())
+        )
 
     def place(self, params: dict) -> dict:
         """Give each device the whole of the parameters; what is placed already stays."""
-        return jax.device_put(params, self._whole)
+        return jax.device_put(params, self._replicated)
 
     def jit(self, function: Callable):
         """Prepare a function of (params, images, *others) for `run`."""
-        return jax.jit(function, out_shardings=self._cut)
+        return jax.jit(function, out_shardings=self._by_rows)
 
     def put(self, images: np.ndarray, *others: np.ndarray) -> tuple:
         """Cut images (1, H, W, C) and give each device the whole of the others."""
-        return jax.device_put(images, self._cut), *jax.device_put(others, self._whole)
+        return jax.device_put(images, self._by_rows), *jax.device_put(others, self._replicated)
 
     def run(self, program, params: dict, images: np.ndarray, *others: np.ndarray):
         """Call what `jit` returned; it is compiled once for each shape.
