@@ -5,6 +5,7 @@ import contextvars
 from collections.abc import Iterator
 
 import jax
+from jax.sharding import NamedSharding, PartitionSpec
 
 _KIND: contextvars.ContextVar[str | None] = contextvars.ContextVar("kind", default=None)
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
@@ -27,6 +28,21 @@ def sharing() -> int:
     """Returns the number of those devices."""
     found = mesh()
     return 1 if found is None else found.size
+
+
+def all_gather(tree):
+    """Gathers parameters of which each device holds a part, where what is traced is so laid out.
+
+    Args:
+        tree: of arrays.
+
+    Returns:
+        the same tree, whole on every device.
+    """
+    found = mesh()
+    if found is None or found.shape.get("fsdp", 1) == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(found, PartitionSpec()))
 
 
 def compiling_for(kind: str) -> contextlib.AbstractContextManager:

@@ -253,8 +253,13 @@ class DepthwiseConv(nnx.Module):
         return y if self.bias is None else y + self.bias[...][channels].astype(x.dtype)
 
 
+STACKED = ".blocks."  # in the name of every parameter of a `Stage`, and of no other
+
+
 class Stage(nnx.Module):
     """Identical blocks in a row, their parameters stacked on a leading axis, run by `lax.scan`.
+
+    Where the devices hold a part of every parameter, each block's are gathered when it runs.
 
     Args:
         make_block: makes a module whose call takes (x, *context) and returns x's shape.
@@ -282,10 +287,13 @@ class Stage(nnx.Module):
 
     def __call__(self, x, *context):
         graphdef, params = nnx.split(self.blocks)
-        run = functools.partial(self._run, graphdef)
+        run = functools.partial(self._run, graphdef, backend.all_gather)
         parts = math.gcd(self.microbatches, len(x) // backend.sharing())
         if parts == 1:
             return run(params, x, *context)
+
+        # Within shard_map the devices have gathered the parameters of all blocks already.
+        run = functools.partial(self._run, graphdef, lambda params: params)
 
         def in_parts(params, *inputs):
             cut = [y.reshape(parts, -1, *y.shape[1:]) for y in inputs]
@@ -302,9 +310,9 @@ class Stage(nnx.Module):
         on_each = jax.shard_map(in_parts, mesh=mesh, in_specs=specs, out_specs=own, check_vma=False)
         return on_each(params, x, *context)
 
-    def _run(self, graphdef, params, x, *context):
+    def _run(self, graphdef, gather, params, x, *context):
         def body(x, block_params):
-            return nnx.merge(graphdef, block_params)(x, *context), None
+            return nnx.merge(graphdef, gather(block_params))(x, *context), None
 
         body = remat.apply(self.remat, body)
         return lax.scan(body, x, params, unroll=self.unroll)[0]

@@ -1,8 +1,9 @@
 """Where arrays live: a mesh of all devices with the axes "data" and "fsdp".
 
 A batch is cut over both axes. Parameters, their averages and the optimiser's moments are cut over
-"fsdp": each device keeps its part and updates it. Within a step the parameters are gathered, so
-that every objective computes as it does on one device, and the gradients are cut again.
+"fsdp": each device keeps its part and updates it. Within a step the parameters are gathered, those
+of stacked blocks one block at a time, so that every objective computes as it does on one device,
+and the gradients are cut again.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tdr_jax.errors import InputError
+from tdr_jax.nn import layers
 from tdr_jax.train.config import refuse_unmatched
 
 
@@ -101,11 +103,21 @@ class Layout:
         """Within jit: leaves each device its own part of every array."""
         return jax.lax.with_sharding_constraint(tree, self.of(tree))
 
-    def all_gather(self, tree):
-        """Within jit: gathers every array; what is computed of it is not cut by its axes then."""
+    def all_gather(self, params):
+        """Within jit: gathers parameters; what is computed of them is not cut by their axes then.
+
+        Args:
+            params: flat dict, dotted name -> array. Those of stacked blocks stay as they are: a
+                stage gathers each block's when it runs.
+        """
         if self.mesh.shape["fsdp"] == 1:
-            return tree
-        return jax.lax.with_sharding_constraint(tree, self.replicated)
+            return params
+        return {
+            name: value
+            if layers.STACKED in name
+            else jax.lax.with_sharding_constraint(value, self.replicated)
+            for name, value in params.items()
+        }
 
     def gather(self, tree):
         """Outside of jit, in all processes at once: a whole copy of every array on each device."""
