@@ -1,5 +1,7 @@
 """What a program compiled for TPUs costs is read from its text as it can be reckoned by hand."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -101,8 +103,8 @@ ENTRY %main (x: f32[4096,8,130]) -> f32[4096,8,130] {
 
 
 class Block(nnx.Module):
-    def __init__(self):
-        self.linear = layers.Linear(128, 128, bias=False)
+    def __init__(self, width=128):
+        self.linear = layers.Linear(width, width, bias=False)
 
     def __call__(self, x):
         return x + jnp.sin(self.linear(x))
@@ -124,6 +126,30 @@ def test_gradients_of_a_batch_in_parts_are_summed_over_chips_once(mesh):
     program = jax.jit(gradient, out_shardings=whole).lower(params, x).compile()
     cost = hlo.Program(program.as_text()).cost
     assert cost.collectives["all-reduce"] == 4 * 3 * 128 * 128
+
+
+def test_what_devices_share_is_gathered_a_block_at_a_time(mesh):
+    depth = 8
+    graphdef, params = nnx.split(layers.Stage(functools.partial(Block, 1024), depth, remat="full"))
+    shared = jax.make_mesh(
+        (1, 4), ("data", "fsdp"), (AxisType.Auto,) * 2, devices=[*mesh.devices.flat]
+    )
+    whole, cut = NamedSharding(shared, P()), NamedSharding(shared, P(None, None, "fsdp"))
+
+    def gradient(params, x):
+        def loss(params):
+            with backend.batch_over(shared):
+                return nnx.merge(graphdef, params)(x).sum()
+
+        return jax.lax.with_sharding_constraint(jax.grad(loss)(params), cut)
+
+    params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype, sharding=cut), params)
+    x = jax.ShapeDtypeStruct((4, 8, 1024), "float32", sharding=whole)
+    program = jax.jit(gradient).lower(params, x).compile()
+    size = 4 * 1024**2
+    assert program.memory_analysis().temp_size_in_bytes < 3 * size  # of 8 blocks
+    gathered = hlo.Program(program.as_text()).cost.collectives["all-gather"]
+    assert gathered >= 0.9 * depth * size  # all the same, and once more for the backward pass
 
 
 @pytest.mark.parametrize(
