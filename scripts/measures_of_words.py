@@ -113,7 +113,7 @@ def held_out(
 
 
 def shrunk(pictures, side: int) -> np.ndarray:
-    """uint8 (N, H, H, 3) -> float32 (N, side, side, 3) in [0, 1], as `squares.shrink` does."""
+    """uint8 (N, H, H, 3) -> float32 (N, side, side, 3) in [0, 1], as `latents.shrink` does."""
     return np.stack(
         [latents.shrink(picture.astype(np.float32) / 255, side) for picture in pictures]
     )

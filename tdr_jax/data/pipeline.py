@@ -16,7 +16,7 @@ import numpy as np
 from tdr_jax.degradations import realistic
 from tdr_jax.degradations.draws import CHOICES, SHUFFLE, draw, example_rng, pick, task_rng
 from tdr_jax.degradations.synthesis import degrade
-from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
+from tdr_jax.degradations.vocabulary import LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
 
@@ -164,8 +164,9 @@ class Examples:
 
         image = apply("haze", crop) if "haze" in present else crop
         image = np.ascontiguousarray(dihedral(image, how))
-        for task in ("rain", "blur", "noise"):
-            image = apply(task, image) if task in present else image
+        for task in LAYERS:
+            if task in present and task != "haze":
+                image = apply(task, image)
         return image
 
     def _sigma(self, rng):
