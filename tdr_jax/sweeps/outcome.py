@@ -7,6 +7,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks
 from tdr_jax.sweeps.plan import Run
+from tdr_jax.train.workdir import HPARAMS, METRICS, RESULT
 
 LOG = "log.txt"
 STATUS = "status.txt"  # how the process of a run ended, from its end to the next start
@@ -21,7 +22,7 @@ FREE = {
 
 def result(run: Run) -> dict | None:
     """The result of a finished run; None if it has not reached the step its config asks for."""
-    found = _read_json(run.workdir / "result.json")
+    found = _read_json(run.workdir / RESULT)
     return found if found and found["step"] == run.steps else None
 
 
@@ -29,7 +30,7 @@ def records(run: Run) -> list[dict]:
     """What the run has measured so far, a dict a step."""
     from tdr_jax.train.writers import read_jsonl
 
-    return read_jsonl(run.workdir / "metrics.jsonl")
+    return read_jsonl(run.workdir / METRICS)
 
 
 def last_step(run: Run) -> int:
@@ -79,7 +80,7 @@ def refuse_others(runs) -> None:
         InputError: names the folder and the field.
     """
     for run in runs:
-        held = _flat(_read_json(run.workdir / "hparams.json") or {})
+        held = _flat(_read_json(run.workdir / HPARAMS) or {})
         wanted = _flat(json.loads(json.dumps(run.config.to_dict(), default=str)))
         for name in sorted(held.keys() & wanted.keys() - FREE):
             if held[name] != wanted[name]:

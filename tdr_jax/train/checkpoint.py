@@ -9,6 +9,7 @@ from etils import epath
 from tdr_jax import distributed
 from tdr_jax.errors import InputError
 from tdr_jax.train.state import State
+from tdr_jax.train.workdir import CHECKPOINTS, DAMAGED
 
 CHECKSUM = "checksum"
 # What Orbax raises for files that are cut off, missing or changed.
@@ -37,7 +38,7 @@ class Checkpoints:
         which = ocp.training.preservation_policies
         # Orbax's own defaults save whenever idle and keep everything.
         self._orbax = ocp.training.Checkpointer(
-            self._workdir / "checkpoints",
+            self._workdir / CHECKPOINTS,
             save_decision_policy=when.AnySavePolicy(
                 [when.FixedIntervalPolicy(every), when.PreemptionCheckpointingPolicy()]
             ),
@@ -72,7 +73,7 @@ class Checkpoints:
                 loaded = None
             if distributed.all_agree(loaded is not None):
                 return loaded
-            where = f"{self._workdir / 'checkpoints' / str(step)} is damaged"
+            where = f"{self._workdir / CHECKPOINTS / str(step)} is damaged"
             if step == min(steps):
                 raise InputError(
                     f"{where}, and no other checkpoint is left; put a good one there, or start "
@@ -103,11 +104,11 @@ class Checkpoints:
         return jax.tree.unflatten(structure, [loaded[name] for name in wanted])
 
     def _put_aside(self, step: int) -> None:
-        folder = self._workdir / "damaged"
+        folder = self._workdir / DAMAGED
         folder.mkdir(exist_ok=True)
         names = [str(step)] + [f"{step}.{n}" for n in range(2, 100)]
         free = next(name for name in names if not (folder / name).exists())
-        (self._workdir / "checkpoints" / str(step)).rename(folder / free)
+        (self._workdir / CHECKPOINTS / str(step)).rename(folder / free)
 
     def due(self, step: int) -> bool:
         """Whether a checkpoint is to be saved after `step` finished steps and is not there yet."""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from etils import epath
 
+# What lies in it.
+METRICS, HPARAMS, RESULT = "metrics.jsonl", "hparams.json", "result.json"
+CHECKPOINTS, DAMAGED = "checkpoints", "damaged"
 # Orbax reads and writes a bucket by itself; what is kept of frozen networks can be made again.
-NOT_COPIED = ("checkpoints", "damaged", "features")
+NOT_COPIED = (CHECKPOINTS, DAMAGED, "features")
 
 
 class Workdir:

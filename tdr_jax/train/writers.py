@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from tdr_jax import disk
+from tdr_jax.train.workdir import HPARAMS, METRICS
 
 
 class Writer(Protocol):
@@ -36,7 +37,7 @@ class Jsonl:
     """
 
     def __init__(self, workdir, start: int = 0):
-        self.path = Path(workdir) / "metrics.jsonl"
+        self.path = Path(workdir) / METRICS
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [record for record in read_jsonl(self.path) if record["step"] <= start]
         self._record = kept.pop() if kept and kept[-1]["step"] == start else {}
@@ -64,7 +65,7 @@ class Jsonl:
     def write_hparams(self, hparams):
         """Write the run's settings to `hparams.json`."""
         text = json.dumps(dict(hparams), indent=2, default=str) + "\n"
-        self.path.with_name("hparams.json").write_text(text)
+        self.path.with_name(HPARAMS).write_text(text)
 
     def flush(self):
         """Put the open record on disk; it stays open, and what is added later replaces it."""
