@@ -20,14 +20,13 @@ class Writer(Protocol):
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None: ...
-    def write_texts(self, step: int, texts: Mapping[str, str]) -> None: ...
     def write_hparams(self, hparams: Mapping[str, object]) -> None: ...
     def flush(self) -> None: ...
     def close(self) -> None: ...
 
 
 class Jsonl:
-    """Scalars and texts as one JSON object a step in `metrics.jsonl`, settings in `hparams.json`.
+    """Scalars as one JSON object a step in `metrics.jsonl`, settings in `hparams.json`.
 
     Args:
         workdir: the run's folder, made if it is not there.
@@ -53,11 +52,12 @@ class Jsonl:
 
     def write_scalars(self, step, scalars):
         """Add numbers to the record of `step`, on disk at once; steps must not fall."""
-        self._add(step, {name: float(value) for name, value in scalars.items()})
-
-    def write_texts(self, step, texts):
-        """Add texts to the record of `step`."""
-        self._add(step, texts)
+        if step != self._record.get("step", step):
+            self._file.write(_line(self._record))
+            self._record = {}
+        self._record.setdefault("step", step)
+        self._record.update({name: float(value) for name, value in scalars.items()})
+        self.flush()
 
     def write_images(self, step, images):
         """Nothing: `Panels` keeps the pictures."""
@@ -80,14 +80,6 @@ class Jsonl:
         self.flush()
         self._file.close()
 
-    def _add(self, step, values):
-        if step != self._record.get("step", step):
-            self._file.write(_line(self._record))
-            self._record = {}
-        self._record.setdefault("step", step)
-        self._record.update(values)
-        self.flush()
-
 
 def _line(record) -> bytes:
     return json.dumps(record).encode() + b"\n"
@@ -109,8 +101,6 @@ class Panels:
 
     def write_scalars(self, step, scalars):
         """Nothing: these are pictures."""
-
-    write_texts = write_scalars
 
     def write_hparams(self, hparams):
         """Nothing: these are pictures."""
@@ -143,11 +133,6 @@ class TensorBoard:
         """Write pictures, float (H, W, 3) in [0, 1] or uint8."""
         for name, image in images.items():
             self._writer.add_image(name, np.asarray(image), step, dataformats="HWC")
-
-    def write_texts(self, step, texts):
-        """Write texts."""
-        for name, text in texts.items():
-            self._writer.add_text(name, text, step)
 
     def write_hparams(self, hparams):
         """Write the settings as one text."""
