@@ -58,7 +58,7 @@ def quickstart(programs: Path) -> None:
 
 
 def test(programs: Path, arguments: argparse.Namespace) -> None:
-    """Checks the style and runs the tests, or only those that are named."""
+    """Checks the style and who imports whom, and runs the tests, or only those that are named."""
     seed = arguments.seed if arguments.seed is not None else random.randrange(2**32)
     print(f"order of the tests: --seed {seed}", flush=True)
     pytest = [programs / "python", "-m", "pytest", "-q", f"--randomly-seed={seed}"]
@@ -68,6 +68,7 @@ def test(programs: Path, arguments: argparse.Namespace) -> None:
         return
     call([programs / "ruff", "check", "."])
     call([programs / "ruff", "format", "--check", "."])
+    call([programs / "lint-imports"])  # the floors of the house, see pyproject.toml
     # A worker that has done its share takes over half of another's: no file holds up the end.
     pytest += ["-n", min(4, os.cpu_count() or 1), "--dist", "worksteal", "--durations=10"]
     call(pytest)
