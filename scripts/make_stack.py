@@ -7,6 +7,7 @@
 import argparse
 import sys
 
+from tdr_jax import weights
 from tdr_jax.diffusion import tdr_pipeline
 
 if __name__ == "__main__":
@@ -21,8 +22,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     try:
         given = {part: getattr(args, part) for part in tdr_pipeline.READERS}
-        folder = tdr_pipeline.save(
-            args.output, tdr_pipeline.load(args.stack, **given), dtype=args.dtype
+        folder = weights.save_tdr_pipeline(
+            args.output, weights.load_tdr_pipeline(args.stack, **given), dtype=args.dtype
         )
     except ValueError as error:
         sys.exit(f"make_stack: error: {error}")

@@ -78,14 +78,15 @@ def run(args) -> int:
     Raises:
         InputError: IN is no checkpoint of a network known here, or OUT cannot be written.
     """
-    from tdr_jax import convert, weights
-    from tdr_jax.convert import io
+    from tdr_jax import weights
+    from tdr_jax.convert import exchange, io
 
     source, output = weights.find(args.input), Path(args.output)
     to = _target(args.to, output, args.fill_dead)
     _spare_the_input(source, output, to)
     checkpoint = io.read(source)
-    network, params, ignored = convert.adopt(checkpoint, args.network, _fields(args.fields))
+    network, params = weights.adopt(checkpoint, args.network, _fields(args.fields))
+    ignored = [] if checkpoint.ours else exchange.ignored(network, checkpoint.tensors)
     print(f"{args.input} ({checkpoint.container}): {_summary(network, ignored)}")
 
     said = {key: text for key, text in checkpoint.metadata.items() if key not in io.RESERVED}

@@ -34,10 +34,9 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--encoder",
-        default="minilm",
         metavar="NAME|PATH",
-        help="the text encoder a model that takes a sentence was trained with "
-        "(default: %(default)s)",
+        help="use this text encoder, whichever a model that takes a sentence was trained with "
+        "(default: the one that the weights name, or minilm)",
     )
     parser.add_argument(
         "--data",
@@ -121,6 +120,7 @@ def run(args) -> int:
         panels=args.panels,
         limit=args.limit,
         over_rows=args.rows,
+        insist=True,
     )
     return 0
 
@@ -142,7 +142,8 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
         the rows, see `evaluate`.
 
     Raises:
-        InputError: weights or pictures that cannot be used.
+        InputError: weights or pictures that cannot be used, or `config.encoder` is another text
+            encoder than the weights were trained with.
     """
     import jax
 
@@ -180,12 +181,11 @@ def _what(args):
     return source, protocols.DEFAULT_SETTINGS if args.tasks is None else args.tasks
 
 
-def _measure(model, encoder, source, settings, output, **options):
+def _measure(model, encoder, source, settings, output, insist=False, **options):
     from tdr_jax import distributed, weights
     from tdr_jax.evaluate import evaluators, protocols, report
     from tdr_jax.infer.rows import check_network, make_mesh
     from tdr_jax.runtime import enable_compilation_cache
-    from tdr_jax.text.encoder import TextEncoder
 
     # What can be wrong is found before anything takes time.
     noise = options.get("noise", "uint8")
@@ -200,9 +200,7 @@ def _measure(model, encoder, source, settings, output, **options):
     if options.get("over_rows", 0) > 1:
         check_network(network)
     enable_compilation_cache()
-    text_encoder = None
-    if network.takes_sentence:
-        text_encoder = TextEncoder.from_pretrained(encoder)
+    network, text_encoder = weights.with_encoder(network, encoder, insist=insist)
     guidance = options.get("guidance")
     evaluators.check(network, text_encoder, rows, options.get("prompt"), guidance)
     rows = evaluators.evaluate(
@@ -216,7 +214,7 @@ def _measure(model, encoder, source, settings, output, **options):
         about = {
             "network": network.name,
             "weights": str(model),
-            "encoder": str(encoder) if text_encoder else None,
+            "encoder": str(encoder or text_encoder.name) if text_encoder else None,
             "protocol": f"{colour}, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
             **{
                 name: options.get(name)

@@ -173,10 +173,10 @@ def draw_for(
 
 def _load(args):
     """Returns the guide and the digest of its weights."""
-    from tdr_jax.diffusion import tdr_pipeline
+    from tdr_jax import weights
     from tdr_jax.infer.guide import Guide
 
-    parts = tdr_pipeline.load(
+    parts = weights.load_tdr_pipeline(
         args.model,
         image_encoder=args.image_encoder,
         image_to_text=args.image_to_text,

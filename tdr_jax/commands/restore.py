@@ -67,10 +67,9 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--encoder",
-        default="minilm",
         metavar="NAME|PATH",
-        help="the text encoder a network that takes a sentence was trained with "
-        "(default: %(default)s)",
+        help="use this text encoder, whichever a network that takes a sentence was trained with "
+        "(default: the one that the weights name, or minilm)",
     )
     parser.add_argument(
         "--right",
@@ -151,7 +150,9 @@ def _restore_all(
         choose_cpu_kernels()  # so that the same is drawn as by `tdr guide`
     enable_compilation_cache()
     usual = infer.MODEL if args.guidance is None else infer.GUIDED_MODEL
-    restorer = infer.Restorer.from_pretrained(args.model or usual, args.encoder, rows=args.rows)
+    restorer = infer.Restorer.from_pretrained(
+        args.model or usual, args.encoder, insist=True, rows=args.rows
+    )
     sentences = _sentences(args, restorer, todo, prompts)
     asked = [one for each in sentences for one in each or () if one != conditioning.AUTO]
     if asked:

@@ -6,21 +6,18 @@ folder of such folders with a `model_index.json`.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tdr_jax import convert, disk, models
-from tdr_jax.convert import io, tables
+from tdr_jax import disk, models
+from tdr_jax.convert import exchange, io, lazy, tables
 from tdr_jax.errors import InputError
 
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 OURS = ("dtype", "remat", "scan_unroll", "with_projection")  # how to compute: not in their configs
-INDEX = "model_index.json"
 SHARD_BYTES = 5_000_000_000
 
 
@@ -137,30 +134,10 @@ TOWERS = ("vision_model", "text_model")
 NOT_OF_A_TOWER = re.compile(r"logit_scale|(text|visual)_projection\.weight")
 
 
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """A tensor that is still on disk: its shape, and how to read it."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.read(), dtype)
-
-
-def section(tensor, which: int, of: int) -> Tensor:
-    """One of several equal parts of a tensor's first axis; nothing is read yet."""
-    rows = tensor.shape[0] // of
-    mine = slice(which * rows, (which + 1) * rows)
-    return Tensor((rows, *tensor.shape[1:]), lambda: convert.to_numpy(tensor)[mine])
-
-
 def is_folder(path: Path) -> bool:
-    """Whether a folder has weights or a pipeline of transformers or diffusers, not ours."""
+    """Whether a folder has weights of transformers or diffusers, not ours."""
     if not path.is_dir():
         return False
-    if (path / INDEX).exists():
-        return True
     config = path / io.CONFIG_NAME
     if not config.exists():  # a model.safetensors alone may be ours, which says itself what it is
         return any(path.glob(f"{STEMS[0]}*"))
@@ -168,34 +145,28 @@ def is_folder(path: Path) -> bool:
     return "_class_name" in content or "model_type" in content
 
 
-def load(
-    folder: Path, part: str | None = None, dtype: str = "float32", shardings=None
-) -> tuple[models.Network, models.Params]:
-    """Reads the network of a folder.
+def read(folder: Path, part: str | None = None) -> tuple[models.Network, Mapping]:
+    """Opens the network of a folder.
 
     Args:
-        folder: of `save_pretrained` of transformers or diffusers, or of `save`.
+        folder: of `save_pretrained` of transformers or diffusers, or of `write`.
         part: of a CLIP model with both towers: "vision_model" (default) or "text_model".
-        dtype: of the parameters, "float32", "bfloat16" or "float16".
-        shardings: where parameters go: one sharding for all, or a function of name and shape. None
-            is the default device.
 
     Returns:
-        The network, and its parameters; each is read, laid out and placed before the next is.
+        The network, and its tensors by the names of `exchange.torch_names`, most of them still on
+        disk.
 
     Raises:
         InputError: a file is missing or damaged, holds another dtype, or is of a network that is
             not known here.
     """
-    place = placing(dtype, shardings)
     config = disk.read_json(folder / io.CONFIG_NAME)
     kind, fields = _recognise(folder / io.CONFIG_NAME, config, part)
     tensors = rename(kind, _read(folder))
     if kind.projection:
         fields["with_projection"] = kind.projection in tensors
     try:
-        network = convert.build(kind.name, fields)
-        return network, convert.from_lazy(network, tensors, place)
+        return exchange.build(kind.name, fields), tensors
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
 
@@ -267,43 +238,10 @@ def _read(folder: Path) -> Mapping:
         shards, index = found[:1], {}
     tensors = {}
     for path in shards:
-        tensors |= open_safetensors(path)
+        tensors |= lazy.open_safetensors(path)
     if absent := sorted(index.keys() - tensors.keys()):
         raise InputError(f"{found[0]} names {absent[0]}, which is in none of its files")
     return tensors
-
-
-def open_safetensors(path: Path) -> dict[str, Tensor]:
-    """Opens a `.safetensors` file without reading its tensors.
-
-    Raises:
-        InputError: it is damaged or cut short.
-    """
-    import safetensors
-
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-        slices = {name: file.get_slice(name) for name in file.keys()}
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path} is not a readable .safetensors file ({error}); copy or download it again"
-        ) from error
-
-    def reader(name: str, dtype: str):
-        def read():
-            if dtype not in DTYPES:
-                raise InputError(
-                    f"{path}: {name} is {dtype}; parameters are {', '.join(DTYPES)}: "
-                    "save it as one of these"
-                )
-            return file.get_tensor(name)
-
-        return read
-
-    return {
-        name: Tensor(tuple(part.get_shape()), reader(name, part.get_dtype()))
-        for name, part in slices.items()
-    }
 
 
 def rename(kind: Kind, tensors: Mapping) -> dict:
@@ -321,28 +259,13 @@ def rename(kind: Kind, tensors: Mapping) -> dict:
             name = name.replace(theirs, ours)
         if kind.name == "dinov2" and HALVES[0] in name:
             for which, ours in enumerate(HALVES[1]):
-                renamed[name.replace(HALVES[0], ours)] = section(tensor, which, 2)
+                renamed[name.replace(HALVES[0], ours)] = lazy.section(tensor, which, 2)
         else:
             renamed[name] = tensor
     return renamed
 
 
-def placing(dtype: str, shardings):
-    """Returns the function that makes a parameter of its name and array, for `from_lazy`."""
-    if dtype not in DTYPES.values():
-        raise InputError(f"dtype {dtype!r}: parameters are {', '.join(DTYPES.values())}")
-
-    def place(name, array):
-        array = array.astype(jnp.dtype(dtype), copy=False)
-        if shardings is None:
-            return jnp.asarray(array)
-        sharding = shardings(name, array.shape) if callable(shardings) else shardings
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    return place
-
-
-def save(
+def write(
     folder: Path, network: models.Network, params: models.Params, dtype: str = "float32"
 ) -> Path:
     """Writes a folder that transformers or diffusers loads; files appear when they are complete.
@@ -360,8 +283,8 @@ def save(
         InputError: it cannot be written.
     """
     kind = KINDS[network.kind]
-    if dtype not in DTYPES.values():
-        raise InputError(f"dtype {dtype!r}: files hold {', '.join(DTYPES.values())}")
+    if dtype not in lazy.DTYPES.values():
+        raise InputError(f"dtype {dtype!r}: files hold {', '.join(lazy.DTYPES.values())}")
     names = _file_names(kind, network)
     size = np.dtype(jnp.dtype(dtype)).itemsize
     shards: list[dict[str, list]] = [{}]
@@ -397,7 +320,7 @@ def save(
 def _file_names(kind: Kind, network: models.Network) -> dict[str, list[tables.Entry]]:
     """The tensors of the file, each with the parameters it is joined from."""
     names: dict[str, list[tables.Entry]] = {}
-    for entry in convert.entries(network):
+    for entry in exchange.entries(network):
         name = entry.theirs
         if kind.name == "dinov2":
             for theirs, ours in kind.renamed:

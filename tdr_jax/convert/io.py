@@ -121,7 +121,7 @@ def _read_safetensors(path: Path, config: dict) -> Checkpoint:
     # What the file says of itself comes first: it cannot be parted from its tensors.
     if "network" in metadata:
         try:
-            config = {"network": metadata["network"], "config": json.loads(metadata["config"])}
+            config |= {"network": metadata["network"], "config": json.loads(metadata["config"])}
         except (KeyError, ValueError) as error:
             raise InputError(f"{path} names a network without a readable config") from error
     said = {"metadata": {}, "config": {}} | config

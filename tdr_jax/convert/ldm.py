@@ -6,9 +6,10 @@ and `cond_stage_model.`; sizes are read off the shapes.
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-from tdr_jax import convert, models
-from tdr_jax.convert.hugging_face import Tensor, section
+from tdr_jax import models
+from tdr_jax.convert import exchange, io, lazy
 from tdr_jax.errors import InputError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
@@ -57,18 +58,25 @@ _OPEN_CLIP_NAMES = (
 )
 
 
-def is_pipeline(names) -> bool:
-    """Whether the names are those of a whole checkpoint in the original layout."""
-    return any(name.startswith(UNET) for name in names)
+def is_file(path: Path) -> bool:
+    """Whether a file is a whole checkpoint in the original layout."""
+    if path.suffix != io.SUFFIX or not path.is_file():
+        return False
+    try:
+        return any(name.startswith(UNET) for name in lazy.open_safetensors(path))
+    except InputError:  # which its reader says
+        return False
 
 
-def load(tensors: Mapping, name: str, place=None) -> tuple[models.Network, models.Params]:
-    """Reads one part of a checkpoint.
+def read(tensors: Mapping, name: str) -> tuple[models.Network, Mapping]:
+    """Opens one part of a checkpoint.
 
     Args:
         tensors: all of the file's, by name, on disk or in memory.
         name: of the part: "unet", "vae" or "text_encoder".
-        place: as in `convert.from_lazy`.
+
+    Returns:
+        The network, and its tensors by the names of `exchange.torch_names`.
 
     Raises:
         InputError: the part is not there, or it is of another architecture.
@@ -80,13 +88,12 @@ def load(tensors: Mapping, name: str, place=None) -> tuple[models.Network, model
             break
     else:
         raise InputError(f"the checkpoint has no {name}: no name starts with {prefixes[0]}")
-    read = {UNET: _unet, VAE: _vae, CLIP: _clip, OPEN_CLIP: _open_clip}[prefix]
+    layout = {UNET: _unet, VAE: _vae, CLIP: _clip, OPEN_CLIP: _open_clip}[prefix]
     try:
-        kind, fields, renamed = read(own)
+        kind, fields, renamed = layout(own)
     except (KeyError, IndexError) as error:
         raise InputError(f"its {name} has no {error}: it is of another architecture") from error
-    network = convert.build(kind, fields)
-    return network, convert.from_lazy(network, renamed, place)
+    return exchange.build(kind, fields), renamed
 
 
 def _unet(own: Mapping) -> tuple[str, dict, dict]:
@@ -191,7 +198,7 @@ def _open_clip(own: Mapping) -> tuple[str, dict, dict]:
         if ".attn.in_proj_" in name:
             for which, letter in enumerate("qkv"):
                 ours = name.replace(".attn.in_proj_", f".self_attn.{letter}_proj.")
-                renamed[ours] = section(tensor, which, 3)
+                renamed[ours] = lazy.section(tensor, which, 3)
         else:
             renamed[name] = tensor
     return "clip-text", _text_fields(renamed, "gelu"), renamed
@@ -212,5 +219,5 @@ def _text_fields(own: Mapping, activation: str) -> dict:
     )
 
 
-def _reshaped(tensor, shape: tuple[int, ...]) -> Tensor:
-    return Tensor(shape, lambda: convert.to_numpy(tensor).reshape(shape))
+def _reshaped(tensor, shape: tuple[int, ...]) -> lazy.Tensor:
+    return lazy.Tensor(shape, lambda: exchange.to_numpy(tensor).reshape(shape))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tdr_jax import models
-from tdr_jax.convert import tables
+from tdr_jax.convert import exchange, io, tables
 from tdr_jax.errors import InputError
 
 # Keys that TDR's mapper copied from a UNet; their names are all that is left of its modules'.
@@ -37,9 +37,11 @@ class Shapes:
         rest._shapes = dict(kept)
         return rest
 
-    def sign(self) -> "Sign | None":
-        """The first of SIGNS that the names bear."""
-        return next((s for s in SIGNS if any(re.search(s.pattern, k) for k in self._shapes)), None)
+    def signature(self) -> "Signature | None":
+        """The first of SIGNATURES that the names bear."""
+        return next(
+            (s for s in SIGNATURES if any(re.search(s.pattern, k) for k in self._shapes)), None
+        )
 
     def __contains__(self, key: str) -> bool:
         return key in self._shapes
@@ -212,18 +214,18 @@ def _textual_restoration(shapes: Shapes) -> dict:
 
 def _guided(shapes: Shapes) -> dict:
     base = shapes.without("masa_")
-    sign = base.sign()
-    if sign is None or models.build(sign.name).kind not in tables.GUIDED:
-        found = "no backbone known here" if sign is None else sign.name
+    signature = base.signature()
+    if signature is None or models.build(signature.name).kind not in tables.GUIDED:
+        found = "no backbone known here" if signature is None else signature.name
         raise InputError(f"the tensors are a guided network's, but around {found}")
     places = [f"masa_blk_enc_level{level}" for level in (1, 2, 3, 4)]
-    if sign.name == "nafnet":
+    if signature.name == "nafnet":
         places = [f"masa_blk_enc.{level}" for level in range(base.count("downs"))]
         places.append("masa_blk_middle.0")
-    fields = sign.fields(base)
-    default = models.build(sign.name).config
+    fields = signature.fields(base)
+    default = models.build(signature.name).config
     return {key: value for key, value in fields.items() if getattr(default, key) != value} | dict(
-        backbone=sign.name,
+        backbone=signature.name,
         nf=shapes("masa_enc.conv_L1.weight", 0),
         n_blks=tuple(shapes.count(f"masa_enc.blk_L{n}") for n, _ in enumerate(places, 1)),
         reffusion_n_blocks=tuple(map(shapes.count, places)),
@@ -231,7 +233,7 @@ def _guided(shapes: Shapes) -> dict:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sign:
+class Signature:
     """How to tell a network: a pattern of names that none below it has, and how to read it."""
 
     name: str
@@ -241,16 +243,16 @@ class Sign:
 
 # In this order: a guided network holds one of the others, the next three have blocks under
 # Restormer's names, the last two are mappers.
-SIGNS = (
-    Sign("guided", r"^masa_(enc|blk)", _guided),
-    Sign("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
-    Sign("promptir", r"^(prompt|noise_level|reduce_noise_level)\d\.", _promptir),
-    Sign("drsformer", r"\.attn\.attn[1-4]$", _drsformer),
-    Sign("restormer", r"\.attn\.qkv_dwconv\.weight$", _restormer),
-    Sign("nafnet", r"^(intro\.weight|middle_blks\.\d+\.conv1\.weight)$", _nafnet),
-    Sign("sfnet", r"^(feat_extract|ConvsOut|SCM\d)\.", _sfnet),
-    Sign("image-to-text", r"^mapping_patch_\d+\.|_attn2_to_[kv]\.weight$", _image_to_text),
-    Sign("textual-restoration", r"^mapping_\d+\.", _textual_restoration),
+SIGNATURES = (
+    Signature("guided", r"^masa_(enc|blk)", _guided),
+    Signature("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
+    Signature("promptir", r"^(prompt|noise_level|reduce_noise_level)\d\.", _promptir),
+    Signature("drsformer", r"\.attn\.attn[1-4]$", _drsformer),
+    Signature("restormer", r"\.attn\.qkv_dwconv\.weight$", _restormer),
+    Signature("nafnet", r"^(intro\.weight|middle_blks\.\d+\.conv1\.weight)$", _nafnet),
+    Signature("sfnet", r"^(feat_extract|ConvsOut|SCM\d)\.", _sfnet),
+    Signature("image-to-text", r"^mapping_patch_\d+\.|_attn2_to_[kv]\.weight$", _image_to_text),
+    Signature("textual-restoration", r"^mapping_\d+\.", _textual_restoration),
 )
 
 
@@ -270,21 +272,50 @@ def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
             would tell is missing.
     """
     shapes = Shapes(state_dict, "")
-    sign = shapes.sign()
+    signature = shapes.signature()
     wanted = None if name is None else _build(name)
-    if sign is None:
+    if signature is None:
         raise InputError(_nearest(state_dict, wanted))
-    if wanted is not None and models.build(sign.name).kind != wanted.kind:
+    if wanted is not None and models.build(signature.name).kind != wanted.kind:
         raise InputError(
-            f"the tensors are {sign.name}'s, not {name}'s: leave the network's name out"
+            f"the tensors are {signature.name}'s, not {name}'s: leave the network's name out"
         )
-    network = wanted or models.build(sign.name)
+    network = wanted or models.build(signature.name)
     default = network.config
-    shapes.name = sign.name
-    fields = sign.fields(shapes)
-    if sign.name == "guided":  # whose defaults hang on the backbone
+    shapes.name = signature.name
+    fields = signature.fields(shapes)
+    if signature.name == "guided":  # whose defaults hang on the backbone
         return network.name, fields
     return network.name, {k: v for k, v in fields.items() if getattr(default, k) != v}
+
+
+def network_of(
+    checkpoint: io.Checkpoint, name: str | None = None, overrides: dict | None = None
+) -> models.Network:
+    """Tells which network a file holds, by what it says or else by its tensors.
+
+    Args:
+        checkpoint: of `io.read`.
+        name: of the network it must be; by default what the file says, or what is recognised.
+        overrides: fields of the config, over what the file says or the shapes tell.
+
+    Raises:
+        InputError: the tensors are of no known network or of another one.
+    """
+    overrides = overrides or {}
+    if checkpoint.network is not None:
+        network = exchange.build(checkpoint.network, checkpoint.config | overrides)
+        if name is not None and exchange.build(name, {}).kind != network.kind:
+            raise InputError(f"it holds {network.name}, not {name}: leave the network's name out")
+        return network
+    if checkpoint.ours:
+        raise InputError("it names no network: give the folder with its config.json")
+    try:
+        name, fields = recognise(checkpoint.tensors, name)
+    except InputError as error:
+        silent = "it names no network, and " if checkpoint.path.suffix == io.SUFFIX else ""
+        raise InputError(f"{silent}{error}") from error
+    return exchange.build(name, fields | overrides)
 
 
 def _build(name: str) -> models.Network:
@@ -296,12 +327,10 @@ def _build(name: str) -> models.Network:
 
 def _nearest(state_dict: dict, wanted: models.Network | None) -> str:
     """Names the network that shares most names with the tensors, and what of it they lack."""
-    from tdr_jax import convert  # which uses this module
-
-    networks = [wanted] if wanted else [models.build(sign.name) for sign in SIGNS]
+    networks = [wanted] if wanted else [models.build(signature.name) for signature in SIGNATURES]
     keys, best, lacking = set(state_dict), None, []
     for network in networks:
-        theirs = convert.torch_names(network)
+        theirs = exchange.torch_names(network)
         shared = len(keys & set(theirs)) / max(1, len(keys | set(theirs)))
         if best is None or shared > best[0]:
             best = shared, network.name
@@ -312,7 +341,7 @@ def _nearest(state_dict: dict, wanted: models.Network | None) -> str:
     if wanted:
         line = f"the tensors ({len(keys)}: {example}, ...) are not {nearest}'s"
     elif not shared:
-        known = ", ".join(sign.name for sign in SIGNS)
+        known = ", ".join(signature.name for signature in SIGNATURES)
         return (
             f"{line}; these are: {known}; towers and diffusion networks come as folders with "
             "config.json"

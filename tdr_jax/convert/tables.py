@@ -345,6 +345,7 @@ TABLES = {
     "DRSformer": DRSFORMER,
     "ImageToText": IMAGE_TO_TEXT,
     "TextualRestoration": TEXTUAL_RESTORATION,
+    "Bert": HUGGING_FACE,
     "ClipText": HUGGING_FACE,
     "ClipVision": HUGGING_FACE,
     "Dinov2": HUGGING_FACE,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tdr_jax import weights
 from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
@@ -58,7 +59,7 @@ class Guide:
     several devices the pictures of a batch are spread over them.
 
     Args:
-        parts: what `tdr_pipeline.load` returns; they need an "image_to_text" among them, and
+        parts: of `weights.load_tdr_pipeline`; they need an "image_to_text" among them, and
             restore words where there is a "textual_restoration".
         dtype: the networks compute in, "float32", "bfloat16" or "float16".
         template: the sentence around the pseudo-words, which stand where its word S is.
@@ -69,7 +70,7 @@ class Guide:
 
     def __init__(
         self,
-        parts: tdr_pipeline.Stack,
+        parts: tdr_pipeline.TDRPipeline,
         *,
         dtype: str = "float32",
         template: str = templates.TEMPLATE,
@@ -98,18 +99,19 @@ class Guide:
         template: str = templates.TEMPLATE,
         **parts,
     ) -> "Guide":
-        """Loads a stack.
+        """Loads a pipeline with what describes pictures to it.
 
         Args:
-            path: what `tdr_pipeline.load` takes: a shipped name, a folder, or a hub id.
+            path: what `weights.load_tdr_pipeline` takes: a shipped name, a folder, or a hub id.
             dtype: of parameters and computation.
             template: as for the class.
-            **parts: from elsewhere, as in `tdr_jax.diffusion.tdr_pipeline.load`.
+            **parts: from elsewhere, as in `weights.load_tdr_pipeline`.
 
         Raises:
-            InputError: there is no stack, or it is damaged or lacks something.
+            InputError: there is no pipeline, or it is damaged or lacks something.
         """
-        return cls(tdr_pipeline.load(path, dtype=dtype, **parts), dtype=dtype, template=template)
+        loaded = weights.load_tdr_pipeline(path, dtype=dtype, **parts)
+        return cls(loaded, dtype=dtype, template=template)
 
     @property
     def size(self) -> tuple[int, int]:

@@ -50,7 +50,12 @@ class Restorer:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | PathLike = MODEL, encoder="minilm", *, rows: int | None = None
+        cls,
+        name_or_path: str | PathLike = MODEL,
+        encoder=None,
+        *,
+        insist: bool = False,
+        rows: int | None = None,
     ) -> "Restorer":
         """Load a network with its weights.
 
@@ -58,23 +63,21 @@ class Restorer:
             name_or_path: what `tdr_jax.load` takes: a name with shipped weights, our own folder
                 or file, or a PyTorch checkpoint.
             encoder: a text encoder, or the name or folder of one; loaded only if the network
-                takes a sentence.
+                takes a sentence. By default the one that the weights name, or "minilm".
+            insist: take `encoder` although the weights name another, which is then told.
             rows: as for the class.
 
         Returns:
             the Restorer.
 
         Raises:
-            InputError: there are no such weights, or the encoder does not fit them; or as for the
-                class.
+            InputError: there are no such weights, or they were trained with another encoder than
+                the one given; or as for the class.
         """
-        from tdr_jax import text, weights
+        from tdr_jax import weights
 
         network, params = weights.load(name_or_path)
-        if not network.takes_sentence:
-            encoder = None
-        elif isinstance(encoder, (str, PathLike)):
-            encoder = text.TextEncoder.from_pretrained(encoder)
+        network, encoder = weights.with_encoder(network, encoder, insist=insist)
         return cls(network, params, encoder, rows=rows)
 
     @cached_property

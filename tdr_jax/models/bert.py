@@ -7,8 +7,6 @@ at index 3. The pooler is not part of it: sentence vectors are means over tokens
 
 import dataclasses
 import functools
-import re
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +14,6 @@ import numpy as np
 from flax import nnx
 
 from tdr_jax.errors import InputError
-from tdr_jax.models.network import check
 from tdr_jax.nn import layers
 
 
@@ -204,127 +201,3 @@ def mean(states, attention_mask):
     """
     weight = attention_mask.astype(jnp.float32)[..., None]
     return (states.astype(jnp.float32) * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)
-
-
-# Exchange with Hugging Face. Not read: the pooler, buffers and the heads of BERT's pretraining.
-_PREFIX = re.compile(r"^(0\.)?(auto_model\.|bert\.|model\.)?")
-_IGNORED = re.compile(r"^(pooler|cls)\.|(^|\.)position_ids$")
-_LEGACY = (
-    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
-    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
-)
-_STACK = "encoder.layer.blocks."
-
-
-def config_from_hf(config: Mapping) -> BertConfig:
-    """Reads a Hugging Face BERT `config.json`.
-
-    Args:
-        config: the decoded file.
-
-    Returns:
-        Our config; fields that do not change an encoder's output (dropout and so on) are not kept.
-
-    Raises:
-        InputError: another architecture, or a variant of BERT that this encoder does not compute.
-    """
-    expected = {"model_type": "bert", "position_embedding_type": "absolute", "is_decoder": False}
-    for field, value in expected.items():
-        if config.get(field, value) != value:
-            raise InputError(
-                f"config.json has {field}={config[field]!r}, expected {value!r}; "
-                "only BERT encoders are read"
-            )
-    names = {f.name for f in dataclasses.fields(BertConfig)} - {"dtype", "remat", "scan_unroll"}
-    return BertConfig(**{k: v for k, v in config.items() if k in names})
-
-
-def _abstract(config: BertConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    model = nnx.eval_shape(lambda: Bert(config))
-    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    return {".".join(map(str, path)): jax.ShapeDtypeStruct(p.shape, p.dtype) for path, p in flat}
-
-
-def _sources(config: BertConfig) -> dict[str, tuple[list[str], bool, tuple[int, ...]]]:
-    """Our name -> (HF names in stacking order, whether transposed, shape of one HF tensor)."""
-    table = {}
-    for ours, leaf in _abstract(config).items():
-        transposed = ours.endswith(".kernel")
-        theirs = ours.removesuffix("kernel") + "weight" if transposed else ours
-        stacked = ours.startswith(_STACK)
-        if stacked:
-            rest = theirs.removeprefix(_STACK)
-            names = [f"encoder.layer.{i}.{rest}" for i in range(config.num_hidden_layers)]
-        else:
-            names = [theirs]
-        shape = leaf.shape[1:] if stacked else leaf.shape
-        table[ours] = names, transposed, shape[::-1] if transposed else shape
-    return table
-
-
-def from_hf(config: BertConfig, state_dict: Mapping) -> dict[str, jax.Array]:
-    """Turns a Hugging Face or sentence-transformers state dict into our parameters.
-
-    Args:
-        config: sizes of the network.
-        state_dict: name -> array or CPU tensor; names may start with `bert.`, `0.auto_model.` or
-            `model.`, norms may say gamma and beta. Pooler, position ids, pretraining heads are
-            ignored.
-
-    Returns:
-        Flat dict of float32 arrays; half precision is widened.
-
-    Raises:
-        InputError: names every missing, unexpected and wrongly shaped tensor.
-    """
-    given = {}
-    for name, value in state_dict.items():
-        name = _PREFIX.sub("", name)
-        for old, new in _LEGACY:
-            name = old.sub(new, name)
-        if not _IGNORED.search(name):
-            given[name] = value
-    table = _sources(config)
-    shapes = {name: shape for names, _, shape in table.values() for name in names}
-    problems = [f"missing {name}" for name in shapes if name not in given]
-    problems += [f"unexpected {name}" for name in given if name not in shapes]
-    problems += [
-        f"{name} has shape {tuple(given[name].shape)}, expected {shape}"
-        for name, shape in shapes.items()
-        if name in given and tuple(given[name].shape) != shape
-    ]
-    if problems:
-        raise InputError(
-            f"the weights do not fit this BERT config ({len(problems)} problems): "
-            + "; ".join(problems)
-        )
-    params = {}
-    for ours, (names, transposed, _) in table.items():
-        values = [np.asarray(given[name]).astype(np.float32) for name in names]
-        values = [v.T if transposed else v for v in values]
-        params[ours] = jnp.asarray(np.stack(values) if ours.startswith(_STACK) else values[0])
-    return params
-
-
-def to_hf(config: BertConfig, params: Mapping, prefix: str = "") -> dict[str, np.ndarray]:
-    """Turns our parameters into a state dict that `transformers.BertModel` loads.
-
-    Args:
-        config: sizes of the network.
-        params: flat dict as returned by `from_hf` or `init`.
-        prefix: put before each name, for instance "bert.".
-
-    Returns:
-        Name -> contiguous float32 array, without pooler.
-
-    Raises:
-        ValueError: names every parameter that is missing, not expected or of the wrong shape.
-    """
-    check(params, _abstract(config), "this BERT")
-    table = _sources(config)
-    state_dict = {}
-    for ours, (names, transposed, _) in table.items():
-        value = np.asarray(params[ours])
-        for name, v in zip(names, value if ours.startswith(_STACK) else [value], strict=True):
-            state_dict[prefix + name] = np.ascontiguousarray(v.T if transposed else v)
-    return state_dict

@@ -23,11 +23,28 @@ RUNNING = ("running_mean", "running_var", "num_batches_tracked")
 PICTURES = ((1, 1), (3, 3), (6, 3))  # channels in and out: grey, colour, left and right view
 
 
+@dataclasses.dataclass(frozen=True)
+class EncoderRecord:
+    """Which text encoder a network was trained with.
+
+    Attributes:
+        name: a shipped one's, or of its folder.
+        digest: of its parameters, the first 16 hexadecimal digits of their SHA-256.
+    """
+
+    name: str
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.digest})"
+
+
 class Capabilities:
     """What something is to be given to restore a picture, as its `name` and `config` tell."""
 
     name: str
     config: Any
+    encoder: EncoderRecord | None = None
 
     @property
     def takes_sentence(self) -> bool:
@@ -58,11 +75,12 @@ class Capabilities:
         """Refuses what restores no pictures, or an encoder that it does not need.
 
         Args:
-            encoder: has a `dim`; None for a network that takes no sentence.
+            encoder: has a `dim`, and a `record` where it is known; None for a network that takes
+                no sentence.
 
         Raises:
-            InputError: other channels are mapped, or the encoder is missing, superfluous or of
-                another width.
+            InputError: other channels are mapped, or the encoder is missing, superfluous, of
+                another width or another than the network was trained with.
         """
         channels = getattr(self.config, "channels", None)
         if channels is None:
@@ -84,15 +102,27 @@ class Capabilities:
                 f"network {self.name} takes sentences as {wanted} numbers, but the text "
                 f"encoder gives {encoder.dim}; use the encoder it was trained with"
             )
+        used = getattr(encoder, "record", None)
+        if self.encoder and used and self.encoder.digest != used.digest:
+            raise InputError(
+                f"network {self.name} was trained with the text encoder {self.encoder}, not with "
+                f"{used}; use the first, or insist: --encoder NAME, in Python insist=True"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Network(Capabilities):
-    """A network without its parameters: pure functions of a flat dict of dotted names."""
+    """A network without its parameters: pure functions of a flat dict of dotted names.
+
+    Attributes:
+        name, config: as in `build`.
+        encoder: the text encoder it was trained with; None where that is not known.
+    """
 
     name: str
     config: Any
     _module: type[nnx.Module]
+    encoder: EncoderRecord | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self):
         remat.name_of(getattr(self.config, "remat", False))
@@ -114,8 +144,7 @@ class Network(Capabilities):
 
     def replace(self, **fields) -> "Network":
         """Returns the network with other fields in its config, `dtype` for one."""
-        config = dataclasses.replace(self.config, **fields)
-        return Network(self.name, config, self._module)
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **fields))
 
     def module(self) -> nnx.Module:
         """Makes the module itself, for another network that holds it."""
@@ -145,7 +174,7 @@ class Network(Capabilities):
         """Calls a method of the network with these parameters; works under every jax transform.
 
         Raises:
-            ValueError: the names or shapes of `params` are not this network's.
+            InputError: the names or shapes of `params` are not this network's.
         """
         graphdef, spec = self._split
         check(params, self.abstract_params(), f"network {self.name}")
@@ -175,7 +204,7 @@ def check(params, expected, what: str) -> None:
     """Compares names and shapes with the expected ones.
 
     Raises:
-        ValueError: lists every missing, unexpected and misshapen name at once.
+        InputError: lists every missing, unexpected and misshapen name at once.
     """
     faults = [f"missing {name}" for name in expected if name not in params]
     faults += [f"unexpected {name}" for name in params if name not in expected]
@@ -185,4 +214,4 @@ def check(params, expected, what: str) -> None:
         if name in params and tuple(params[name].shape) != tuple(spec.shape)
     ]
     if faults:
-        raise ValueError(f"parameters do not fit {what}: " + "; ".join(faults))
+        raise InputError(f"parameters do not fit {what}: " + "; ".join(faults))

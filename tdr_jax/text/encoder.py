@@ -35,18 +35,19 @@ class TextEncoder:
         normalise: whether vectors are divided by their Euclidean norm.
         lower: whether sentences become lower case before the tokenizer sees them.
         fingerprint: hex digest of everything that decides what the vectors are.
+        name: a shipped one's, or of the folder it was read from.
         folder: where the tokenizer and the sizes were read from.
     """
 
     def __init__(
-        self, network, params, tokenizer, *, max_length, normalise, lower, fingerprint, folder
+        self, network, params, tokenizer, *, max_length, normalise, lower, fingerprint, name, folder
     ):
         import jax
 
         self.network, self.params = network, params
         self.dim = network.config.hidden_size
         self.max_length, self.normalise, self.lower = max_length, normalise, lower
-        self.fingerprint, self.folder = fingerprint, folder
+        self.fingerprint, self.name, self.folder = fingerprint, name, folder
         self.tokenizer = tokenizer
         self._pool = jax.jit(functools.partial(network.apply, method="mean_pool"))
         self._memory: dict[str, np.ndarray] = {}
@@ -68,6 +69,17 @@ class TextEncoder:
                 BERT, mean pooling and normalisation.
         """
         return cls(**encoder_files.read(name_or_folder))
+
+    @property
+    def record(self):
+        """What weights that were trained with this encoder say of it: an `EncoderRecord`."""
+        from tdr_jax.models import EncoderRecord
+
+        digest = hashlib.sha256()
+        for name in sorted(self.params):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(self.params[name]).view(np.uint8).reshape(-1))
+        return EncoderRecord(self.name, digest.hexdigest()[:16])
 
     def with_params(self, params) -> "TextEncoder":
         """Returns an encoder with other parameters.

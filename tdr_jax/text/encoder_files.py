@@ -56,14 +56,15 @@ def read(name_or_folder: str | os.PathLike) -> dict:
     Raises:
         InputError: see `TextEncoder.from_pretrained`.
     """
-    from tdr_jax.models import bert, build
+    from tdr_jax.convert import bert
 
     folder = folder_of(name_or_folder)
     changed = folder / CHANGED if (folder / BASE).exists() else None
     if changed:
         folder = folder_of(_read_json(folder / BASE)["base"])
     body, pooling = _modules(folder)
-    config = bert.config_from_hf(_read_json(body / "config.json"))
+    network = bert.network_of(_read_json(body / "config.json"))
+    config = network.config
     overrides = {field: getattr(config, field) for field in config.__dataclass_fields__}
     limits = _read_json(body / "sentence_bert_config.json", optional=True)
     tokens = _read_json(body / "tokenizer_config.json", optional=True)
@@ -77,13 +78,14 @@ def read(name_or_folder: str | os.PathLike) -> dict:
     lower = bool(limits.get("do_lower_case"))
     settings = json.dumps([overrides, max_length, pooling, lower, tokens], sort_keys=True)
     return {
-        "network": build("bert", **overrides),
-        "params": bert.from_hf(config, tensors),
+        "network": network,
+        "params": bert.from_torch(network, tensors),
         "tokenizer": tokenizer,
         "max_length": max_length,
         "normalise": pooling["normalise"],
         "lower": lower,
         "fingerprint": _digest(files, settings),
+        "name": Path(name_or_folder).name,
         "folder": body,
     }
 
@@ -101,7 +103,7 @@ def write(encoder, folder: str | os.PathLike) -> Path:
     """
     import safetensors.numpy
 
-    from tdr_jax.models import bert
+    from tdr_jax.convert import bert
 
     folder = Path(folder)
     with disk.replacing_folder(folder) as made:
@@ -109,8 +111,7 @@ def write(encoder, folder: str | os.PathLike) -> Path:
         config.pop("_name_or_path", None)
         config |= {"architectures": ["BertModel"], "torch_dtype": "float32"}
         disk.write_json(made / "config.json", config)
-        tensors = bert.to_hf(encoder.network.config, encoder.params)
-        tensors = {name: value.astype(np.float32) for name, value in tensors.items()}
+        tensors = bert.to_torch(encoder.network, encoder.params)
         weights = made / "model.safetensors"
         safetensors.numpy.save_file(tensors, weights, metadata={"format": "pt"})
         weights.chmod(0o644)  # the library leaves it readable by its owner alone

@@ -430,13 +430,14 @@ def _colour(pictures):
     return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]
 
 
-def export(workdir, network, params) -> Path:
+def export(workdir, network, params, encoder=None) -> Path:
     """Write the trained weights.
 
     Args:
         workdir: the run's folder.
         network: whose weights they are.
         params: flat dict, whole on each device.
+        encoder: the text encoder it was trained with, if any, which the file is to name.
 
     Returns:
         the path of `weights.safetensors`.
@@ -444,7 +445,7 @@ def export(workdir, network, params) -> Path:
     from tdr_jax import weights
 
     path = Path(workdir) / "weights.safetensors"
-    weights.save(path, network, jax.device_get(params))
+    weights.save(path, network, jax.device_get(params), encoder=encoder)
     return path
 
 

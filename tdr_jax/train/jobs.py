@@ -113,7 +113,7 @@ class Restoration:
         return assemble.panel(self._predict, params, batch)
 
     def export(self, params, step: int) -> Path:
-        return assemble.export(self.workdir, self.network, params)
+        return assemble.export(self.workdir, self.network, params, self._encoder)
 
     @functools.cached_property
     def _encoder(self):

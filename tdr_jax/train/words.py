@@ -17,6 +17,7 @@ from tdr_jax.models import mapper
 from tdr_jax.objectives import contrast, denoise, image_to_text, reconstruct, textual_restoration
 from tdr_jax.text import captions, templates
 from tdr_jax.train import assemble
+from tdr_jax.weights import load_tdr_pipeline
 
 PANEL_ROWS = 4
 LOGVAR = -6.0  # of latents, where an autoencoder starts
@@ -312,7 +313,7 @@ class Words(Job):
                 "config.stack.path is empty; give a folder of diffusers: --config.stack.path=FOLDER"
             )
         else:
-            self.stack = tdr_pipeline.load(
+            self.stack = load_tdr_pipeline(
                 settings.path,
                 image_encoder=settings.image_encoder or None,
                 image_to_text=settings.image_to_text or None,
@@ -338,7 +339,7 @@ class Words(Job):
         )
 
 
-def published(name: str, dtype: str) -> tdr_pipeline.Stack:
+def published(name: str, dtype: str) -> tdr_pipeline.TDRPipeline:
     """The frozen networks that a network goes with, and shapes in place of their parameters.
 
     Args:
@@ -355,8 +356,8 @@ def published(name: str, dtype: str) -> tdr_pipeline.Stack:
         captions.write_tokenizer(Path(folder))
         tokenizer = pipeline.load_tokenizer(Path(folder))
     params = {part: _shapes(network, dtype) for part, network in networks.items()}
-    found = tdr_pipeline.Stack(networks, params, diffusion.Schedule().to_config(), tokenizer)
-    tdr_pipeline.check(found, name)
+    found = tdr_pipeline.TDRPipeline(networks, params, diffusion.Schedule().to_config(), tokenizer)
+    found.check(name)
     return found
 
 

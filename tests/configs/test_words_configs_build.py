@@ -270,7 +270,7 @@ def test_networks_of_a_size_fit_each_other(size):
     first = models.build(words.MAPPERS[size])
     assert tdr_i2t.SIZES[size] == words.MAPPERS[size] == first.name
     networks |= {"image_to_text": first, "textual_restoration": models.build(tdr_tr.SIZES[size])}
-    tdr_pipeline.check(tdr_pipeline.Stack(networks, {}, {}, None), size)
+    tdr_pipeline.TDRPipeline(networks, {}, {}, None).check(size)
     assert first.config.num_words == 20
 
 

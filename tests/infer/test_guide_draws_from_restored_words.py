@@ -16,7 +16,6 @@ from transformers import CLIPVisionModel
 
 import tdr_jax
 from tdr_jax import cli, convert, models, weights
-from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.infer.guide import Guide, central_square
 from tdr_jax.models import clip, mapper
@@ -205,7 +204,7 @@ def test_a_batch_spread_over_devices_is_the_same(made, guide, tmp_path):
 
 
 def test_a_stack_is_one_folder_that_diffusers_reads_too(made, tmp_path):
-    again = tdr_pipeline.load(tdr_pipeline.save(tmp_path / "again", made[1]))
+    again = weights.load_tdr_pipeline(weights.save_tdr_pipeline(tmp_path / "again", made[1]))
     assert again.digest() == made[1].digest()
     assert again.networks.keys() == made[1].networks.keys()
     StableDiffusionPipeline.from_pretrained(tmp_path / "again")
@@ -214,7 +213,7 @@ def test_a_stack_is_one_folder_that_diffusers_reads_too(made, tmp_path):
     other[name] = other[name] + 1
     changed = dataclasses.replace(made[1], params=made[1].params | {"vae": other})
     assert changed.digest() != made[1].digest()
-    half = tdr_pipeline.load(tmp_path / "again", dtype="bfloat16")
+    half = weights.load_tdr_pipeline(tmp_path / "again", dtype="bfloat16")
     assert {str(v.dtype) for part in half.params.values() for v in part.values()} == {"bfloat16"}
 
 
@@ -225,14 +224,14 @@ def test_parts_come_from_elsewhere(made, tmp_path):
     torch.save({k: torch.tensor(v) for k, v in state.items()}, tmp_path / "mapper_018000.pt")
     shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("image_*", "textual*"))
     with pytest.raises(InputError, match="has no image_encoder/"):
-        tdr_pipeline.load(tmp_path / "bare")
+        weights.load_tdr_pipeline(tmp_path / "bare")
     given = dict(
         image_encoder=folder / "image_encoder",
         image_to_text=tmp_path / "mapper_018000.pt",
         textual_restoration=folder / "textual_restoration",
     )
-    assert tdr_pipeline.load(tmp_path / "bare", **given).digest() == parts.digest()
-    bare = tdr_pipeline.load(tmp_path / "bare", image_encoder=given["image_encoder"])
+    assert weights.load_tdr_pipeline(tmp_path / "bare", **given).digest() == parts.digest()
+    bare = weights.load_tdr_pipeline(tmp_path / "bare", image_encoder=given["image_encoder"])
     with pytest.raises(InputError, match="no image_to_text/"):
         Guide(bare)
 
@@ -249,7 +248,7 @@ def test_parts_that_do_not_fit_together_are_refused(made, tmp_path):
         network = models.build(name, **fields)
         path = weights.save(tmp_path / f"{place}.safetensors", network, network.init(0))
         with pytest.raises(InputError, match="trained together|of this UNet|give another") as said:
-            tdr_pipeline.load(made[0], **{part: path})
+            weights.load_tdr_pipeline(made[0], **{part: path})
         assert "\n" not in str(said.value)
 
 
@@ -258,9 +257,9 @@ def test_a_shipped_stack_is_found_by_its_name(made, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
     assert weights.shipped_pipelines() == ["small-stack"]
-    assert tdr_pipeline.load("small-stack").digest() == made[1].digest()
+    assert weights.load_tdr_pipeline("small-stack").digest() == made[1].digest()
     with pytest.raises(InputError, match="small-stack"):
-        tdr_pipeline.load("other-stack")
+        weights.load_tdr_pipeline("other-stack")
 
 
 def test_copies_of_the_unet_start_as_what_the_unet_does(made, guide):

@@ -389,7 +389,7 @@ def test_checkpoints_of_less_than_a_mapper_are_refused_in_one_line(tmp_path):
     with pytest.raises(InputError, match="look like image-to-text's, but mapping_0.0.weight is"):
         weights.load(tmp_path / "kv.pt")
     with pytest.raises(InputError, match="the tensors are image-to-text's, not textual-rest"):
-        convert.adopt(io.read(tmp_path / "mapper.pt"), "textual-restoration")
+        weights.adopt(io.read(tmp_path / "mapper.pt"), "textual-restoration")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import skimage.data
 
 from tdr_jax import weights
 from tdr_jax.data import latents
-from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.infer.guide import Guide
 from tdr_jax.models import mapper, unet
@@ -74,7 +73,7 @@ def losses(workdir):
 
 
 def test_the_first_stage_starts_with_the_unets_own_keys_and_values(folders, runs):
-    parts = tdr_pipeline.load(folders[0] / "stack")
+    parts = weights.load_tdr_pipeline(folders[0] / "stack")
     own, copies = parts.params["unet"], mapper.kv(runs["i2t"].began)
     assert set(copies) == set(unet.kv_names(own)) and len(copies) == 8
     for name, copy in copies.items():
@@ -121,14 +120,14 @@ def test_what_is_written_loads_beside_the_stack_and_guides(folders, runs, stage)
     if stage == "tr":
         parts["textual_restoration"] = root / "tr" / "textual_restoration"
     name = list(parts)[-1]
-    loaded = tdr_pipeline.load(root / "stack", **parts)
+    loaded = weights.load_tdr_pipeline(root / "stack", **parts)
     assert loaded.params[name].keys() == runs[stage].state.ema.keys()
     for key, array in runs[stage].state.ema.items():
         np.testing.assert_array_equal(loaded.params[name][key], array)
     picture = skimage.data.rocket()[::8, ::8]
     said, restored = Guide(loaded).words([picture])
     assert said.shape == restored.shape == (1, 4, 32) and np.isfinite(restored).all()
-    before, after = Guide(tdr_pipeline.load(root / "stack")).words([picture])
+    before, after = Guide(weights.load_tdr_pipeline(root / "stack")).words([picture])
     assert not np.array_equal(said, before) and not np.array_equal(restored, after)
 
 

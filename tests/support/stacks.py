@@ -1,7 +1,6 @@
 """A small stack with random weights: what describes pictures, beside a pipeline of diffusers."""
 
 from tdr_jax import models, weights
-from tdr_jax.diffusion import tdr_pipeline
 from tests.support import pipelines
 
 SIZES = {
@@ -25,4 +24,4 @@ def make(folder, version: int = 2):
     for seed, (part, name) in enumerate(SIZES.items()):
         network = models.build(name)
         weights.save(folder / part, network, network.init(seed))
-    return tdr_pipeline.load(folder), whole
+    return weights.load_tdr_pipeline(folder), whole

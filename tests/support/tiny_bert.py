@@ -8,7 +8,8 @@ from pathlib import Path
 import safetensors.numpy
 
 from configs import text_encoder
-from tdr_jax.models import bert, build
+from tdr_jax.convert import bert
+from tdr_jax.models import build
 from tdr_jax.text import phrasings
 
 SIZES = dict(
@@ -35,8 +36,8 @@ def make(folder: Path, *, normalise: bool = True) -> Path:
     sizes = dict(SIZES, vocab_size=len(words))
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    config = bert.BertConfig(**sizes)
-    tensors = bert.to_hf(config, build("bert", **sizes).init(0))
+    network = build("bert", **sizes)
+    tensors = bert.to_torch(network, network.init(0))
     safetensors.numpy.save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(dict(sizes, model_type="bert")))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
