@@ -202,10 +202,10 @@ def test_a_checkpoint_of_another_network_is_refused_by_name(published, small, tm
 
 
 def test_networks_without_a_table_cannot_leave(tmp_path, capsys):
-    network = models.build("bert", num_hidden_layers=1, hidden_size=12, vocab_size=20)
+    network = models.build("degradation-estimator", widths=(8,))
     weights.save(tmp_path / "mine", network, network.init(0))
     message = refused(capsys, tmp_path / "mine", "-o", tmp_path / "net.pth")
-    assert "bert cannot be exchanged with PyTorch" in message
+    assert "degradation-estimator cannot be exchanged with PyTorch" in message
 
 
 def test_outputs_that_cannot_be_written_are_refused(published, tmp_path, capsys):
