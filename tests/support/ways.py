@@ -36,7 +36,7 @@ FLOORS = (
     ("text",),
     ("weights",),
     ("data",),
-    ("analysis/flops", "analysis/hlo", "analysis/hardware", "analysis/memory"),
+    tuple(f"analysis/{name}" for name in ("flops", "hardware", "hlo", "jaxpr", "memory")),
     ("infer",),
     ("evaluate",),
     ("objectives",),
