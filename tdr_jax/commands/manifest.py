@@ -104,9 +104,10 @@ def take_up(
         raise InputError(
             f"{strangers[0]} is there already and no {NAME} says what it was drawn with; {remedy}"
         )
-    for path in folder.rglob(disk.PARTIAL):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    for pattern in (disk.PARTIAL, f".{NAME}.*"):  # the second of runs by earlier versions
+        for path in folder.rglob(pattern):
+            with contextlib.suppress(OSError):
+                path.unlink()
     manifest.write()
     return manifest
 

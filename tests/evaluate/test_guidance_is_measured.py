@@ -69,6 +69,7 @@ def test_the_table_has_a_row_for_each_kind_of_guidance(photos, runs, monkeypatch
     command += f" --guided {runs}/guided {runs}/guided --side 32 --size 48"
     monkeypatch.setenv("XLA_FLAGS", "")  # which the script adds to
     monkeypatch.setattr(sys, "argv", [*command.split(), "--dinov2", "random:dinov2-tiny"])
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as where `python scripts/...` looks
     runpy.run_path(str(SCRIPT), run_name="__main__")
     out = capsys.readouterr().out
     assert "3 photographs, crops of 32 pixels, guidance of 48, sigma 50 (14.15 dB), 2 runs" in out
