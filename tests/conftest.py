@@ -46,7 +46,15 @@ def pytest_configure(config):
     # Tracing makes objects by the million; collecting them as often as Python does is a fifth of
     # the time of tests that trace.
     gc.set_threshold(200_000, 50, 1000)
-    from tests.support import torchvision_shim  # noqa: F401 (before transformers looks for it)
+    from jaxtyping import install_import_hook
+
+    from tests.support import (
+        checked,
+        torchvision_shim,  # noqa: F401 (before transformers looks for it)
+    )
+
+    # From here on, these rooms' functions hold arrays against their signatures.
+    install_import_hook(checked.ROOMS, f"{checked.__name__}.{checked.arrays.__name__}")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -111,6 +119,16 @@ def nothing_left_by_a_test(nothing_left_by_a_module):
 
     torch.manual_seed(0)
     yield from _unchanged()
+
+
+@pytest.fixture
+def unchecked():
+    """For tests of what functions themselves say about arrays that their signatures refuse."""
+    from jaxtyping import config
+
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ class Pipeline(models.Capabilities):
         return {name: getattr(self, name) for name in PARTS}
 
 
-def load_tokenizer(path: Path):
+def load_tokenizer(path: Path) -> Any:
     """Reads the tokenizer of a pipeline's folder, or the folder of a tokenizer itself.
 
     Raises:

@@ -6,19 +6,22 @@ device is one `lax.scan` over such a table, which fits into one jit together wit
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int, Int32, Int64, Key, PRNGKeyArray, PyTree, Shaped
 
 from tdr_jax.diffusion.schedule import SAMPLERS, Schedule, one_of
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 
 LARGE = 1024  # pixels a side, above which pictures are decoded in tiles
 
 
-def timesteps(schedule: Schedule, steps: int, sampler: str = "ddim") -> np.ndarray:
+def timesteps(
+    schedule: Schedule, steps: int, sampler: str = "ddim"
+) -> Int64[np.ndarray, " {steps}"]:
     """The timesteps at which a sampler runs the network, as diffusers' `set_timesteps` gives them.
 
     Args:
@@ -27,8 +30,8 @@ def timesteps(schedule: Schedule, steps: int, sampler: str = "ddim") -> np.ndarr
         sampler: "ddim" or "dpm++", which space their steps differently.
 
     Returns:
-        int64 numpy (steps,), not rising. One difference: for "trailing" and some numbers of steps
-        (61 of 1000) rounding makes diffusers append a timestep -1, which is left out here.
+        Those of all steps, in [0, T), not rising. One difference: for "trailing" and some numbers
+        of steps (61 of 1000) rounding makes diffusers append a timestep -1, which is left out here.
 
     Raises:
         InputError: for another sampler or number of steps.
@@ -119,29 +122,29 @@ def _dpm_table(schedule: Schedule, steps: int) -> dict[str, np.ndarray]:
 
 
 def sample(
-    denoise: Callable[[jax.Array, jax.Array], jax.Array],
+    denoise: Callable[[Float32[Array, "b h w c"], Int32[Array, ""]], Float[Array, "b h w c"]],
     schedule: Schedule,
-    noise: jax.Array,
+    noise: Float[Array, "b h w c"],
     steps: int,
     *,
     sampler: str = "ddim",
     eta: float = 0.0,
-    key: jax.Array | None = None,
-) -> jax.Array:
+    key: PRNGKeyArray | None = None,
+) -> Float32[Array, "b h w c"]:
     """Turns noise into samples by one `lax.scan` over the timesteps.
 
     Args:
-        denoise: `(x, t) -> output`: x float32 (B, h, w, C), t int32 scalar; the output, of x's
-            shape and any float dtype, is what the schedule's prediction_type says.
+        denoise: `(x, t) -> output`: latents and their timestep; the output, of any float dtype, is
+            what the schedule's prediction_type says.
         schedule: of the noise the network was trained with.
-        noise: (B, h, w, C), N(0, 1).
+        noise: N(0, 1).
         steps: how often the network runs, 1 .. T.
         sampler: "ddim" or "dpm++" (DPM-Solver++ 2M, midpoint; never clips).
         eta: DDIM's share of fresh noise, a Python number in [0, 1]: 0 is deterministic, 1 is DDPM.
         key: for eta > 0; step i draws normal(fold_in(key, i)).
 
     Returns:
-        float32 (B, h, w, C), the same for the same arguments.
+        Latents, the same for the same arguments.
 
     Raises:
         InputError: for a sampler or a number of steps that cannot be had.
@@ -180,22 +183,24 @@ def sample(
 
 
 def guided(
-    denoise_batch: Callable[[jax.Array, jax.Array, Any], jax.Array],
-    context: Any,
-    uncond: Any,
-    scale: float | jax.Array,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    denoise_batch: Callable[
+        [Float32[Array, "b h w c"], Int32[Array, ""], PyTree], Float[Array, "b h w c"]
+    ],
+    context: PyTree,
+    uncond: PyTree,
+    scale: float | Float[Array, ""],
+) -> Callable[[Float32[Array, "b h w c"], Int32[Array, ""]], Float32[Array, "b h w c"]]:
     """Classifier-free guidance: steers away from what the network does without a prompt.
 
     Args:
         denoise_batch: `(x, t, context) -> output`; runs once a step, on [uncond; context].
-        context: array or tree of arrays (B, ...), the prompt's.
-        uncond: of the same structure, the empty prompt's; (1, ...) serves a whole batch. Not looked
+        context: array or tree of arrays, one row a picture, the prompt's.
+        uncond: of the same structure, the empty prompt's; one row serves a whole batch. Not looked
             at where scale is 1.
         scale: 1 is no guidance, and as a Python number runs the prompt's half alone.
 
     Returns:
-        `denoise(x, t)` for `sample`: `e_u + scale (e_c - e_u)`, float32.
+        `denoise(x, t)` for `sample`: `e_u + scale (e_c - e_u)`.
 
     Source: arXiv 2207.12598, eq. 6 (scale = 1 + w).
     """
@@ -257,8 +262,8 @@ class Sampler:
         """The number of tokens the text tower reads."""
         return self.networks["text_encoder"].config.max_position_embeddings
 
-    def check_tokens(self, ids: np.ndarray) -> np.ndarray:
-        """Returns token ids (..., T) unchanged.
+    def check_tokens(self, ids: Int[np.ndarray, "*n t"]) -> Int[np.ndarray, "*n t"]:
+        """Returns token ids unchanged.
 
         Raises:
             InputError: one is beyond the text tower's vocabulary.
@@ -271,14 +276,19 @@ class Sampler:
             )
         return ids
 
-    def noise(self, keys: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """Returns start noise float32 (N, h, w, C), each picture's from its own key of (N,)."""
+    def noise(self, keys: Key[Array, " n"], size: tuple[int, int]) -> Float32[Array, "n h w c"]:
+        """Returns start noise N(0, 1), each picture's from its own key.
+
+        Args:
+            keys: one a picture.
+            size: height and width of the pictures, in pixels; h = height / `factor`.
+        """
         channels = self.networks["unet"].config.in_channels
         shape = (size[0] // self.factor, size[1] // self.factor, channels)
         return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
-    def spread(self, *batches) -> tuple:
-        """Lays batches (N, ...) over the devices; the last row fills up what these need."""
+    def spread(self, *batches: Shaped[Array, "n ..."]) -> tuple[Shaped[Array, "n2 ..."], ...]:
+        """Lays batches over the devices; the last row fills up what these need."""
         if self._mesh is None:
             return batches
         extra = -len(batches[0]) % self._mesh.size
@@ -288,29 +298,29 @@ class Sampler:
     def draw(
         self,
         params: dict,
-        context: jax.Array,
-        uncond: jax.Array,
-        noise: jax.Array,
+        context: Float[Array, "n t e"],
+        uncond: Float[Array, "_ t e"],
+        noise: Float[Array, "n h w c"],
         *,
         steps: int,
         scale: float,
         sampler: str,
         kv: dict | None = None,
-    ) -> jax.Array:
+    ) -> Float32[Array, "n h2 w2 3"]:
         """Draws one picture for each row of the context; to be traced by `jax.jit`.
 
         Args:
             params: of each part.
-            context: (N, T, C) hidden states of the text tower.
-            uncond: likewise, or (1, T, C), of what to steer away from.
-            noise: (N, h, w, C) to start from.
+            context: hidden states of the text tower.
+            uncond: likewise, or one for all, of what to steer away from.
+            noise: N(0, 1), to start from.
             steps: how often the UNet runs.
             scale: of classifier-free guidance; 1 for none.
             sampler: "ddim" or "dpm++".
             kv: other weights for the UNet's keys and values, of both contexts.
 
         Returns:
-            float32 (N, H, W, 3) in [0, 1].
+            In [0, 1]; h2 = h * `factor`.
 
         Raises:
             InputError: the sampler or number of steps cannot be had.

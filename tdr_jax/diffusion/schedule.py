@@ -12,8 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Int
 
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 
 SAMPLERS = ("ddim", "dpm++")
 
@@ -144,8 +146,8 @@ class Schedule:
         _in_range("clip_sample_range", self.clip_sample_range, 0, 1e6, (int, float))
 
     @functools.cached_property
-    def alphas_cumprod(self) -> np.ndarray:
-        """The share of signal left in the variance: float32 numpy (T,), falling within [0, 1]."""
+    def alphas_cumprod(self) -> Float32[np.ndarray, " t"]:
+        """The share of signal left in the variance at each timestep, falling within [0, 1]."""
         ends = np.float32([self.beta_start, self.beta_end])
         if self.beta_schedule == "scaled_linear":
             ends = np.float32([self.beta_start**0.5, self.beta_end**0.5])
@@ -227,17 +229,22 @@ def _float32(*arrays: jax.Array) -> list[jax.Array]:
     return [jnp.asarray(x).astype(jnp.float32) for x in arrays]
 
 
-def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
+def q_sample(
+    schedule: Schedule,
+    x0: Float[Array, " b *n"],
+    t: Int[Array, " b"] | Int[Array, ""] | int,
+    noise: Float[Array, " b *n"],
+) -> Float[Array, " b *n"]:
     """Adds noise: `sqrt(abar_t) x0 + sqrt(1 - abar_t) noise`.
 
     Args:
         schedule: of the noise.
-        x0: (B, H, W, C), any float dtype.
-        t: (B,) or scalar int, 0 .. T - 1; what lies outside is not noticed.
+        x0: any range; latents (b, h, w, c) for one.
+        t: 0 .. T - 1, of each example or of all; what lies outside is not noticed.
         noise: like x0, N(0, 1).
 
     Returns:
-        Like x0, computed in float32.
+        Of x0's dtype, computed in float32.
 
     Source: DDPM (arXiv 2006.11239), eq. 4.
     """
@@ -246,11 +253,16 @@ def q_sample(schedule: Schedule, x0: jax.Array, t: jax.Array, noise: jax.Array) 
     return (signal * x + sigma * z).astype(x0.dtype)
 
 
-def target(schedule: Schedule, x0: jax.Array, noise: jax.Array, t: jax.Array) -> jax.Array:
+def target(
+    schedule: Schedule,
+    x0: Float[Array, " b *n"],
+    noise: Float[Array, " b *n"],
+    t: Int[Array, " b"] | Int[Array, ""] | int,
+) -> Float[Array, " b *n"]:
     """What the network should give for `q_sample(schedule, x0, t, noise)`.
 
     The noise itself, or `v = sqrt(abar_t) noise - sqrt(1 - abar_t) x0` (arXiv 2202.00512, app. D).
-    Shapes and dtypes are those of `q_sample`.
+    Arguments are those of `q_sample`; the result has x0's dtype.
     """
     if schedule.prediction_type == "epsilon":
         return noise.astype(x0.dtype)

@@ -14,7 +14,7 @@ from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
 from tdr_jax.errors import InputError
-from tdr_jax.models import clip, mapper
+from tdr_jax.models import clip_vision, mapper
 from tdr_jax.text import templates
 
 
@@ -264,7 +264,7 @@ class Guide:
     def _describe(self, params: dict, pixels: jax.Array, mode: tuple[bool, int | None]):
         """(N, H, W, 3) uint8 -> words before and after restoration; to be traced."""
         networks = self._sampler.networks
-        shown = clip.normalise(pixels.astype(jnp.float32) / 255)
+        shown = clip_vision.normalise(pixels.astype(jnp.float32) / 255)
         hidden, _ = networks[IMAGE_ENCODER].apply(params[IMAGE_ENCODER], shown)
         words = networks[IMAGE_TO_TEXT].apply(params[IMAGE_TO_TEXT], hidden)
         restore, task = mode
@@ -278,7 +278,7 @@ class Guide:
         tower = self._sampler.networks[IMAGE_ENCODER]
 
         def features(params, pixels):
-            shown = clip.normalise(pixels.astype(jnp.float32) / 255)
+            shown = clip_vision.normalise(pixels.astype(jnp.float32) / 255)
             states, _ = tower.apply(params[IMAGE_ENCODER], shown)
             found = states[:, 1:].mean(1, dtype=jnp.float32)
             return found / jnp.linalg.norm(found, axis=-1, keepdims=True)

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from tdr_jax.errors import InputError
 from tdr_jax.nn import layers
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +62,12 @@ class Embeddings(nnx.Module):
         self.token_type_embeddings = layers.Embedding(config.type_vocab_size, size)
         self.LayerNorm = layers.LayerNorm(size, eps=config.layer_norm_eps)
 
-    def __call__(self, token_ids):
+    def __call__(self, token_ids: Int[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Looks tokens up, in their places.
+
+        Raises:
+            InputError: more tokens than positions.
+        """
         length, limit = token_ids.shape[-1], self.position_embeddings.weight.shape[0]
         if length > limit:
             raise InputError(f"{length} tokens, but this BERT has {limit} positions; truncate")
@@ -79,7 +86,8 @@ class SelfAttention(nnx.Module):
         self.key = layers.Linear(size, size)
         self.value = layers.Linear(size, size)
 
-    def __call__(self, x, mask):
+    def __call__(self, x: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Maps hidden states to what each token sees, of the same dtype."""
         q, k, v = (
             f(x).reshape(*x.shape[:-1], self.heads, -1) for f in (self.query, self.key, self.value)
         )
@@ -98,7 +106,10 @@ class Residual(nnx.Module):
         self.dense = layers.Linear(features, config.hidden_size)
         self.LayerNorm = layers.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def __call__(self, x, shortcut):
+    def __call__(
+        self, x: Float[Array, "b t d"], shortcut: Float[Array, "b t c"]
+    ) -> Float[Array, "b t c"]:
+        """Joins both, in x's dtype."""
         return self.LayerNorm(self.dense(x) + shortcut)
 
 
@@ -109,7 +120,8 @@ class Attention(nnx.Module):
         self.self = SelfAttention(config)
         self.output = Residual(config.hidden_size, config)
 
-    def __call__(self, x, mask):
+    def __call__(self, x: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Maps hidden states to hidden states of the same dtype."""
         return self.output(self.self(x, mask), x)
 
 
@@ -120,7 +132,8 @@ class Intermediate(nnx.Module):
         self.dense = layers.Linear(config.hidden_size, config.intermediate_size)
         self.activation = config.hidden_act
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
+        """Maps hidden states to wider ones of the same dtype."""
         return layers.ACTIVATIONS[self.activation](self.dense(x))
 
 
@@ -132,7 +145,8 @@ class Layer(nnx.Module):
         self.intermediate = Intermediate(config)
         self.output = Residual(config.intermediate_size, config)
 
-    def __call__(self, x, mask):
+    def __call__(self, x: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Maps hidden states to hidden states of the same dtype."""
         x = self.attention(x, mask)
         return self.output(self.intermediate(x), x)
 
@@ -148,7 +162,8 @@ class Encoder(nnx.Module):
             unroll=config.scan_unroll,
         )
 
-    def __call__(self, x, mask):
+    def __call__(self, x: Float[Array, "b t c"], mask: Bool[Array, "b t"]) -> Float[Array, "b t c"]:
+        """Maps hidden states to hidden states of the same dtype."""
         return self.layer(x, mask)
 
 
@@ -160,44 +175,49 @@ class Bert(nnx.Module):
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
 
-    def __call__(self, token_ids, attention_mask):
+    def __call__(
+        self, token_ids: Int[Array, "b t"], attention_mask: Shaped[Array, "b t"]
+    ) -> Float[Array, "b t c"]:
         """Runs the encoder.
 
         Args:
-            token_ids: (B, T) integers in [0, vocab_size), T at most max_position_embeddings.
-            attention_mask: (B, T) bool or 0/1; 0 marks padding.
+            token_ids: in [0, vocab_size), t at most max_position_embeddings.
+            attention_mask: bool or 0/1; 0 marks padding.
 
         Returns:
-            (B, T, hidden_size) of the config's dtype; rows of padding hold no meaning.
+            Hidden states of the config's dtype, c = hidden_size; rows of padding hold no meaning.
         """
         x = self.embeddings(token_ids).astype(self.dtype)
         return self.encoder(x, attention_mask.astype(bool))
 
-    def mean_pool(self, token_ids, attention_mask):
+    def mean_pool(
+        self, token_ids: Int[Array, "b t"], attention_mask: Shaped[Array, "b t"]
+    ) -> Float32[Array, "b c"]:
         """Averages the hidden states of the tokens that are not padding.
 
         Args:
             token_ids, attention_mask: as in `__call__`.
 
         Returns:
-            (B, hidden_size) float32, not normalised.
+            Means, not of unit length; c = hidden_size.
         """
         return mean(self(token_ids, attention_mask), attention_mask)
 
-    def onwards(self, states, attention_mask):
-        """Runs the layers on hidden states, of layers before these: (B, T, hidden_size) both."""
+    def onwards(
+        self, states: Float[Array, "b t c"], attention_mask: Shaped[Array, "b t"]
+    ) -> Float[Array, "b t c"]:
+        """Runs the layers on hidden states, of layers before these; mask as in `__call__`."""
         return self.encoder(states, attention_mask.astype(bool))
 
 
-def mean(states, attention_mask):
+def mean(
+    states: Float[Array, "b t c"], attention_mask: Shaped[Array, "b t"]
+) -> Float32[Array, "b c"]:
     """Averages hidden states over the tokens that are not padding.
 
     Args:
-        states: (B, T, hidden_size).
-        attention_mask: (B, T) bool or 0/1.
-
-    Returns:
-        (B, hidden_size) float32.
+        states: of any range.
+        attention_mask: bool or 0/1; 0 marks padding.
     """
     weight = attention_mask.astype(jnp.float32)[..., None]
     return (states.astype(jnp.float32) * weight).sum(-2) / jnp.maximum(weight.sum(-2), 1)

@@ -10,16 +10,11 @@ import functools
 
 import jax
 from flax import nnx
+from jaxtyping import Float
 
-from tdr_jax.models.clip import (
-    Mlp,
-    Patches,
-    add_positions,
-    check_patches,
-    check_sizes,
-    heads_attend,
-)
+from tdr_jax.models import vit
 from tdr_jax.nn import layers
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +38,8 @@ class Dinov2Config:
     scan_unroll: int = 1
 
     def __post_init__(self):
-        check_sizes(self)
-        check_patches(self)
+        vit.check_sizes(self)
+        vit.check_patches(self)
 
 
 SIZES = {
@@ -63,7 +58,7 @@ class PatchEmbeddings(nnx.Module):
     """Holds the patches' product under the name that the checkpoints give it."""
 
     def __init__(self, config: Dinov2Config):
-        self.projection = Patches(config, bias=True)
+        self.projection = vit.Patches(config, bias=True)
 
 
 class Embeddings(nnx.Module):
@@ -77,10 +72,11 @@ class Embeddings(nnx.Module):
         self.patch_embeddings = PatchEmbeddings(config)
         self.position_embeddings = layers.param((1, count, size), std=0.02)
 
-    def __call__(self, pictures):
+    def __call__(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b t c"]:
+        """Maps pictures to the class token and their patches, of the same dtype."""
         patches = self.patch_embeddings.projection(pictures)
         token, positions = self.cls_token[...][0, 0], self.position_embeddings[...][0]
-        return add_positions(token, patches, positions)
+        return vit.add_positions(token, patches, positions)
 
 
 class Attention(nnx.Module):
@@ -94,8 +90,9 @@ class Attention(nnx.Module):
         self.o_proj = layers.Linear(size, size)
         self.heads = config.num_attention_heads
 
-    def __call__(self, x):
-        return heads_attend(x, self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.heads)
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to what is added to them, of the same dtype."""
+        return vit.heads_attend(x, self.q_proj, self.k_proj, self.v_proj, self.o_proj, self.heads)
 
 
 class SwiGlu(nnx.Module):
@@ -106,7 +103,8 @@ class SwiGlu(nnx.Module):
         self.up_proj = layers.Linear(features, hidden)
         self.down_proj = layers.Linear(hidden, features)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to what is added to them, of the same dtype."""
         return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -116,7 +114,8 @@ class LayerScale(nnx.Module):
     def __init__(self, config: Dinov2Config):
         self.lambda1 = layers.param((config.hidden_size,), constant=config.layerscale_value)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to tokens of the same dtype."""
         return x * self.lambda1[...].astype(x.dtype)
 
 
@@ -134,10 +133,11 @@ class Layer(nnx.Module):
             # Two thirds, since there are three kernels for two, in whole eights.
             self.mlp = SwiGlu(size, (int(hidden * 2 / 3) + 7) // 8 * 8)
         else:
-            self.mlp = Mlp(size, hidden, config.hidden_act)
+            self.mlp = vit.Mlp(size, hidden, config.hidden_act)
         self.layer_scale2 = LayerScale(config)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to tokens of the same dtype."""
         x = x + self.layer_scale1(self.attention(self.norm1(x)))
         return x + self.layer_scale2(self.mlp(self.norm2(x)))
 
@@ -153,7 +153,8 @@ class Encoder(nnx.Module):
             unroll=config.scan_unroll,
         )
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to tokens of the same dtype."""
         return self.layer(x)
 
 
@@ -167,17 +168,19 @@ class Dinov2(nnx.Module):
         self.encoder = Encoder(config)
         self.layernorm = layers.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def __call__(self, pictures):
+    def __call__(
+        self, pictures: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b t c"], Float[Array, "b c"]]:
         """Runs the network.
 
         Args:
-            pictures: (B, H, W, 3) RGB with ImageNet's mean (0.485, 0.456, 0.406) taken off and its
+            pictures: RGB with ImageNet's mean (0.485, 0.456, 0.406) taken off and its
                 standard deviation (0.229, 0.224, 0.225) divided out; any size from one patch on.
                 What is left over of whole patches is cut off, positions are resized to the size.
 
         Returns:
-            (B, 1 + h * w, hidden_size) normalised, class token first; and that token,
-            (B, hidden_size). Both of the config's dtype.
+            All tokens, normalised, class token first, then the patches by rows; and that token.
+            Both of the config's dtype; c = hidden_size.
 
         Raises:
             InputError: not RGB pictures, or smaller than one patch.
@@ -186,14 +189,14 @@ class Dinov2(nnx.Module):
         x = self.layernorm(self.encoder(x))
         return x, x[:, 0]
 
-    def patch_tokens(self, pictures):
+    def patch_tokens(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 c"]:
         """Computes the features of each patch, in their places.
 
         Args:
             pictures: as in `__call__`.
 
         Returns:
-            (B, H // patch_size, W // patch_size, hidden_size) normalised, of the config's dtype.
+            Normalised, of the config's dtype; h2 = h // patch_size, c = hidden_size.
 
         Raises:
             InputError: not RGB pictures, or smaller than one patch.

@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Float32, Int, Shaped
 
 from tdr_jax.nn import blocks, layers, ops, remat
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +67,8 @@ class SparseAttention(blocks.Attention):
             layers.param((1,), constant=0.2) for _ in range(4)
         )
 
-    def __call__(self, z):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps normalised features to what is added to them, of the same dtype."""
         b, h, w, c = z.shape
         heads = self.temperature.shape[0]
         logits, v = self.cosines(z)
@@ -77,8 +79,8 @@ class SparseAttention(blocks.Attention):
         folded = folded.astype(z.dtype)
         return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
 
-    def sparse_softmax(self, logits):
-        """Maps float32 logits (..., C, C) to the weighted sum of the four sparse softmaxes."""
+    def sparse_softmax(self, logits: Float32[Array, "*n c c"]) -> Float32[Array, "*n c c"]:
+        """Maps logits to the weighted sum of the four sparse softmaxes."""
         count = logits.shape[-1]
         rank = ranks(logits)
         # In this order of the operations: count * (2 / 3) can round to another integer.
@@ -90,7 +92,7 @@ class SparseAttention(blocks.Attention):
         )
 
 
-def ranks(x: jax.Array) -> jax.Array:
+def ranks(x: Shaped[Array, "*n c"]) -> Int[Array, "*n c"]:
     """Places of the entries along the last axis, the largest 0; of equal ones the first leads.
 
     Counting who comes before whom beats sorting at some fifty entries, on every backend, and keeps
@@ -102,8 +104,8 @@ def ranks(x: jax.Array) -> jax.Array:
     return before.sum(-1)
 
 
-def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(B, H, W, C) times float32 (B or 1, C, D) -> (B, H, W, D) in x's dtype."""
+def product(x: Float[Array, "b h w c"], kernel: Float[Array, "#b c d"]) -> Float[Array, "b h w d"]:
+    """Multiplies each pixel by the picture's kernel, or by one for all, in x's dtype."""
     b, h, w, c = x.shape
     rows = x.reshape(kernel.shape[0], -1, c)
     return ops.matmul(rows, kernel.astype(x.dtype)).reshape(b, h, w, -1)
@@ -117,13 +119,22 @@ class PairConv(nnx.Module):
         self.kernel = layers.param((size, size, 2, features), fan_in=fan_in)
         self.bias = layers.param((features,), fan_in=fan_in) if bias else None
 
-    def __call__(self, first, second, order: tuple[int, int], features: slice):
+    def __call__(
+        self,
+        first: Float[Array, "b h w n"],
+        second: Float[Array, "b h w n"],
+        order: tuple[int, int],
+        features: slice,
+    ) -> Float[Array, "b h w n"]:
         """Computes relu of some outputs from the two inputs of each.
 
         Args:
-            first, second: (B, H, W, n) for the n outputs.
+            first, second: one input of each of the n outputs.
             order: which of the two inputs each is.
             features: the n outputs.
+
+        Returns:
+            The outputs, of the same dtype, none negative.
         """
         kernel = self.kernel[...][..., features].astype(first.dtype)
         y = ops.depthwise(first, kernel[:, :, order[0]])
@@ -149,8 +160,8 @@ class FeedForward(nnx.Module):
         self.dwconv5x5_1 = PairConv(hidden, 5, bias=bias)
         self.project_out = layers.Linear(2 * hidden, channels, bias=bias)
 
-    def __call__(self, z):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps normalised features to what is added to them, of the same dtype."""
         hidden = self.project_out.kernel.shape[0] // 2
         half, odd = divmod(hidden, 2)
         kernel = self.project_out.kernel[...]
@@ -174,7 +185,9 @@ class FeedForward(nnx.Module):
             y += product(pair(a5, b5, order, slice(half, hidden)), kernel[None, rows])
         return self.project_out.add_bias(y)
 
-    def widened(self, x, channels, narrow: int):
+    def widened(
+        self, x: Float[Array, "b h w n"], channels: Int[np.ndarray, " n"], narrow: int
+    ) -> Float[Array, "b h w n"]:
         """dwconv5x5 with dwconv3x3's filters, in a rim of zeros, on the first `narrow` channels."""
         small, large = self.dwconv3x3, self.dwconv5x5
         kernel = large.kernel[...][..., channels[narrow:]]
@@ -195,7 +208,8 @@ class TransformerBlock(nnx.Module):
         self.norm2 = blocks.layer_norm(channels, config.LayerNorm_type)
         self.ffn = FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         x = remat.half(x + self.attn(self.norm1(x)))
         return x + self.ffn(self.norm2(x))
 
@@ -209,8 +223,8 @@ class SeparableConv(nnx.Module):
         self.filter2 = layers.DepthwiseConv(channels, size=size)
         self.mix2 = layers.Linear(channels, channels, bias=False)
 
-    def __call__(self, x):
-        """Computes all but the last product, `mix2`."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Computes all but the last product, `mix2`, in x's dtype."""
         return self.filter2(nnx.relu(self.mix1(self.filter1(x))))
 
 
@@ -221,13 +235,13 @@ class DilatedConv(nnx.Module):
         self.filter2 = layers.DepthwiseConv(channels, size=size, dilation=2)
         self.mix2 = layers.Linear(channels, channels, bias=False)
 
-    def __call__(self, x):
-        """Computes all but the last product, `mix2`."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Computes all but the last product, `mix2`, in x's dtype."""
         return self.filter2(x)
 
 
-def neighbourhood_mean(x: jax.Array) -> jax.Array:
-    """Means over 3x3 neighbours (B, H, W, C), of those inside the picture alone."""
+def neighbourhood_mean(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Means over 3x3 neighbours, of those inside the picture alone, in x's dtype."""
     _, h, w, c = x.shape
     rows, columns = (
         np.minimum(np.arange(n) + 2, n) - np.maximum(np.arange(n) - 1, 0) for n in (h, w)
@@ -250,8 +264,10 @@ class ExpertStep(nnx.Module):
         self.ca_fc = layers.Linear(message, len(experts) + 1)
         self.out = layers.Linear((len(experts) + 1) * channels, channels, bias=False)
 
-    def __call__(self, x, message):
-        """Maps features (B, H, W, C), none negative, and a message (B, M) to such features."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], message: Float32[Array, "b m"]
+    ) -> Float[Array, "b h w c"]:
+        """Maps features, none negative, and a message to such features, of the same dtype."""
         c = x.shape[-1]
         weights = jax.nn.softmax(self.ca_fc(message), axis=-1)
         kernels = self.out.kernel[...].reshape(-1, c, c)
@@ -284,8 +300,8 @@ class Compensator(nnx.Module):
             microbatches=config.microbatches,
         )
 
-    def __call__(self, x):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype, none negative."""
         message = nnx.relu(self.ca_fc(x.mean((1, 2), dtype=jnp.float32)))
         return self.steps(nnx.relu(self.preprocess(x)), message)
 
@@ -325,16 +341,18 @@ class DRSformer(nnx.Module):
         self.refinement = Compensator(2 * dim, config) if config.mefc else None
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, fuse: Callable | None = None
+    ) -> Float32[Array, "b h w d"]:
         """Restores a batch of pictures.
 
         Args:
-            images: (B, H, W, inp_channels) in [0, 1], of any size.
+            images: in [0, 1], of any size, c = inp_channels.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not; the first
                 level's experts have run by then.
 
         Returns:
-            float32 (B, H, W, out_channels), not clipped.
+            About [0, 1], not clipped; d = out_channels.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

@@ -6,9 +6,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.nn import layers, ops
+from tdr_jax.nn.typing import Array
 
 BINS, BANDS = 16, 3  # of histograms: from 0 to 1, and from the upper edge to the lower one
 MAPS = 6  # of which there are histograms, see `_histograms`
@@ -53,22 +55,27 @@ class DegradationEstimator(nnx.Module):
         self.hidden = layers.Linear(2 * sum(widths) + BANDS * MAPS * BINS, config.hidden)
         self.answer = layers.Linear(config.hidden, len(ESTIMATED) + 1)
 
-    def __call__(self, images):
+    def __call__(
+        self, images: Float[Array, "b h w 3"]
+    ) -> tuple[Float32[Array, "b 4"], Float32[Array, " b"]]:
         """Judges each picture of a batch.
 
         Args:
-            images: (B, H, W, 3) in [0, 1], sides multiples of `config.multiple`.
+            images: in [0, 1], sides multiples of `config.multiple`.
 
         Returns:
             what `conclude` returns.
         """
         return self.conclude(self.moments(images))
 
-    def moments(self, images):
+    def moments(self, images: Float[Array, "b h w 3"]) -> Float32[Array, "b n"]:
         """Means over each picture, which for a large one are the means of its windows'.
 
+        Args:
+            images: as of the call.
+
         Returns:
-            float32 (B, N): of all levels' channels, of their squares, and histograms.
+            Of all levels' channels, of their squares, and histograms, whose shares are in [0, 1].
         """
         histograms = _histograms(images.astype(jnp.float32))
         images = images.astype(self.config.dtype)
@@ -83,15 +90,17 @@ class DegradationEstimator(nnx.Module):
             second.append(jnp.square(values).mean((1, 2)))
         return jnp.concatenate([*first, *second, histograms], -1)
 
-    def conclude(self, moments):
+    def conclude(
+        self, moments: Float32[Array, "b n"]
+    ) -> tuple[Float32[Array, "b 4"], Float32[Array, " b"]]:
         """Answers from the moments of a picture.
 
         Args:
-            moments: float32 (B, N), see `moments`.
+            moments: see `moments`.
 
         Returns:
-            float32 (B, 4), the log-odds of each of `ESTIMATED`; and float32 (B,), the binary
-            logarithm of the noise's standard deviation on the scale of 0 to 255, if there is any.
+            the log-odds of each of `ESTIMATED`, in nats; and the binary logarithm of the noise's
+            standard deviation on the scale of 0 to 255, if there is any.
         """
         channels = sum(self.config.widths)
         mean, square, histograms = jnp.split(moments, (channels, 2 * channels), -1)

@@ -7,12 +7,14 @@ as wide, and start as identities.
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Shaped
 
 from tdr_jax.models import drsformer, nafnet, sfnet, textpromptir
 from tdr_jax.nn import blocks, layers
+from tdr_jax.nn.batch_norm import Running, prefixed
+from tdr_jax.nn.typing import Array
 
 # By the class of the backbone.
 TRANSFORMER_BLOCKS = {
@@ -30,7 +32,8 @@ class ResidualBlock(nnx.Module):
         self.conv1 = layers.Conv(channels, channels, bias=True)
         self.conv2 = layers.Conv(channels, channels, bias=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         return x + self.conv2(nnx.relu(self.conv1(x)))
 
 
@@ -53,8 +56,8 @@ class Encoder(nnx.Module):
             channels = width
         self.levels = config.levels
 
-    def __call__(self, x) -> list[jax.Array]:
-        """Maps a picture (B, H, W, C) to its features, the largest first."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> list[Float[Array, "b _ _ _"]]:
+        """Maps a picture to its features of the same dtype, the largest first."""
         features = []
         for level in range(1, self.levels + 1):
             x = nnx.relu(getattr(self, f"conv_L{level}")(x))
@@ -70,7 +73,10 @@ class Residual(nnx.Module):
         self.body = make_body()
         self.alpha = layers.param((1,))
 
-    def __call__(self, x, *context):
+    def __call__(
+        self, x: Float[Array, "b h w c"], *context: Shaped[Array, "b ..."]
+    ) -> Float[Array, "b h w c"]:
+        """Maps features, and what the body reads beside them, to features of the same dtype."""
         return x + self.alpha[...].astype(x.dtype) * self.body(x, *context)
 
 
@@ -81,9 +87,12 @@ class FrequencyFusion(nnx.Module):
         self.body = sfnet.Level(channels, config)
         self.alpha = layers.param((1,))
 
-    def __call__(self, x, training: bool) -> tuple[jax.Array, sfnet.Running]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], training: bool
+    ) -> tuple[Float[Array, "b h w c"], Running]:
+        """Maps features to features of the same dtype and the new running statistics."""
         y, running = self.body(x, training)
-        return x + self.alpha[...].astype(x.dtype) * y, sfnet.prefixed("body", running)
+        return x + self.alpha[...].astype(x.dtype) * y, prefixed("body", running)
 
 
 def _fusion(config, level: int, channels: int) -> nnx.Module:
@@ -112,12 +121,19 @@ class Fusion(nnx.Module):
             setattr(self, name, _fusion(config, level, (config.width + config.nf) * 2**level))
         self.keeps_statistics = config.base.kind == "SFNet"
 
-    def __call__(self, level: int, x, guidance, *context, training: bool):
+    def __call__(
+        self,
+        level: int,
+        x: Float[Array, "b h w c"],
+        guidance: Float[Array, "b h2 w2 d"],
+        *context: Shaped[Array, "b ..."],
+        training: bool,
+    ) -> tuple[Float[Array, "b h w c"], Running]:
         """Joins the features of one level.
 
         Args:
             level, x, *context: as of `layers.keep`.
-            guidance: (B, H', W', D), at least as large as x; what is over is cut off.
+            guidance: features at least as large as x; what is over is cut off.
             training: whether running statistics follow the batch.
 
         Returns:
@@ -130,4 +146,4 @@ class Fusion(nnx.Module):
             joined, running = stage(joined, training)
         else:
             joined = stage(joined, *context)
-        return joined[..., :channels], sfnet.prefixed(self.names[level], running)
+        return joined[..., :channels], prefixed(self.names[level], running)

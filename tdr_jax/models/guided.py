@@ -13,11 +13,14 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.models import fusion, matching, sfnet
+from tdr_jax.models import fusion, matching
 from tdr_jax.nn import layers
+from tdr_jax.nn.batch_norm import Running, prefixed
+from tdr_jax.nn.typing import Array
 
 # By the class of the backbone: its field with the width of the first level.
 _WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(
@@ -147,16 +150,21 @@ class Guided(nnx.Module):
         self.masa_enc = fusion.Encoder(config)
         self.masa_blk = fusion.Fusion(config)
 
-    def __call__(self, degraded: jax.Array, guidance: jax.Array, *sentence) -> jax.Array:
+    def __call__(
+        self,
+        degraded: Float[Array, "b h w c"],
+        guidance: Float[Array, "b h2 w2 3"],
+        *sentence: Float[Array, "b e"],
+    ) -> Float32[Array, "b h w d"]:
         """Restores a batch of pictures.
 
         Args:
-            degraded: (B, H, W, C) in [0, 1], of any size.
-            guidance: (B, h, w, 3) in [0, 1], of any other size.
-            *sentence: (B, text_dim), for a backbone that reads one.
+            degraded: in [0, 1], of any size; c and d are the backbone's channels.
+            guidance: in [0, 1], of any other size.
+            *sentence: for a backbone that reads one, of length 1 or shorter; e = text_dim.
 
         Returns:
-            float32 (B, H, W, C_out), not clipped.
+            About [0, 1], not clipped.
 
         Raises:
             InputError: the pictures do not go together or with the network.
@@ -164,7 +172,12 @@ class Guided(nnx.Module):
         fuse, _ = self._guide(degraded, guidance, training=False)
         return self.base(degraded, *sentence, fuse=fuse)
 
-    def training(self, degraded: jax.Array, guidance: jax.Array, *sentence):
+    def training(
+        self,
+        degraded: Float[Array, "b h w c"],
+        guidance: Float[Array, "b h2 w2 3"],
+        *sentence: Float[Array, "b e"],
+    ) -> tuple[tuple[Float32[Array, "b _ _ d"], ...], Running]:
         """Restores a batch with the statistics of the batch.
 
         Args:
@@ -179,16 +192,18 @@ class Guided(nnx.Module):
         if not hasattr(self.base, "training"):
             return (self.base(degraded, *sentence, fuse=fuse),), {}
         outputs, running = self.base.training(degraded, *sentence, fuse=fuse)
-        return outputs, sfnet.prefixed("base", running) | sfnet.prefixed("masa_blk", fused)
+        return outputs, prefixed("base", running) | prefixed("masa_blk", fused)
 
-    def confidence(self, degraded: jax.Array, guidance: jax.Array) -> jax.Array:
+    def confidence(
+        self, degraded: Float[Array, "b h w c"], guidance: Float[Array, "b h2 w2 3"]
+    ) -> Float32[Array, "b h w"]:
         """Tells how alike what was found in the guidance is to each place of the picture.
 
         Args:
             degraded, guidance: as of the call.
 
         Returns:
-            float32 (B, H, W), cosines.
+            Cosines, in [-1, 1].
         """
         _, height, width, _ = degraded.shape
         cosines = self._match(degraded, guidance)[0].confidence
@@ -196,19 +211,18 @@ class Guided(nnx.Module):
         whole = (batch, rows * self.config.stride, columns * self.config.stride)
         return jax.image.resize(cosines, whole, "bilinear")[:, :height, :width]
 
-    def _match(self, degraded, guidance) -> tuple[matching.Match, list[jax.Array]]:
+    def _match(self, degraded, guidance) -> tuple[matching.Match, list[Float[Array, "b _ _ _"]]]:
         """Where each place is found in the guidance, and the guidance's features."""
         self._check(degraded, guidance)
         features = self.features(guidance)
         options = dict(block=self.config.lr_block_size, ratio=self.config.ref_down_block_size)
         return matching.match(self.features(degraded)[-1], features[-1], **options), features
 
-    def features(self, images: jax.Array) -> list[jax.Array]:
+    def features(self, images: Float[Array, "b h w c"]) -> list[Float[Array, "b _ _ _"]]:
         """Encodes pictures as they are seen when they are matched.
 
         Args:
-            images: (B, H, W, C) in [0, 1]: grey, colour, or two views, of which the left one is
-                seen.
+            images: in [0, 1]: grey, colour, or two views, of which the left one is seen.
 
         Returns:
             the features of each level, the largest first, of the pictures padded with zeros to

@@ -9,16 +9,19 @@ follows ELITE, Wei et al. 2023, arXiv 2302.13848.
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Float, Int
 
 from tdr_jax.errors import InputError
 from tdr_jax.models import unet
 from tdr_jax.nn import layers, remat
 from tdr_jax.nn.attention import attend
+from tdr_jax.nn.typing import Array
 
 # Where a UNet attends to its context, and how wide it is there.
 ATTENTION = re.compile(
@@ -213,7 +216,8 @@ class WordAttention(nnx.Module):
         self.to_out = _silenced(layers.Linear(features, features))
         self.heads = features // 64 if features % 64 == 0 else 1  # CLIP's heads have 64 features
 
-    def __call__(self, words):
+    def __call__(self, words: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        """Maps words to words of the same dtype."""
         x = self.norm(words)
         q, k, v = (
             dense(x).reshape(*x.shape[:-1], self.heads, -1)
@@ -243,15 +247,15 @@ class ImageToText(nnx.Module):
         )
         self.attention = WordAttention(config.output_dim) if config.attention else None
 
-    def __call__(self, hidden):
+    def __call__(self, hidden: Float[Array, "b p c"]) -> Float[Array, "b n d"]:
         """Makes the words of pictures.
 
         Args:
-            hidden: (B, 1 + P, input_dim), the last hidden state of CLIP's vision tower, not
-                normalised: class token, then the patches.
+            hidden: the last hidden state of CLIP's vision tower, not normalised: class token, then
+                the patches; c = input_dim.
 
         Returns:
-            (B, num_words, output_dim) of the config's dtype, token embeddings for `inject`.
+            num_words token embeddings for `inject`, of the config's dtype; d = output_dim.
 
         Raises:
             InputError: `hidden` has another shape.
@@ -287,16 +291,19 @@ class TextualRestoration(nnx.Module):
         self.attention = WordAttention(width) if config.attention else None
         self.task_embedding = Tasks(config.tasks, width) if config.tasks else None
 
-    def __call__(self, words, task=None):
+    def __call__(
+        self,
+        words: Float[Array, "b n c"],
+        task: Int[Array, "#b"] | Int[Array, ""] | int | None = None,
+    ) -> Float[Array, "b n c"]:
         """Restores words.
 
         Args:
-            words: (B, num_words, input_dim) of `ImageToText`.
-            task: (B,) or () integers in [0, tasks), the degradation of each picture; None without
-                `tasks`.
+            words: of `ImageToText`; n = num_words, c = input_dim.
+            task: in [0, tasks), the degradation of each picture or of all; None without `tasks`.
 
         Returns:
-            (B, num_words, input_dim) of the config's dtype.
+            Words of the config's dtype.
 
         Raises:
             InputError: `words` have another shape, or `task` is missing or unasked for.
@@ -331,7 +338,7 @@ class Tasks(nnx.Module):
         self.weight = layers.param((count, features))
 
 
-def cross_attention(of) -> tuple[tuple[str, int], ...]:
+def cross_attention(of: Any) -> tuple[tuple[str, int], ...]:
     """Returns the attentions to the context of a UNet, sorted, for `ImageToTextConfig`.
 
     Args:
@@ -342,14 +349,18 @@ def cross_attention(of) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((key.removesuffix(".to_k.kernel"), shapes[key].shape[1]) for key in keys))
 
 
-def kv(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """Returns the copied keys and values under the UNet's names, for the `kv` of its call."""
+def kv(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the copied keys and values under the UNet's names, for the `kv` of its call.
+
+    Args:
+        params: flat parameters of an `ImageToText`, or their shapes by name.
+    """
     return {k.removeprefix("kv."): array for k, array in params.items() if k.startswith("kv.")}
 
 
 def with_kv(
-    params: Mapping[str, jax.Array], unet_params: Mapping[str, jax.Array]
-) -> dict[str, jax.Array]:
+    params: Mapping[str, Float[Array, "..."]], unet_params: Mapping[str, Float[Array, "..."]]
+) -> dict[str, Float[Array, "..."]]:
     """Returns the parameters of an `ImageToText` with the UNet's own keys and values in them.
 
     Args:
@@ -373,17 +384,21 @@ def with_kv(
     }
 
 
-def inject(embeddings: jax.Array, words: jax.Array, positions) -> jax.Array:
+def inject(
+    embeddings: Float[Array, "_ t c"],
+    words: Float[Array, "b n c"],
+    positions: Int[Array, " b"] | Int[Array, ""] | int,
+) -> Float[Array, "b t c"]:
     """Puts words where the placeholder of each prompt stands.
 
     Args:
-        embeddings: (B, T, C) or (1, T, C) token embeddings without positions.
-        words: (B, N, C), N at most T.
-        positions: (B,) or () integers, where the placeholder stands.
+        embeddings: of the tokens of each picture's prompt, or of one for all, without positions.
+        words: n at most t.
+        positions: in [0, t), where the placeholder stands.
 
     Returns:
-        (B, T, C) of the embeddings' dtype: the words from the placeholder on, then what stood
-        behind it, N - 1 places further; what no longer fits is dropped.
+        Of the embeddings' dtype: the words from the placeholder on, then what stood behind it,
+        n - 1 places further; what no longer fits is dropped.
 
     Raises:
         InputError: the shapes do not fit each other.

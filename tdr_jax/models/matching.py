@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jaxtyping import Float, Float32, Int32
 
 from tdr_jax.errors import InputError
 from tdr_jax.nn import backend
+from tdr_jax.nn.typing import Array
 
 TAPS = tuple(itertools.product((-1, 0, 1), repeat=2))  # of a 3x3 patch, from its centre
 # Products that the coarse search holds at once on a device, 16 MB: those of all blocks with the
@@ -32,21 +34,20 @@ class Match:
     """What was found for each position of the query, and how sure that is.
 
     Attributes:
-        rows, columns: int32 (B, H, W), centre of the matched 3x3 patch, which lies on the
-            reference.
-        confidence: float32 (B, H, W) in [-1, 1], the cosine of the two patches.
+        rows, columns: centre of the matched 3x3 patch, which lies on the reference.
+        confidence: in [-1, 1], the cosine of the two patches.
         reference: height and width of the reference that the rows and columns count.
     """
 
-    rows: jax.Array
-    columns: jax.Array
-    confidence: jax.Array
+    rows: Int32[Array, "b h w"]
+    columns: Int32[Array, "b h w"]
+    confidence: Float32[Array, "b h w"]
     reference: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
 
 def match(
-    query: jax.Array,
-    reference: jax.Array,
+    query: Float[Array, "b h w c"],
+    reference: Float[Array, "b h2 w2 c"],
     *,
     block: int = 8,
     ratio: float = 1.5,
@@ -55,9 +56,10 @@ def match(
     """Finds the patch of the reference that is most alike to each patch of the query.
 
     Args:
-        query: (B, H, W, C); H and W are multiples of `block`.
-        reference: (B, Hr, Wr, C), 3x3 or more.
-        block: side of the query's blocks; the patches of one are looked for in one window.
+        query: features; h and w are multiples of `block`.
+        reference: features of 3x3 positions or more.
+        block: side of the query's blocks, in positions; the patches of one are looked for in one
+            window.
         ratio: of a window's side to the block's share of the reference.
         dilations: of the 3x3 samples around a block's middle that place its window; all count alike
             and stay within the block.
@@ -145,17 +147,23 @@ def _edged(x):
     return jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
 
 
-def alignment(query, reference, *, temperature: float = 0.1, step: int = 2) -> jax.Array:
+def alignment(
+    query: Float[Array, "b h w c"],
+    reference: Float[Array, "b h w c"],
+    *,
+    temperature: float = 0.1,
+    step: int = 2,
+) -> Float32[Array, ""]:
     """Tells how far patches are from being most alike to the one at their own place.
 
     Args:
-        query, reference: (B, H, W, C), features of one scene in two states.
+        query, reference: features of one scene in two states.
         temperature: of the softmax over all patches of the reference.
         step: between the patches of the query that are asked, down and across; neighbours would
             answer much alike.
 
     Returns:
-        the mean cross-entropy in nats, a float32 scalar.
+        the mean cross-entropy in nats.
 
     Source: InfoNCE (arXiv 1807.03748), with the cosines of `match`.
     """
@@ -273,20 +281,22 @@ def _merge(blocks):
     return blocks.swapaxes(2, 3).reshape(b, rows * h, columns * w)
 
 
-def transfer(features: jax.Array, match: Match, *, block: int = 8) -> jax.Array:
+def transfer(
+    features: Float[Array, "b h2 w2 d"], match: Match, *, block: int = 8
+) -> Float[Array, "b h w d"]:
     """Brings features of the reference to where the query has matched them.
 
     Every position carries over a 3x3 patch of cells; where the patches of a block overlap, they
     are averaged, and the confidence, enlarged bilinearly within the block, weighs the result.
 
     Args:
-        features: (B, s Hr, s Wr, D), s whole: a level of the reference whose cells of s x s pixels
-            belong to the positions that were matched.
-        match: of (B, H, W) positions with a reference of (Hr, Wr).
+        features: a level of the reference whose cells of s x s pixels, s whole, belong to the
+            positions that were matched.
+        match: of b pictures with a reference of h2 / s x w2 / s positions.
         block: as for `match`.
 
     Returns:
-        (B, s H, s W, D) of the features' dtype.
+        Features of the same dtype, s x s pixels for each position of the query.
 
     Raises:
         InputError: the features do not have the reference's proportions.

@@ -10,11 +10,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import layers, ops, pooling, remat
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +89,8 @@ class NAFBlock(nnx.Module):
         self.gamma = layers.param((channels,))
         self.window = window
 
-    def __call__(self, x):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         channels = x.shape[-1]
         first, second = slice(0, channels), slice(channels, 2 * channels)
         z = self.norm1(x)
@@ -99,8 +100,8 @@ class NAFBlock(nnx.Module):
         gated = self.conv4(z, first) * self.conv4(z, second)
         return x + scaled(self.conv5, gated, self.gamma[...])
 
-    def attend(self, gated):
-        """Simplified channel attention and conv3."""
+    def attend(self, gated: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Simplified channel attention and conv3, of the same dtype."""
         _, height, width, _ = gated.shape
         means = pooling.whole_window_mean(gated, self.window or (height, width))
         scale = self.sca(means)
@@ -110,14 +111,22 @@ class NAFBlock(nnx.Module):
         return scaled(self.conv3, gated, self.beta[...])
 
 
-def scaled(linear: layers.Linear, x, out_scale, in_scale=None):
+def scaled(
+    linear: layers.Linear,
+    x: Float[Array, "b h w c"],
+    out_scale: Float[Array, " d"],
+    in_scale: Float[Array, "b c"] | None = None,
+) -> Float[Array, "b h w d"]:
     """Computes out_scale * linear(in_scale * x) by scaling the kernel.
 
     Args:
-        linear: of C to D features.
-        x: (B, H, W, C).
-        out_scale: float32 (D,).
-        in_scale: float32 (B, C), or None for ones.
+        linear: of c to d features.
+        x: features.
+        out_scale: any range.
+        in_scale: any range; None for ones.
+
+    Returns:
+        Features of x's dtype.
     """
     b, h, w, c = x.shape
     kernel = (linear.kernel[...] * out_scale)[None]
@@ -159,17 +168,18 @@ class NAFNet(nnx.Module):
         self.decoders = nnx.List(map(stage, reversed(levels), config.dec_blk_nums))
         self.ending = layers.Conv(width, config.img_channel, bias=True)
 
-    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, fuse: Callable | None = None
+    ) -> Float32[Array, "b h w c"]:
         """Restores a batch of pictures.
 
         Args:
-            images: (B, H, W, img_channel) in [0, 1], any size: zeros fill the lower and right edge
-                up to multiples of `config.multiple`, as in the reference, and are cut off at the
-                end.
+            images: in [0, 1], of any size, c = img_channel: zeros fill the lower and right edge up
+                to multiples of `config.multiple`, as in the reference, and are cut off at the end.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-            float32 (B, H, W, img_channel), not clipped.
+            About [0, 1], not clipped.
         """
         fuse = fuse or layers.keep
         _, height, width, _ = images.shape

@@ -4,17 +4,20 @@ import dataclasses
 import functools
 import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, PyTree
 
 from tdr_jax.errors import InputError
 from tdr_jax.nn import remat
+from tdr_jax.nn.typing import Array
 
-Params = dict[str, jax.Array]
+Params = dict[str, Float[Array, "..."]]
 
 # What a normalisation counts instead of learning: parameters by name, not by number.
 RUNNING = ("running_mean", "running_var", "num_batches_tracked")
@@ -71,7 +74,7 @@ class Capabilities:
         """The degradations that it is known to have been trained for."""
         return tuple(getattr(self.config, "trained_for", ()))
 
-    def check_restores(self, encoder) -> None:
+    def check_restores(self, encoder: Any) -> None:
         """Refuses what restores no pictures, or an encoder that it does not need.
 
         Args:
@@ -142,7 +145,7 @@ class Network(Capabilities):
         """Whether the network has that method, so that `apply` can be asked for it."""
         return callable(getattr(self._module, method, None))
 
-    def replace(self, **fields) -> "Network":
+    def replace(self, **fields: Any) -> "Network":
         """Returns the network with other fields in its config, `dtype` for one."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, **fields))
 
@@ -170,7 +173,9 @@ class Network(Capabilities):
             for path, param in self._split[1].items()
         }
 
-    def apply(self, params: Params, *inputs, method: str = "__call__", **kwargs):
+    def apply(
+        self, params: Params, *inputs: PyTree, method: str = "__call__", **kwargs: Any
+    ) -> PyTree:
         """Calls a method of the network with these parameters; works under every jax transform.
 
         Raises:
@@ -200,7 +205,7 @@ def _dotted(path: tuple) -> str:
     return ".".join(str(part) for part in path)
 
 
-def check(params, expected, what: str) -> None:
+def check(params: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
     """Compares names and shapes with the expected ones.
 
     Raises:

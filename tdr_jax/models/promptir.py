@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import blocks, layers, remat
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +75,22 @@ class PromptGenBlock(nnx.Module):
         self.linear_layer = layers.Linear(lin_dim, prompt_len)
         self.conv3x3 = layers.Conv(prompt_dim, prompt_dim)
 
-    def __call__(self, x):
-        """Maps features (B, H, W, C) to a prompt (B, H, W, prompt_dim) of the same dtype."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
+        """Maps features to a prompt of the same dtype, d = prompt_dim."""
         _, height, width, _ = x.shape
         weights = jax.nn.softmax(self.linear_layer(x.astype(jnp.float32).mean((1, 2))))
         prompt = jnp.einsum("bl,lhwc->bhwc", weights, self.prompt_param[...])
         return self.conv3x3(resize(prompt, height, width).astype(x.dtype))
 
 
-def resize(x: jax.Array, height: int, width: int) -> jax.Array:
+def resize(
+    x: Float[Array, "b h w c"], height: int, width: int
+) -> Float[Array, "b {height} {width} c"]:
     """Bilinear resize as torch's `interpolate`: half-pixel centres, no antialias, any two sizes.
 
     Args:
-        x: (B, H, W, C).
-        height, width: of the result.
-
-    Returns:
-        (B, height, width, C).
+        x: float32, or the result is rounded as its dtype asks.
+        height, width: of the result, in pixels.
     """
     rows, columns = _interpolation(x.shape[1], height), _interpolation(x.shape[2], width)
     return jnp.einsum("ip,bpqc,jq->bijc", rows, x, columns)
@@ -157,16 +158,18 @@ class PromptIR(nnx.Module):
         self.refinement = stage(0, 2 * dim, heads[0], config.num_refinement_blocks)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, fuse: Callable | None = None
+    ) -> Float32[Array, "b h w d"]:
         """Restores a batch of pictures.
 
         Args:
-            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
-                reflection to multiples of `config.multiple`.
+            images: in [0, 1], of any size, c = inp_channels; sides are continued by reflection to
+                multiples of `config.multiple`.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-            float32 (B, H, W, out_channels), not clipped.
+            About [0, 1], not clipped; d = out_channels.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

@@ -1,4 +1,4 @@
-"""The networks by name: `build(name, **overrides)` gives one ready to initialise and apply.
+"""The networks by name: `build(name, **overrides: Any)` gives one ready to initialise and apply.
 
 A name is of the family that it is or begins with, `nafnet-32` of `nafnet`; or of the part of a
 pipeline behind its slash. The sizes of a family stand in its file, as SIZES; files load when a
@@ -7,6 +7,7 @@ network of theirs is built.
 
 import dataclasses
 import importlib
+from typing import Any
 
 from tdr_jax.models.network import Network
 
@@ -22,9 +23,9 @@ FAMILIES = {
     "guided": ("guided", "Guided"),
     "bert": ("bert", "Bert"),
     # Towers and diffusion networks; without a size in the name, the defaults of their configs.
-    "clip-text": ("clip", "ClipText"),
-    "clip-vision": ("clip", "ClipVision"),
-    "clip-vit": ("clip", "ClipVision"),
+    "clip-text": ("clip_text", "ClipText"),
+    "clip-vision": ("clip_vision", "ClipVision"),
+    "clip-vit": ("clip_vision", "ClipVision"),
     "dinov2": ("dinov2", "Dinov2"),
     # Words from pictures and words restored; with Stable Diffusion 2.1 and CLIP ViT-H/14 unless
     # the name says otherwise: 1.5 goes with ViT-L/14, tiny with clip-vit-tiny and sd21-tiny.
@@ -63,7 +64,7 @@ def config_class(name: str) -> type:
     return getattr(_module(file), f"{kind}Config")
 
 
-def build(name: str, **overrides) -> Network:
+def build(name: str, **overrides: Any) -> Network:
     """Builds the network of that name.
 
     Args:

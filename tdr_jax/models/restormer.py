@@ -4,11 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import blocks, layers
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,16 +83,18 @@ class Restormer(nnx.Module):
             self.skip_conv = layers.Linear(dim, 2 * dim, bias=config.bias)
         self.output = layers.Conv(2 * dim, config.out_channels, bias=config.bias)
 
-    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, fuse: Callable | None = None
+    ) -> Float32[Array, "b h w d"]:
         """Restores a batch of pictures.
 
         Args:
-            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
-                reflection to multiples of `config.multiple`, as the reference's test scripts do.
+            images: in [0, 1], of any size, c = inp_channels; sides are continued by reflection to
+                multiples of `config.multiple`, as the reference's test scripts do.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
-            float32 (B, H, W, out_channels), not clipped.
+            About [0, 1], not clipped; d = out_channels.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

@@ -6,17 +6,17 @@ the last block of each level also splits them by filters that it predicts from t
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Float, Float32
 
-from tdr_jax.nn import layers, ops, pooling, remat, rows
-
-Running = dict[str, jax.Array]
+from tdr_jax.models.sfnet_blocks import BasicConv, FilteredBlock, ResBlock
+from tdr_jax.nn import layers, ops, remat, rows
+from tdr_jax.nn.batch_norm import Running, prefixed
+from tdr_jax.nn.typing import Array
 
 # Side of the test-time pooling window for features of 256 x 256, by the data set that the weights
 # were trained for. None: these keep the mean of the whole picture, as in training.
@@ -91,31 +91,6 @@ class SFNetConfig:
 SIZES = {"sfnet": {}}
 
 
-def pool(x: jax.Array, base_size: int | None) -> jax.Array:
-    """The low frequencies of (B, H, W, C) in float32: (B, 1, 1, C), or (B, H, W, C) by windows."""
-    if base_size is None:
-        return x.mean((1, 2), dtype=jnp.float32, keepdims=True)
-    # A window of less than a pixel has no mean; the reference divides by zero there.
-    window = tuple(max(1, side * base_size // 256) for side in x.shape[1:3])
-    return pooling.window_mean(x, window)
-
-
-class BasicConv(nnx.Module):
-    """Convolution with bias, and gelu where asked for."""
-
-    def __init__(self, in_channels: int, out_channels: int, size: int, *, stride=1, gelu=True):
-        if size == 1:
-            conv = layers.Linear(in_channels, out_channels)
-        else:
-            conv = layers.Conv(in_channels, out_channels, size=size, stride=stride, bias=True)
-        self.main = nnx.List([conv])
-        self.gelu = gelu
-
-    def __call__(self, x):
-        y = self.main[0](x)
-        return ops.gelu(y) if self.gelu else y
-
-
 class TransposedConv(nnx.Module):
     """Transposed convolution, 4x4, stride 2, padding 1: doubles the sides (kernel HWIO).
 
@@ -128,7 +103,8 @@ class TransposedConv(nnx.Module):
         self.kernel = layers.param((4, 4, in_channels, out_channels), fan_in=fan_in)
         self.bias = layers.param((out_channels,), fan_in=fan_in)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        """Maps features to features of the same dtype."""
         inputs, outputs = self.kernel.shape[2:]
         # Output 2m sees inputs m-1 and m by taps 3 and 1, output 2m+1 inputs m and m+1 by 2 and 0.
         taps = self.kernel[...][::-1, ::-1].reshape(2, 2, 2, 2, inputs, outputs)
@@ -159,240 +135,28 @@ class Upscale(nnx.Module):
     def __init__(self, in_channels: int, out_channels: int):
         self.main = nnx.List([TransposedConv(in_channels, out_channels)])
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w d"]:
+        """Maps features to features of the same dtype."""
         return ops.gelu(self.main[0](x))
-
-
-class BatchNorm(nnx.Module):
-    """Normalises (B, C) float32 values over the batch (eps 1e-5, momentum 0.1, as in torch)."""
-
-    def __init__(self, features: int):
-        self.weight = layers.param((features,), constant=1.0)
-        self.bias = layers.param((features,))
-        self.running_mean = layers.param((features,))
-        self.running_var = layers.param((features,), constant=1.0)
-        self.num_batches_tracked = layers.param(())
-
-    def __call__(self, x, training: bool) -> tuple[jax.Array, Running]:
-        """Returns the normalised values and, in training, the new running statistics.
-
-        Raises:
-            ValueError: training with a batch of one, whose variance says nothing.
-        """
-        mean, variance, running = self.running_mean[...], self.running_var[...], {}
-        if training:
-            batch = x.shape[0]
-            if batch == 1:
-                raise ValueError("a batch of one picture has no batch statistics: train on more")
-            before, mean, variance = (mean, variance), x.mean(0), x.var(0)
-            running = {
-                "running_mean": 0.9 * before[0] + 0.1 * mean,
-                "running_var": 0.9 * before[1] + 0.1 * variance * (batch / (batch - 1)),
-                "num_batches_tracked": self.num_batches_tracked[...] + 1,
-            }
-            running = {name: lax.stop_gradient(value) for name, value in running.items()}
-        scale = self.weight[...] * lax.rsqrt(variance + 1e-5)
-        return (x - mean) * scale + self.bias[...], running
-
-
-class Modulator(nnx.Module):
-    """Weighs low against high frequencies, channel by channel, from their mean (MCSF)."""
-
-    def __init__(self, channels: int):
-        hidden = max(channels // 2, 32)
-        self.fc = layers.Linear(channels, hidden)
-        self.fcs = nnx.List([layers.Linear(hidden, channels) for _ in range(2)])
-        self.out = layers.Linear(channels, channels)
-
-    def weights(self, means) -> tuple[jax.Array, jax.Array]:
-        """Maps means (..., C) to the weights of the high and of the low frequencies, (..., C).
-
-        The softmax runs over all 2C together, as in the reference.
-        """
-        hidden = self.fc(means)
-        logits = jnp.concatenate([fc(hidden) for fc in self.fcs], -1)
-        return tuple(jnp.split(jax.nn.softmax(logits, -1), 2, -1))
-
-
-class DynamicFilter(nnx.Module):
-    """Splits features by a low-pass filter that it predicts, then recombines them (MDSF).
-
-    Args:
-        channels: of the features; they share filters in 8 groups.
-        size: side of the filters.
-        base_size: of the pooling window; see `pool`.
-    """
-
-    groups = 8
-
-    def __init__(self, channels: int, size: int, base_size: int | None):
-        taps = self.groups * size**2
-        self.conv = layers.Linear(channels, taps, bias=False)
-        self.conv.kernel = layers.param((channels, taps), std=math.sqrt(2 / taps))
-        self.bn = BatchNorm(taps)
-        self.modulate = Modulator(channels)
-        self.size = size
-        self.base_size = base_size
-
-    def __call__(self, x, training: bool) -> tuple[jax.Array, Running]:
-        """Maps (B, H, W, C) to the same shape; also returns the new running statistics."""
-        b, _, _, channels = x.shape
-        means = pool(x, None)[:, 0, 0]
-        logits, running = self.bn(self.conv(means), training)
-        taps = jax.nn.softmax(logits.reshape(b, self.groups, self.size**2), -1)
-        taps = jnp.repeat(taps, channels // self.groups, 1).transpose(0, 2, 1)
-        taps = taps.reshape(b, self.size, self.size, channels)
-        if self.base_size is None:
-            # The weights are equal everywhere: high = x - low lets one kernel do the whole split.
-            high, low = self.modulate.weights(means)
-            centre = (slice(None), self.size // 2, self.size // 2)
-            taps = (taps * (low - high)[:, None, None]).at[centre].add(high)
-            mixed = filter_samples(x, taps)
-        else:
-            high, low = self.modulate.weights(pool(x, self.base_size))
-            mixed = (x * high + filter_samples(x, taps) * (low - high)).astype(x.dtype)
-        return self.modulate.out(mixed), prefixed("bn", running)
-
-
-def filter_samples(x: jax.Array, kernels: jax.Array) -> jax.Array:
-    """Filters each sample by its own depthwise kernels: x (B, H, W, C), kernels (B, k, k, C).
-
-    Borders are reflected. The taps are summed one by one: nothing k * k times as large exists.
-    """
-    margin = kernels.shape[1] // 2
-    kernels = kernels.astype(x.dtype)
-    if rows.cut():
-        return rows.with_neighbours(_filter_reflected, x, kernels, margin=margin, reflect=True)
-    reflected = jnp.pad(x, ((0, 0), (margin, margin), (0, 0), (0, 0)), mode="reflect")
-    return _filter_reflected(reflected, kernels)
-
-
-def _filter_reflected(x, kernels):
-    """Filters x, which has the rows above and below already, and reflects the columns."""
-    margin = kernels.shape[1] // 2
-    reflected = jnp.pad(x, ((0, 0), (0, 0), (margin, margin), (0, 0)), mode="reflect")
-    filtered = jax.vmap(lambda x, kernel: ops.depthwise(x[None], kernel)[0])(reflected, kernels)
-    return filtered[:, margin:-margin, margin:-margin]
-
-
-class Gap(nnx.Module):
-    """Gains of a feature map's low and high frequencies, one of each a channel."""
-
-    def __init__(self, channels: int):
-        self.fscale_d = layers.param((channels,))
-        self.fscale_h = layers.param((channels,))
-
-    def gains(self) -> tuple[jax.Array, jax.Array]:
-        """Those of the low and of the high frequencies, (2, 2, C): equal in every quadrant."""
-        shape = (2, 2, *self.fscale_d.shape)
-        return tuple(jnp.broadcast_to(g, shape) for g in (self.fscale_d[...], self.fscale_h + 1))
-
-
-class PatchAp(nnx.Module):
-    """Gains of the low and high frequencies of each quadrant of a feature map."""
-
-    def __init__(self, channels: int):
-        self.h = layers.param((4 * channels,))
-        self.l = layers.param((4 * channels,))
-
-    def gains(self) -> tuple[jax.Array, jax.Array]:
-        """Those of the low and of the high frequencies, (2, 2, C); the reference's are C-major."""
-        return tuple(g[...].reshape(-1, 2, 2).transpose(1, 2, 0) for g in (self.l, self.h))
-
-
-class ResBlock(nnx.Module):
-    """x + conv2(modulated gelu(conv1(x))): half the channels as a whole, half by quadrants."""
-
-    def __init__(self, channels: int, config: SFNetConfig):
-        self.conv1 = BasicConv(channels, channels, 3)
-        self.conv2 = BasicConv(channels, channels, 3, gelu=False)
-        self.localap = PatchAp(channels // 2)
-        self.global_ap = Gap(channels // 2)
-        self.base_size = config.base_size
-
-    def __call__(self, x):
-        return self.finish(x, self.conv1(x))
-
-    def finish(self, x, z):
-        """Weighs the frequencies of z (B, H, W, C) and adds what conv2 makes of them to x."""
-        # Without the barrier XLA computes what produced z twice: for the means and for the rest.
-        z = lax.optimization_barrier(z)
-        if rows.cut():
-            return x + self.conv2(self.weigh_rows(z))
-        b, h, w, c = z.shape
-        parts = z.reshape(b, 2, h // 2, 2, w // 2, c)
-        if self.base_size is None:
-            means = parts.mean((2, 4), dtype=jnp.float32, keepdims=True)
-            whole = jnp.broadcast_to(means.mean((1, 3), keepdims=True), means.shape)
-            means = jnp.concatenate([whole[..., : c // 2], means[..., c // 2 :]], -1)
-        else:
-            whole = pool(z[..., : c // 2], self.base_size).reshape(*parts.shape[:-1], -1)
-            quarters = parts[..., c // 2 :].transpose(0, 1, 3, 2, 4, 5)
-            means = pool(quarters.reshape(4 * b, h // 2, w // 2, -1), self.base_size)
-            means = means.reshape(quarters.shape).transpose(0, 1, 3, 2, 4, 5)
-            means = jnp.concatenate([whole, means], -1)
-        low, high = (gains[:, None, :, None] for gains in self.gains())
-        z = ((parts - means) * high + means * low).astype(z.dtype).reshape(z.shape)
-        return x + self.conv2(z)
-
-    def gains(self) -> tuple[jax.Array, jax.Array]:
-        """Those of the low and of the high frequencies of all channels, (2, 2, C) by quadrants."""
-        return tuple(
-            jnp.concatenate(gains, -1)
-            for gains in zip(self.global_ap.gains(), self.localap.gains(), strict=True)
-        )
-
-    def weigh_rows(self, z):
-        """Weighs the frequencies of z whose rows are cut over devices, by means of the whole.
-
-        Rows are told to their half one by one: an axis of the two halves, with rows of several
-        devices in each, is one that the compiler can only make by moving the picture.
-        """
-        b, h, w, c = z.shape
-        upper = (jnp.arange(h) < h // 2)[:, None, None, None]
-        parts = z.reshape(b, h, 2, w // 2, c)
-        lines = parts.mean(3, dtype=jnp.float32, keepdims=True)
-        # Over as many rows as both halves have, of which the other's are zeros.
-        halves = [2 * jnp.where(half, lines, 0).mean(1, keepdims=True) for half in (upper, ~upper)]
-        whole = sum(halves).mean(2, keepdims=True) / 2
-        first = jnp.arange(c) < c // 2
-        halves = [jnp.where(first, whole, half) for half in halves]
-        low, high = (jnp.where(upper, *gains[:, None, :, None]) for gains in self.gains())
-        means = jnp.where(upper, *halves)
-        return ((parts - means) * high + means * low).astype(z.dtype).reshape(z.shape)
-
-
-class FilteredBlock(ResBlock):
-    """A residual block that filters half of its channels 3x3 and half 5x5 before weighing them."""
-
-    def __init__(self, channels: int, config: SFNetConfig):
-        super().__init__(channels, config)
-        self.dyna = DynamicFilter(channels // 2, 3, config.base_size)
-        self.dyna_2 = DynamicFilter(channels // 2, 5, config.base_size)
-
-    def __call__(self, x, training: bool) -> tuple[jax.Array, Running]:
-        z = lax.optimization_barrier(self.conv1(x))
-        small, large = jnp.split(z, 2, -1)
-        small, running = self.dyna(small, training)
-        large, running_2 = self.dyna_2(large, training)
-        running = prefixed("dyna", running) | prefixed("dyna_2", running_2)
-        return self.finish(x, jnp.concatenate([small, large], -1)), running
 
 
 class Level(nnx.Module):
     """The blocks of one scale, equal but for the last, which filters."""
 
     def __init__(self, channels: int, config: SFNetConfig):
-        make_block, depth = functools.partial(ResBlock, channels, config), config.num_res - 1
-        pieces = max(
-            1, config.microbatches * config.base_channel // channels
-        )  # of arrays of the same size
+        make_block = functools.partial(ResBlock, channels, config.base_size)
+        depth = config.num_res - 1
+        # Of arrays of the same size.
+        pieces = max(1, config.microbatches * config.base_channel // channels)
         options = dict(remat=config.remat, unroll=config.scan_unroll, microbatches=pieces)
         self.layers = layers.Stage(make_block, depth, **options) if depth else None
-        self.last = FilteredBlock(channels, config)
+        self.last = FilteredBlock(channels, config.base_size)
         self.remat = config.remat
 
-    def __call__(self, x, training: bool) -> tuple[jax.Array, Running]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], training: bool
+    ) -> tuple[Float[Array, "b h w c"], Running]:
+        """Maps features to features of the same dtype and the new running statistics."""
         x = x if self.layers is None else self.layers(x)
         graphdef, params = nnx.split(self.last)
 
@@ -417,7 +181,8 @@ class Shallow(nnx.Module):
             ]
         )
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w 3"]) -> Float[Array, "b h w c"]:
+        """Maps a picture to features of the same dtype."""
         for layer in self.main:
             x = layer(x)
         return x
@@ -430,7 +195,8 @@ class InstanceNorm(nnx.Module):
         self.weight = layers.param((channels,), constant=1.0)
         self.bias = layers.param((channels,))
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         x32 = x.astype(jnp.float32)
         centred = x32 - x32.mean((1, 2), keepdims=True)
         scale = lax.rsqrt(jnp.square(centred).mean((1, 2), keepdims=True) + 1e-5)
@@ -443,7 +209,10 @@ class Merge(nnx.Module):
     def __init__(self, channels: int):
         self.merge = BasicConv(2 * channels, channels, 3, gelu=False)
 
-    def __call__(self, x, y):
+    def __call__(
+        self, x: Float[Array, "b h w c"], y: Float[Array, "b h w c"]
+    ) -> Float[Array, "b h w c"]:
+        """Maps both features to features of the same dtype."""
         return self.merge(jnp.concatenate([x, y], -1))
 
 
@@ -472,36 +241,45 @@ class SFNet(nnx.Module):
         self.FAM1, self.SCM1 = Merge(4 * width), Shallow(4 * width)
         self.FAM2, self.SCM2 = Merge(2 * width), Shallow(2 * width)
 
-    def __call__(self, images: jax.Array, *, fuse: Callable | None = None) -> jax.Array:
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, fuse: Callable | None = None
+    ) -> Float32[Array, "b h w 3"]:
         """Restores a batch of pictures with the running statistics.
 
         Args:
-            images: (B, H, W, 3) in [0, 1], of any size: padded by reflection inside.
+            images: in [0, 1], of any size: padded by reflection inside.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not; smaller
                 copies of the input join the features after it.
 
         Returns:
-            float32 (B, H, W, 3), not clipped.
+            About [0, 1], not clipped.
         """
         padded = layers.pad_to_multiple(images, self.config.multiple)
         outputs, _ = self._scales(padded, fuse, training=False)
         return outputs[0][:, : images.shape[1], : images.shape[2]]
 
     def training(
-        self, images: jax.Array, *, fuse: Callable | None = None
-    ) -> tuple[tuple[jax.Array, ...], Running]:
+        self, images: Float[Array, "b h w 3"], *, fuse: Callable | None = None
+    ) -> tuple[
+        tuple[
+            Float32[Array, "b h w 3"],
+            Float32[Array, "b h//2 w//2 3"],
+            Float32[Array, "b h//4 w//4 3"],
+        ],
+        Running,
+    ]:
         """Restores a batch at three scales with the statistics of the batch.
 
         Args:
-            images: (B, H, W, 3) in [0, 1]; H and W multiples of `config.multiple`, B at least 2.
+            images: in [0, 1]; h and w multiples of `config.multiple`, b at least 2.
             fuse: as of the call.
 
         Returns:
-            The pictures, float32 (B, H, W, 3), (B, H/2, W/2, 3) and (B, H/4, W/4, 3), and the new
-            values of the running statistics by their dotted names.
+            The pictures at full, half and quarter size, not clipped, and the new values of the
+            running statistics by their dotted names.
 
         Raises:
-            ValueError: H or W is not a multiple of `config.multiple`, or B is 1.
+            ValueError: h or w is not a multiple of `config.multiple`, or b is 1.
         """
         _, height, width, _ = images.shape
         multiple = self.config.multiple
@@ -538,8 +316,3 @@ class SFNet(nnx.Module):
             for step, residual in zip((1, 2, 4), reversed(residuals), strict=True)
         )
         return outputs, running
-
-
-def prefixed(name: str, running: Running) -> Running:
-    """Puts a module's name before the names of its running statistics."""
-    return {f"{name}.{key}": value for key, value in running.items()}

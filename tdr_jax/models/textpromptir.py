@@ -13,8 +13,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import blocks, layers, remat
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +94,10 @@ class TextGate(nnx.Module):
         self.linear_1 = layers.Linear(channels, channels)
         self.linear_2 = layers.Linear(channels, channels)
 
-    def __call__(self, means, text):
-        """Maps channel means (B, C) and text (B, E), both float32, to gamma and beta (B, C)."""
+    def __call__(
+        self, means: Float32[Array, "b c"], text: Float32[Array, "b e"]
+    ) -> tuple[Float32[Array, "b c"], Float32[Array, "b c"]]:
+        """Maps channel means and text to gamma and beta."""
         channels, size = means.shape[-1], self.fusion.shape[0]
         padded = jnp.pad(means, ((0, 0), (size // 2, size // 2)))
         mixed = sum(padded[:, i : i + channels] * self.fusion[i] for i in range(size))
@@ -101,7 +105,9 @@ class TextGate(nnx.Module):
         return self.linear_1(message), self.linear_2(message)
 
 
-def modulate(x, text, norm: layers.LayerNorm, gate: TextGate):
+def modulate(
+    x: Float[Array, "b h w c"], text: Float32[Array, "b e"], norm: layers.LayerNorm, gate: TextGate
+) -> Float[Array, "b h w c"]:
     """LayerNorm, then gamma * . + beta: folded into one scale and shift a sample and channel."""
     normed = layers.normalise(x, norm.eps)
     weight, bias = norm.weight[...], norm.bias[...]
@@ -121,7 +127,10 @@ class TransformerBlock(nnx.Module):
         self.text2 = TextGate(channels, config.text_hidden[1])
         self.ffn = blocks.FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
-    def __call__(self, x, text):
+    def __call__(
+        self, x: Float[Array, "b h w c"], text: Float32[Array, "b e"]
+    ) -> Float[Array, "b h w c"]:
+        """Maps features and text to features of the same dtype."""
         x = remat.half(x + self.attn(modulate(x, text, self.norm1, self.text1)))
         return x + self.ffn(modulate(x, text, self.norm2, self.text2))
 
@@ -168,19 +177,24 @@ class TextPromptIR(nnx.Module):
         self.output = layers.Conv(2 * dim, config.out_channels * shuffled, bias=config.bias)
 
     def __call__(
-        self, images: jax.Array, sentence_vectors: jax.Array, *, fuse: Callable | None = None
-    ) -> jax.Array:
+        self,
+        images: Float[Array, "b h w c"],
+        sentence_vectors: Float[Array, "b e"],
+        *,
+        fuse: Callable | None = None,
+    ) -> Float32[Array, "b h w d"]:
         """Restores a batch of pictures.
 
         Args:
-            images: (B, H, W, inp_channels) in [0, 1], of any size; sides are continued by
-                reflection to multiples of `config.multiple`.
-            sentence_vectors: (B, text_dim), one sentence a picture.
+            images: in [0, 1], of any size, c = inp_channels; sides are continued by reflection to
+                multiples of `config.multiple`.
+            sentence_vectors: one sentence a picture, of length 1 or, for less of it, shorter;
+                e = text_dim.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not; it is also
                 given what the blocks read of the sentence.
 
         Returns:
-            float32 (B, H, W, out_channels), not clipped.
+            About [0, 1], not clipped; d = out_channels.
         """
         config, fuse = self.config, fuse or layers.keep
         _, height, width, _ = images.shape

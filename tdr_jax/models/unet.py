@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32, Num
 
 from tdr_jax.errors import InputError
 from tdr_jax.nn import layers, ops, resnet
 from tdr_jax.nn.attention import attend
+from tdr_jax.nn.typing import Array
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
 CROSS_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
@@ -126,7 +128,13 @@ class Attention(nnx.Module):
         self.to_out = nnx.List([layers.Linear(channels, channels)])
         self.heads = heads
 
-    def __call__(self, x, context, kv: Mapping[str, jax.Array]):
+    def __call__(
+        self,
+        x: Float[Array, "b t c"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b t c"]:
+        """Lets tokens attend to a context, with other keys and values where `kv` has kernels."""
         k, v = (
             ops.matmul(context, jnp.broadcast_to(kernel, (len(context), *kernel.shape)))
             if (kernel := kv.get(f"{name}.kernel")) is not None
@@ -144,7 +152,8 @@ class GatedProjection(nnx.Module):
         self.proj = layers.Linear(channels, 2 * hidden)
         self.hidden = hidden
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
+        """Maps tokens to hidden features of the same dtype."""
         y = self.proj(x)
         return ops.gelu_gate(y[..., self.hidden :], y[..., : self.hidden])
 
@@ -161,7 +170,8 @@ class FeedForward(nnx.Module):
             }
         )
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
+        """Maps tokens to what is added to them, of the same dtype."""
         return self.net["2"](self.net["0"](x))
 
 
@@ -176,7 +186,13 @@ class TransformerBlock(nnx.Module):
         self.norm3 = layers.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def __call__(self, x, context, kv):
+    def __call__(
+        self,
+        x: Float[Array, "b t c"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b t c"]:
+        """Maps tokens to tokens of the same dtype."""
         z = self.norm1(x)
         x = x + self.attn1(z, z, {})
         x = x + self.attn2(self.norm2(x), context, _within(kv, "attn2"))
@@ -197,7 +213,13 @@ class Transformer(nnx.Module):
         )
         self.proj_out = _projection(channels, config)
 
-    def __call__(self, x, context, kv):
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         b, h, w, c = x.shape
         z = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for i, block in enumerate(self.transformer_blocks):
@@ -212,7 +234,7 @@ def _projection(channels: int, config: UNetConfig):
     return layers.Conv(channels, channels, size=1, bias=True)
 
 
-def _within(weights: Mapping[str, jax.Array], module: str) -> dict[str, jax.Array]:
+def _within(weights: Mapping, module: str) -> dict:
     """The entries of a module, named from there."""
     prefix = f"{module}."
     return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
@@ -235,7 +257,14 @@ class Level(nnx.Module):
         )
         self.remat = config.remat
 
-    def block(self, i: int, x, time, context, kv):
+    def block(
+        self,
+        i: int,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, "b f"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b h w d"]:
         """Runs residual block i and its transformer."""
         x = resnet.call(self.resnets[i], x, time, policy=self.remat)
         if self.attentions:
@@ -252,7 +281,14 @@ class DownLevel(Level):
         super().__init__(widths, channels, heads, config)
         self.downsamplers = nnx.List([] if last else [resnet.Downsample(channels, even=True)])
 
-    def __call__(self, x, time, context, kv):
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, "b f"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> tuple[Float[Array, "b h2 w2 d"], list[Float[Array, "b _ _ d"]]]:
+        """Returns what goes to the next level, and the states on the way there."""
         skips = []
         for i in range(len(self.resnets)):
             x = self.block(i, x, time, context, kv)
@@ -270,7 +306,15 @@ class UpLevel(Level):
         super().__init__(widths, channels, heads, config)
         self.upsamplers = nnx.List([] if last else [resnet.Upsample(channels)])
 
-    def __call__(self, x, skips, time, context, kv):
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        skips: list[Float[Array, "b _ _ _"]],
+        time: Float[Array, "b f"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b h2 w2 d"]:
+        """Returns what goes to the next level; takes the states it uses from the end of `skips`."""
         for i in range(len(self.resnets)):
             x = self.block(i, jnp.concatenate([x, skips.pop()], -1), time, context, kv)
         for upsample in self.upsamplers:
@@ -286,7 +330,14 @@ class MidLevel(nnx.Module):
         self.attentions = nnx.List([Transformer(channels, heads, config)])
         self.remat = config.remat
 
-    def __call__(self, x, time, context, kv):
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, "b f"],
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]],
+    ) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         x = resnet.call(self.resnets[0], x, time, policy=self.remat)
         kv = _within(kv, "attentions.0")
         x = resnet.call(self.attentions[0], x, context, kv, policy=self.remat)
@@ -310,7 +361,8 @@ class TimeEmbedding(nnx.Module):
         self.linear_1 = layers.Linear(channels, 4 * channels)
         self.linear_2 = layers.Linear(4 * channels, 4 * channels)
 
-    def __call__(self, sinusoids):
+    def __call__(self, sinusoids: Float[Array, "b c"]) -> Float[Array, "b 4*c"]:
+        """Embeds what `sinusoids` gives, in its dtype."""
         return self.linear_2(jax.nn.silu(self.linear_1(sinusoids)))
 
 
@@ -347,19 +399,25 @@ class UNet(nnx.Module):
         )
         self.conv_out = layers.Conv(widths[0], config.out_channels, bias=True)
 
-    def __call__(self, latents, timesteps, context, kv: Mapping[str, jax.Array] | None = None):
+    def __call__(
+        self,
+        latents: Float[Array, "b h w c"],
+        timesteps: Num[Array, " b"] | Num[Array, ""] | float,
+        context: Float[Array, "b s e"],
+        kv: Mapping[str, Float[Array, "e _"]] | None = None,
+    ) -> Float[Array, "b h w d"]:
         """Runs the network.
 
         Args:
-            latents: (B, h, w, in_channels) of any size: pictures' sides over 8, times the
-                autoencoder's scaling factor.
-            timesteps: () or (B,) numbers in [0, 1000).
-            context: (B, T, cross_attention_dim) hidden states of the text tower.
+            latents: of any size: pictures' sides over 8, times the autoencoder's scaling factor;
+                c = in_channels.
+            timesteps: in [0, 1000), of each picture or of all.
+            context: hidden states of the text tower; e = cross_attention_dim.
             kv: a second set of weights for the keys and values of attention to the context, used
                 instead of the network's own where given: names as in `kv_names`, kernels in them.
 
         Returns:
-            (B, h, w, out_channels) of the config's dtype.
+            The noise, or v, of the config's dtype; d = out_channels.
 
         Raises:
             ValueError: `kv` holds a name that is none of `kv_names`.
@@ -385,8 +443,8 @@ class UNet(nnx.Module):
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
-def sinusoids(timesteps: jax.Array, config: UNetConfig) -> jax.Array:
-    """Returns (B, C) float32 sines and cosines of (B,) timesteps, C the first level's width."""
+def sinusoids(timesteps: Num[Array, " b"], config: UNetConfig) -> Float32[Array, "b c"]:
+    """Returns sines and cosines of timesteps, c of them, the first level's width."""
     half = config.block_out_channels[0] // 2
     exponents = -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - config.freq_shift)
     angles = timesteps.astype(jnp.float32)[:, None] * jnp.exp(exponents)

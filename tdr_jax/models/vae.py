@@ -10,10 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Float
 
 from tdr_jax.errors import InputError
 from tdr_jax.nn import layers, resnet
 from tdr_jax.nn.attention import attend
+from tdr_jax.nn.typing import Array
 
 EPS = 1e-6  # of every norm of the autoencoder; the UNet has 1e-5
 OVERLAP = 0.25  # of neighbouring tiles, diffusers' default
@@ -84,7 +86,8 @@ class Attention(nnx.Module):
         self.to_v = layers.Linear(channels, channels)
         self.to_out = nnx.List([layers.Linear(channels, channels)])
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         b, h, w, c = x.shape
         z = self.group_norm(x).reshape(b, h * w, c)
         q, k, v = (f(z)[:, :, None] for f in (self.to_q, self.to_k, self.to_v))
@@ -100,7 +103,8 @@ class MidBlock(nnx.Module):
         self.attentions = nnx.List([Attention(channels, config)] if wanted else [])
         self.remat = config.remat
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         for module in (self.resnets[0], *self.attentions, self.resnets[1]):
             x = resnet.call(module, x, policy=self.remat)
         return x
@@ -119,7 +123,8 @@ class Level(nnx.Module):
         self.joint = "downsamplers" if down else "upsamplers" if up else None
         self.remat = config.remat
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Maps features to those of the next level, of the same dtype."""
         for block in self.resnets:
             x = resnet.call(block, x, policy=self.remat)
         return getattr(self, self.joint)[0](x) if self.joint else x
@@ -146,7 +151,8 @@ class Encoder(nnx.Module):
         self.conv_norm_out = layers.GroupNorm(config.norm_num_groups, widths[-1], eps=EPS)
         self.conv_out = layers.Conv(widths[-1], 2 * config.latent_channels, bias=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Maps pictures in [-1, 1] to mean and logarithm of the variance, side by side."""
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
@@ -172,7 +178,8 @@ class Decoder(nnx.Module):
         self.conv_norm_out = layers.GroupNorm(config.norm_num_groups, widths[-1], eps=EPS)
         self.conv_out = layers.Conv(widths[-1], config.out_channels, bias=True)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Maps latents to pictures, about [-1, 1]."""
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
@@ -198,23 +205,25 @@ class AutoencoderKL(nnx.Module):
             else None
         )
 
-    def __call__(self, pictures):
-        """Reconstructs pictures (B, H, W, 3) in [-1, 1] from the means of their latents."""
+    def __call__(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
+        """Reconstructs pictures in [-1, 1] from the means of their latents."""
         return self.decode(self.encode(pictures)[0])
 
-    def encode(self, pictures, *, slicing: bool = False, tiling: bool = False):
+    def encode(
+        self, pictures: Float[Array, "b h w 3"], *, slicing: bool = False, tiling: bool = False
+    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
         """Encodes pictures.
 
         Args:
-            pictures: (B, H, W, 3) in [-1, 1], sides multiples of `config.factor` (8).
+            pictures: in [-1, 1], sides multiples of `config.factor` (8).
             slicing: one picture of the batch after the other, for less memory.
             tiling: in tiles of `sample_size` pixels where pictures are larger, blended where they
                 overlap: memory no longer grows with the picture, and the latents differ a little,
                 since every tile has its own norms.
 
         Returns:
-            Mean and logarithm of the variance (in [-30, 20]) of the latents, each (B, H/8, W/8,
-            latent_channels), not scaled.
+            Mean and logarithm of the variance (in [-30, 20]) of the latents, not scaled, of the
+            config's dtype; h2 = h / `config.factor`, c = latent_channels.
         """
         config = self.config
         tile = (config.sample_size, config.sample_size // config.factor)
@@ -223,15 +232,18 @@ class AutoencoderKL(nnx.Module):
         mean, logvar = jnp.split(moments, 2, -1)
         return mean, jnp.clip(logvar, -30, 20)
 
-    def decode(self, latents, *, slicing: bool = False, tiling: bool = False):
+    def decode(
+        self, latents: Float[Array, "b h w c"], *, slicing: bool = False, tiling: bool = False
+    ) -> Float[Array, "b h2 w2 d"]:
         """Decodes latents, divided by the scaling factor.
 
         Args:
-            latents: (B, h, w, latent_channels).
+            latents: not scaled; c = latent_channels.
             slicing, tiling: as in `encode`.
 
         Returns:
-            (B, 8 h, 8 w, out_channels), about [-1, 1]; not clipped.
+            About [-1, 1], not clipped, of the config's dtype; h2 = h * `config.factor`,
+            d = out_channels.
         """
         config = self.config
         tile = (config.sample_size // config.factor, config.sample_size)
@@ -249,7 +261,9 @@ class AutoencoderKL(nnx.Module):
         )
 
 
-def sample(mean: jax.Array, logvar: jax.Array, noise: jax.Array) -> jax.Array:
+def sample(
+    mean: Float[Array, "*n"], logvar: Float[Array, "*n"], noise: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
     """Returns latents drawn from their distribution: mean + std * noise, noise ~ N(0, 1)."""
     return mean + jnp.exp(0.5 * logvar) * noise
 

@@ -3,21 +3,29 @@
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float
 
 from tdr_jax.nn import backend
+from tdr_jax.nn.typing import Array
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool = False) -> jax.Array:
+def attend(
+    q: Float[Array, "b t heads d"],
+    k: Float[Array, "b s heads d"],
+    v: Float[Array, "b s heads d"],
+    *,
+    causal: bool = False,
+) -> Float[Array, "b t heads d"]:
     """Scaled dot-product attention by the fastest implementation of the backend.
 
     Args:
-        q: (B, T, heads, D).
-        k, v: (B, S, heads, D).
+        q: queries, not yet scaled by 1 / sqrt(d).
+        k, v: keys and values, of q's dtype.
         causal: whether a token sees only itself and those before it.
 
     Returns:
-        (B, T, heads, D) of q's dtype. Logits and softmax are float32; on a GPU, half precision with
-        heads that cuDNN's flash attention takes goes there.
+        The weighted values, of q's dtype. Logits and softmax are float32; on a GPU, half precision
+        with heads that cuDNN's flash attention takes goes there.
     """
     if backend.name() == "cpu" and not causal and k.shape[1] > 128:
         return _attend_by_rows(q, k, v)

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import layers, ops, remat
+from tdr_jax.nn.typing import Array
 
 
 class Attention(nnx.Module):
@@ -26,8 +28,8 @@ class Attention(nnx.Module):
         self.qkv_dwconv = layers.DepthwiseConv(3 * channels, bias=bias)
         self.project_out = layers.Linear(channels, channels, bias=bias)
 
-    def __call__(self, z):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps normalised features to what is added to them, of the same dtype."""
         b, h, w, c = z.shape
         heads = self.temperature.shape[0]
         logits, v = self.cosines(z)
@@ -41,8 +43,10 @@ class Attention(nnx.Module):
         folded = jnp.einsum("bcd,ce->bde", weights, self.project_out.kernel[...]).astype(z.dtype)
         return self.project_out.add_bias(ops.matmul(v, folded).reshape(b, h, w, c))
 
-    def cosines(self, z):
-        """Maps features to float32 cosines of q and k (B, C, C) over all heads, and v (B, N, C)."""
+    def cosines(
+        self, z: Float[Array, "b h w c"]
+    ) -> tuple[Float32[Array, "b c c"], Float[Array, "b n c"]]:
+        """Maps features to cosines of q and k over all heads, in [-1, 1], and v by pixel."""
         b, h, w, c = z.shape
         q, k, v = (
             self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
@@ -52,8 +56,8 @@ class Attention(nnx.Module):
         return ops.gram(q, k) * lengths, v
 
 
-def inverse_length(x: jax.Array) -> jax.Array:
-    """1 / max(||x||, 1e-12) along the pixels: (B, N, C) -> (B, C), summed in float32."""
+def inverse_length(x: Float[Array, "b n c"]) -> Float32[Array, "b c"]:
+    """1 / max(||x||, 1e-12) along the pixels, summed in float32; in (0, 1e12]."""
     # Without the barrier XLA computes x a second time, channel by channel.
     x = lax.optimization_barrier(x).astype(jnp.float32)
     return lax.rsqrt(jnp.maximum(jnp.square(x).sum(1), 1e-24))
@@ -68,8 +72,8 @@ class FeedForward(nnx.Module):
         self.dwconv = layers.DepthwiseConv(2 * hidden, bias=bias)
         self.project_out = layers.Linear(hidden, channels, bias=bias)
 
-    def __call__(self, z):
-        """Maps features (..., H, W, C) to features of the same shape and dtype."""
+    def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps normalised features to what is added to them, of the same dtype."""
         hidden = self.project_out.kernel.shape[0]
         a, b = (
             self.dwconv(self.project_in(z, part), part)
@@ -108,7 +112,7 @@ class TransformerBlock(nnx.Module):
         self.norm2 = layer_norm(channels, config.LayerNorm_type)
         self.ffn = FeedForward(channels, config.ffn_expansion_factor, bias=config.bias)
 
-    def __call__(self, x):
-        """Maps features (B, H, W, C) to features of the same shape and dtype."""
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Maps features to features of the same dtype."""
         x = remat.half(x + self.attn(self.norm1(x)))
         return x + self.ffn(self.norm2(x))

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float, Float32, Shaped
 
 from tdr_jax.nn import backend, ops, remat
+from tdr_jax.nn.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +55,18 @@ class Linear(nnx.Module):
         self.kernel = param((in_features, out_features), fan_in=in_features)
         self.bias = param((out_features,), fan_in=in_features) if bias else None
 
-    def __call__(self, x, features: slice = slice(None)):
-        """Computes the given slice of the output features (all by default)."""
+    def __call__(
+        self, x: Float[Array, "*n c"], features: slice = slice(None)
+    ) -> Float[Array, "*n d"]:
+        """Computes the given slice of the output features (all by default), of x's dtype."""
         kernel = self.kernel[...][:, features].astype(x.dtype)
         y = ops.matmul(x.reshape(1, -1, x.shape[-1]), kernel[None])
         return self.add_bias(y.reshape(*x.shape[:-1], -1), features)
 
-    def add_bias(self, y, features: slice = slice(None)):
-        """Adds the bias, if there is one, to products computed elsewhere."""
+    def add_bias(
+        self, y: Float[Array, "*n d"], features: slice = slice(None)
+    ) -> Float[Array, "*n d"]:
+        """Adds the bias, if there is one, to products computed elsewhere, of y's dtype."""
         return y if self.bias is None else y + self.bias[...][features].astype(y.dtype)
 
 
@@ -109,13 +115,14 @@ class Conv(nnx.Module):
         self.stride = stride
         self.padding = size // 2 if padding is None else padding
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        """Convolves features; h2 = (h + 2 padding - size) // stride + 1, of x's dtype."""
         return self.add_bias(
             ops.convolve(x, self.kernel[...].astype(x.dtype), self.stride, self.padding)
         )
 
-    def add_bias(self, y):
-        """Adds the bias, if there is one, to a convolution computed elsewhere."""
+    def add_bias(self, y: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        """Adds the bias, if there is one, to a convolution computed elsewhere, of y's dtype."""
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
 
@@ -131,7 +138,8 @@ class LayerNorm(nnx.Module):
         self.bias = param((features,)) if bias else None
         self.eps = eps
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*n c"]) -> Float[Array, "*n c"]:
+        """Maps features to features of the same dtype."""
         if self.bias is None:
             y = x.astype(jnp.float32)
             y *= lax.rsqrt(y.var(-1, keepdims=True) + self.eps) * self.weight[...]
@@ -140,15 +148,20 @@ class LayerNorm(nnx.Module):
         return y.astype(x.dtype)
 
 
-def normalise(x: jax.Array, eps: float = 1e-5) -> jax.Array:
-    """Returns x with zero mean and unit biased variance along its last axis, in float32."""
+def normalise(x: Float[Array, "*n c"], eps: float = 1e-5) -> Float32[Array, "*n c"]:
+    """Returns x with zero mean and unit biased variance along its last axis.
+
+    Args:
+        x: any range.
+        eps: added to the variance; 1e-5 is torch's default.
+    """
     x = x.astype(jnp.float32)
     centred = x - x.mean(-1, keepdims=True)
     return centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + eps)
 
 
 class GroupNorm(nnx.Module):
-    """Normalises (B, H, W, C) over pixels and the channels of a group, in float32."""
+    """Normalises over pixels and the channels of a group, in float32."""
 
     def __init__(self, groups: int, channels: int, *, eps: float = 1e-5):
         self.weight = param((channels,), constant=1.0)
@@ -156,7 +169,8 @@ class GroupNorm(nnx.Module):
         self.groups = groups
         self.eps = eps
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n c"]:
+        """Maps features to features of the same dtype."""
         b, c = x.shape[0], x.shape[-1]
         z = x.astype(jnp.float32).reshape(b, -1, self.groups, c // self.groups)
         mean = z.mean((1, 3), keepdims=True)
@@ -167,43 +181,61 @@ class GroupNorm(nnx.Module):
         return (z * scale + shift).reshape(x.shape).astype(x.dtype)
 
 
-def pixel_unshuffle(x: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C) -> (B, H/f, W/f, C f f); channel c f f + i f + j, torch's order."""
+def pixel_unshuffle(
+    x: Shaped[Array, "b h w c"], factor: int
+) -> Shaped[Array, "b h//{factor} w//{factor} c*{factor}**2"]:
+    """Moves squares of f x f pixels into channels: channel c f f + i f + j, torch's order.
+
+    Args:
+        x: any dtype and range.
+        factor: f; divides height and width.
+    """
     b, h, w, c = x.shape
     x = x.reshape(b, h // factor, factor, w // factor, factor, c)
     return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, h // factor, w // factor, c * factor**2)
 
 
-def pixel_shuffle(x: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C f f) -> (B, H f, W f, C): the inverse of `pixel_unshuffle`."""
+def pixel_shuffle(
+    x: Shaped[Array, "b h w c"], factor: int
+) -> Shaped[Array, "b h*{factor} w*{factor} c//{factor}**2"]:
+    """Moves channels into squares of f x f pixels: the inverse of `pixel_unshuffle`.
+
+    Args:
+        x: any dtype and range.
+        factor: f; its square divides the channels.
+    """
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, c // factor**2, factor, factor)
     return x.transpose(0, 1, 4, 2, 5, 3).reshape(b, h * factor, w * factor, c // factor**2)
 
 
-def pad_to_multiple(images: jax.Array, multiple: int, mode: str = "reflect") -> jax.Array:
+def pad_to_multiple(
+    images: Shaped[Array, "b h w c"], multiple: int, mode: str = "reflect"
+) -> Shaped[Array, "b h2 w2 c"]:
     """Pads the lower and right edge until both sides are multiples of `multiple`.
 
     Args:
-        images: (B, H, W, C).
-        multiple: of the padded sides.
+        images: any dtype and range.
+        multiple: of the padded sides, in pixels.
         mode: of `jnp.pad`: "reflect", as the test scripts of the Restormer family, or "constant"
             for zeros, as NAFNet itself.
 
     Returns:
-        (B, H', W', C); crop what comes out to H and W.
+        Of the same dtype; crop what comes out to h and w.
     """
     _, height, width, _ = images.shape
     margins = (0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)
     return jnp.pad(images, margins, mode=mode) if any(map(any, margins)) else images
 
 
-def keep(level: int, x: jax.Array, *context: jax.Array) -> jax.Array:
+def keep(
+    level: int, x: Float[Array, "b h w c"], *context: Shaped[Array, "b ..."]
+) -> Float[Array, "b h w c"]:
     """Leaves features as they are: what `fuse` of the restoration networks is by default.
 
     Args:
         level: of the encoder, 0 at full resolution; the last is the bottleneck's.
-        x: (B, H, W, C) as they enter that level.
+        x: features as they enter that level.
         *context: what the network's blocks read beside features.
 
     Returns:
@@ -218,7 +250,8 @@ class Downsample(nnx.Module):
     def __init__(self, channels: int):
         self.body = nnx.List([Conv(channels, channels // 2)])
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 2*c"]:
+        """Maps features of even sides to features of the same dtype."""
         return pixel_unshuffle(self.body[0](x), 2)
 
 
@@ -228,7 +261,8 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int):
         self.body = nnx.List([Conv(channels, 2 * channels)])
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c//2"]:
+        """Maps features to features of the same dtype."""
         return pixel_shuffle(self.body[0](x), 2)
 
 
@@ -247,7 +281,9 @@ class DepthwiseConv(nnx.Module):
         self.bias = param((channels,), fan_in=size * size) if bias else None
         self.dilation = dilation
 
-    def __call__(self, x, channels: slice = slice(None)):
+    def __call__(
+        self, x: Float[Array, "b h w c"], channels: slice = slice(None)
+    ) -> Float[Array, "b h w c"]:
         """Applies the filters of the given channels to x, whose last axis holds just those."""
         y = ops.depthwise(x, self.kernel[...][..., channels].astype(x.dtype), self.dilation)
         return y if self.bias is None else y + self.bias[...][channels].astype(x.dtype)
@@ -285,7 +321,10 @@ class Stage(nnx.Module):
         self.unroll = unroll
         self.microbatches = microbatches
 
-    def __call__(self, x, *context):
+    def __call__(
+        self, x: Float[Array, " b *n"], *context: Shaped[Array, "b ..."]
+    ) -> Float[Array, " b *n"]:
+        """Runs the blocks one after the other on features and what they read beside them."""
         graphdef, params = nnx.split(self.blocks)
         run = functools.partial(self._run, graphdef, backend.all_gather)
         parts = math.gcd(self.microbatches, len(x) // backend.sharing())

@@ -10,13 +10,15 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import backend, rows
+from tdr_jax.nn.typing import Array
 
 
 @jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(B, N, C) times (B, C, D) -> (B, N, D), with gradients in the layouts of their arguments.
+def matmul(x: Float[Array, "b n c"], kernel: Float[Array, "b c d"]) -> Float[Array, "b n d"]:
+    """Matrix products of one dtype, with gradients in the layouts of their arguments.
 
     The gradient that JAX derives for `kernel` comes out transposed; on CPU, XLA then computes
     whatever produced dy a second time, column by column: about a third of a block's training time.
@@ -25,8 +27,8 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def gram(x: jax.Array, y: jax.Array) -> jax.Array:
-    """(B, N, C), (B, N, D) -> float32 (B, C, D): x^T y, summed over N in float32."""
+def gram(x: Float[Array, "b n c"], y: Float[Array, "b n d"]) -> Float32[Array, "b c d"]:
+    """x^T y, summed over n in float32."""
     return _contract(x, y, (1, 1), jnp.float32)
 
 
@@ -51,13 +53,13 @@ gram.defvjp(lambda x, y: (gram(x, y), (x, y)), _gram_backward)
 
 
 @jax.custom_vjp
-def gelu_gate(a: jax.Array, b: jax.Array) -> jax.Array:
+def gelu_gate(a: Float[Array, "*n"], b: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """gelu(a) * b with the exact (erf) gelu; keeps only a and b for the backward pass."""
     return (a * _normal_cdf(a) * b).astype(a.dtype)
 
 
 @jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
+def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The exact (erf) gelu; keeps only x for the backward pass."""
     return (x * _normal_cdf(x)).astype(x.dtype)
 
@@ -85,18 +87,21 @@ gelu_gate.defvjp(lambda a, b: (gelu_gate(a, b), (a, b)), _gelu_gate_backward)
 gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"], stride: int, padding: int
+) -> Float[Array, "b h2 w2 d"]:
     """Convolution with zero padding, by the fastest implementation of the backend.
 
     Args:
-        x: (B, H, W, C).
-        kernel: (k, k, C, D), of x's dtype.
-        stride: in both directions.
-        padding: zeros on every side.
+        x: features.
+        kernel: of x's dtype.
+        stride: in both directions, in pixels.
+        padding: zeros on every side, in pixels.
 
     Returns:
-        (B, H', W', D). A 1x1 kernel is a matrix product, and so, on CPU, is a wide kernel over few
-        pixels, whose windows are gathered first: up to twice as fast as XLA's convolution.
+        Features of x's dtype, h2 = (h + 2 padding - k) // stride + 1. A 1x1 kernel is a matrix
+        product, and so, on CPU, is a wide kernel over few pixels, whose windows are gathered first:
+        up to twice as fast as XLA's convolution.
     """
     b, h, w, c = x.shape
     size, out = kernel.shape[0], kernel.shape[-1]
@@ -154,17 +159,19 @@ def _convolve_backward(padding, residuals, dy):
 _convolve_in_loops.defvjp(_convolve_forward, _convolve_backward)
 
 
-def depthwise(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
+def depthwise(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c"], dilation: int = 1
+) -> Float[Array, "b h w c"]:
     """Depthwise convolution with zero padding, by the fastest implementation of the backend.
 
     Args:
-        x: (B, H, W, C).
-        kernel: (k, k, C), of x's dtype; k odd.
-        dilation: distance of neighbouring taps.
+        x: features.
+        kernel: of x's dtype; k odd.
+        dilation: distance of neighbouring taps, in pixels.
 
     Returns:
-        (B, H, W, C). On CPU, XLA's grouped convolution is many times slower than k * k shifted
-        multiply-adds.
+        Features of x's dtype. On CPU, XLA's grouped convolution is many times slower than k * k
+        shifted multiply-adds.
     """
     margin = dilation * (kernel.shape[0] // 2)
     grouped = functools.partial(_grouped, dilation=dilation, beside=margin)

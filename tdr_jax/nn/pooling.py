@@ -4,31 +4,31 @@ A network trained on crops has met means over a crop only. On a larger picture t
 window around each pixel stays close to those; the mean over the picture does not.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32
 
 from tdr_jax.nn import backend
+from tdr_jax.nn.typing import Array
 
 
-def window_mean(x: jax.Array, window: tuple[int, int]) -> jax.Array:
+def window_mean(x: Float[Array, "b h w c"], window: tuple[int, int]) -> Float32[Array, "b h w c"]:
     """Mean over the window around each pixel; near the border, the nearest whole window's.
 
     Args:
-        x: (B, H, W, C), any float dtype.
+        x: any float dtype and range.
         window: height and width in pixels, cut down to the picture's; if it covers the picture, the
             result is the mean over the picture.
-
-    Returns:
-        float32 (B, H, W, C).
 
     Source: TLC, section 3.
     """
     return spread(whole_window_mean(x, window), x.shape[1], x.shape[2])
 
 
-def whole_window_mean(x: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """Means over the windows that lie in the picture: float32 (B, H - kh + 1, W - kw + 1, C).
+def whole_window_mean(
+    x: Float[Array, "b h w c"], window: tuple[int, int]
+) -> Float32[Array, "b h2 w2 c"]:
+    """Means over the windows of kh x kw pixels that lie in the picture, h - kh + 1 down.
 
     Pointwise layers may run on this smaller array, and `spread` brings it to the picture's size.
     Sums along an axis are differences of prefix sums. These are taken of what is left without the
@@ -43,8 +43,10 @@ def whole_window_mean(x: jax.Array, window: tuple[int, int]) -> jax.Array:
     return _mean_along(_mean_along(x - mean, 1, window[0]), 2, window[1]) + mean
 
 
-def spread(means: jax.Array, height: int, width: int) -> jax.Array:
-    """Repeats the outermost values until (B, h, w, C) is (B, height, width, C).
+def spread(
+    means: Float[Array, "b h w c"], height: int, width: int
+) -> Float[Array, "b {height} {width} c"]:
+    """Repeats the outermost values until there is one for each pixel, of the same dtype.
 
     Where the number of missing rows or columns is odd, the lower right gets one more.
     """

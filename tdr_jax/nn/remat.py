@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import jax
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float
+
+from tdr_jax.nn.typing import Array
 
 _HALF = "half"
 _POLICIES = {
@@ -37,7 +40,7 @@ def name_of(remat: bool | str) -> str:
     return name
 
 
-def half(x: jax.Array) -> jax.Array:
+def half(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Marks what stands between the two halves of a block."""
     return checkpoint_name(x, _HALF)
 

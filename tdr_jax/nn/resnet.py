@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, PyTree
 
 from tdr_jax.nn import backend, layers, ops, remat
+from tdr_jax.nn.typing import Array
 
 
 class ResnetBlock(nnx.Module):
@@ -36,8 +38,10 @@ class ResnetBlock(nnx.Module):
             None if joined else layers.Conv(in_channels, out_channels, size=1, bias=True)
         )
 
-    def __call__(self, x, time=None):
-        """Maps (B, H, W, C_in) to (B, H, W, C_out); `time` (B, T) has been through SiLU."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], time: Float[Array, "b e"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Maps features to features of the same dtype; `time` has been through SiLU."""
         y = self.conv1(jax.nn.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
             y += self.time_emb_proj(time)[:, None, None]
@@ -57,7 +61,8 @@ class Downsample(nnx.Module):
         self.conv = layers.Conv(channels, channels, stride=2, padding=1 if even else 0, bias=True)
         self.even = even
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Maps features to features of the same dtype; odd sides are rounded up if `even`."""
         return self.conv(x if self.even else jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0))))
 
 
@@ -67,8 +72,10 @@ class Upsample(nnx.Module):
     def __init__(self, channels: int):
         self.conv = layers.Conv(channels, channels, bias=True)
 
-    def __call__(self, x, size: tuple[int, int] | None = None):
-        """Maps (B, H, W, C) to (B, *size, C); twice H and W by default."""
+    def __call__(
+        self, x: Float[Array, "b h w c"], size: tuple[int, int] | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Maps features to `size` in pixels, (2 h, 2 w) by default, of the same dtype."""
         b, h, w, c = x.shape
         height, width = size or (2 * h, 2 * w)
         if (height, width) == (2 * h, 2 * w):
@@ -105,8 +112,8 @@ def _halves(kernel, axis: int):
     return jnp.moveaxis(both, (0, 1), (axis, axis + 1))
 
 
-def call(module: nnx.Module, *inputs, policy: bool | str):
-    """Calls a module; `policy` says what the backward pass finds kept of it."""
+def call(module: nnx.Module, *inputs: PyTree, policy: bool | str) -> PyTree:
+    """Calls a module; `policy` says what the backward pass finds kept of it, see `remat`."""
     if remat.name_of(policy) == "none":
         return module(*inputs)
     graphdef, params = nnx.split(module)

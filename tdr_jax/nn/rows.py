@@ -12,6 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Shaped
+
+from tdr_jax.nn.typing import Array
 
 AXIS = "rows"
 
@@ -22,20 +25,27 @@ def cut() -> bool:
 
 
 def with_neighbours(
-    function: Callable, x: jax.Array, *others: jax.Array, margin: int, reflect: bool = False
-) -> jax.Array:
+    function: Callable,
+    x: Shaped[Array, "b h w c"],
+    *others: Shaped[Array, "..."],
+    margin: int,
+    reflect: bool = False,
+) -> Shaped[Array, "b h2 w2 d"]:
     """Applies a function to the rows of each device and some above and below them.
 
     Args:
-        function: maps (B, h + 2 margin, W, C) and `others` to (B, h', W', D), for h rows of a
+        function: maps rows (b, r + 2 margin, w, c) and `others` to (b, r2, w2, d), for r rows of a
             device.
-        x: (B, H, W, C), cut along H.
+        x: cut along h.
         *others: what each device has the whole of.
         margin: rows fetched from above and from below; beyond the picture they are zeros.
         reflect: beyond the picture, its rows reflected instead; devices have `margin` rows or more.
 
     Returns:
-        (B, H', W', D), cut along H'.
+        What the function gave, cut along h2.
+
+    Raises:
+        ValueError: to reflect, and a device has fewer than `margin` rows.
     """
 
     def local(x, *others):

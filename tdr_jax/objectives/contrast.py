@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from tdr_jax.models import clip
+from tdr_jax.models import clip_vision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +53,6 @@ class Contrast:
         return 0.5 * loss, {"top1": (logits.argmax(-1) == right).mean()}
 
     def _project(self, params, pictures):
-        pixels = clip.normalise(pictures)
+        pixels = clip_vision.normalise(pictures)
         vectors = self.network.apply(params, pixels, method="project").astype(jnp.float32)
         return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)

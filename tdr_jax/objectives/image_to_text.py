@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tdr_jax import diffusion
-from tdr_jax.models import clip, mapper
+from tdr_jax.models import clip_vision, mapper
 from tdr_jax.objectives.denoise import denoising_loss, draws, latents
 
 
@@ -38,7 +38,7 @@ class Towers:
         """
         if "hidden" in batch:
             return batch["hidden"]
-        pixels = clip.normalise(batch["seen"])
+        pixels = clip_vision.normalise(batch["seen"])
         return self.image_encoder.apply(frozen["image_encoder"], pixels)[0]
 
     def context(self, frozen, words):

@@ -18,7 +18,7 @@ import tdr_jax
 from tdr_jax import cli, convert, models, weights
 from tdr_jax.errors import InputError
 from tdr_jax.infer.guide import Guide, central_square
-from tdr_jax.models import clip, mapper
+from tdr_jax.models import clip_vision, mapper
 from tests.support import stacks, torch_mapper
 from tests.support.programs import on_devices
 
@@ -52,7 +52,7 @@ def theirs(folder, parts, whole, noise, steps: int):
         left, top = (int(round((length - side) / 2.0)) for length in image.size)
         image = image.crop((left, top, left + side, top + side))
         image = image.resize((56, 56), Image.Resampling.BICUBIC)
-        shown.append((np.asarray(image) / 255 - clip.MEAN) / clip.STD)
+        shown.append((np.asarray(image) / 255 - clip_vision.MEAN) / clip_vision.STD)
     shown = torch.tensor(np.stack(shown), dtype=torch.float32).permute(0, 3, 1, 2)
     tower = CLIPVisionModel.from_pretrained(folder / "image_encoder")
     config = parts.networks["image_to_text"].config

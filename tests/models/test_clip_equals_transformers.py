@@ -11,7 +11,7 @@ import transformers
 
 from tdr_jax import convert, models
 from tdr_jax.errors import InputError
-from tdr_jax.models import clip
+from tdr_jax.models import clip_vision
 from tests.support.checkpoints import tensor_shapes
 from tests.support.parity import nhwc, relative, shaken
 
@@ -177,7 +177,7 @@ def test_pictures_are_normalised_as_clips_preprocessor_does():
     processor = transformers.CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
     picture = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     theirs = processor(picture, return_tensors="pt")["pixel_values"]
-    ours = clip.normalise(picture[None] / np.float32(255))
+    ours = clip_vision.normalise(picture[None] / np.float32(255))
     assert ours.dtype == "float32"
     assert relative(ours, theirs.permute(0, 2, 3, 1)) < 1e-6
 
@@ -278,6 +278,7 @@ def test_sizes_that_fit_nothing_are_refused_in_one_line(name, fields, message):
         models.build(name, **fields)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "name, method, shape, message",
     [

@@ -150,6 +150,7 @@ def test_sizes_that_fit_nothing_are_refused_in_one_line(fields, message):
         models.build("dinov2", **fields)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("method", ["__call__", "patch_tokens"])
 @pytest.mark.parametrize(
     "shape, message",

@@ -217,6 +217,7 @@ def test_networks_equal_their_torch_twins(name, sizes):
     assert all(torch.equal(back[key], state[key]) for key in state)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_does_not_fit_is_refused_in_one_line():
     with pytest.raises(InputError, match="backbone bert cannot be guided; .*NAFNet"):
         models.build("guided", backbone="bert")

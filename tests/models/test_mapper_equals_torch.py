@@ -153,6 +153,7 @@ def test_injection_is_exact_and_drops_what_no_longer_fits(count):
     np.testing.assert_array_equal(same, expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shapes", [((2, 9, 5), (3, 2, 5)), ((1, 9, 5), (3, 2, 4))])
 def test_words_that_do_not_fit_the_embeddings_are_refused(shapes):
     arrays = (jnp.zeros(shape) for shape in shapes)

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 
 from tdr_jax import convert, models
 from tdr_jax.diffusion.schedule import Schedule
-from tdr_jax.models import clip, mapper
+from tdr_jax.models import clip_vision, mapper
 from tdr_jax.objectives import denoise, image_to_text, textual_restoration
 from tests.support.parity import relative, shaken
 from tests.support.torch_mapper import CleanMapper, Mapper, text_states
@@ -120,7 +120,7 @@ def towers(prediction):
 def words_of(pictures):
     """What PyTorch's mapper says of pictures in [0, 1]."""
     modules = twins()[0]
-    pixels = torch.tensor((pictures - np.float32(clip.MEAN)) / np.float32(clip.STD))
+    pixels = torch.tensor((pictures - np.float32(clip_vision.MEAN)) / np.float32(clip_vision.STD))
     hidden = modules["image_encoder"](pixels.permute(0, 3, 1, 2)).last_hidden_state
     return modules["image_to_text"](hidden.detach())
 
