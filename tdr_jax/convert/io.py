@@ -231,7 +231,17 @@ def _plain(tensor) -> np.ndarray:
 
 
 def cast(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
-    """Rounds floats to `dtype`; what it cannot hold, and counts and integers, stay as they are."""
+    """Rounds a parameter to the dtype that a file is to have.
+
+    Args:
+        name: of the parameter, which tells counts of batch normalisation.
+        array: any shape and dtype.
+        dtype: "float32", "bfloat16" or "float16".
+
+    Returns:
+        The array rounded. Integers and counts stay as they are, and so does an array of finite
+        numbers of which one is too large for `dtype`.
+    """
     import ml_dtypes  # JAX brings it
 
     target = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)

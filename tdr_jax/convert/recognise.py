@@ -78,7 +78,14 @@ class Shapes:
         return tuple(sorted(found))
 
     def pairs(self, ending: str) -> set[tuple[int, int]]:
-        """The first two axes of every tensor whose name ends so."""
+        """The first two axes of every tensor whose name ends so.
+
+        Args:
+            ending: of the name, ".weight" for one.
+
+        Returns:
+            Sizes (first, second), each once; tensors of fewer axes are left out.
+        """
         return {
             shape[:2]
             for key, shape in self._shapes.items()

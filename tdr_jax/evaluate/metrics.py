@@ -1,4 +1,4 @@
-"""PSNR and SSIM of pictures ``(..., H, W, C)``.
+"""PSNR and SSIM of one picture, or of many along any axes in front.
 
 NumPy pictures are measured in float64 on the host; JAX arrays in float32 under ``jit`` as well.
 One formula serves both: covariances are taken around the window's own mean, never as
@@ -8,22 +8,26 @@ One formula serves both: covariances are taken around the window's own mean, nev
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Num
 
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 
 WINDOW = 7  # side of the SSIM window, scikit-image's default and the field's
 
 
-def psnr(a, b, data_range: float = 1.0):
+def psnr(
+    a: Num[Array, "*n h w c"], b: Num[Array, "*n h w c"], data_range: float = 1.0
+) -> Float[Array, "*n"] | float:
     """Peak signal-to-noise ratio in decibels, ``10 log10(range^2 / mean (a - b)^2)``, per picture.
 
     Args:
-        a, b: ``(..., H, W, C)`` pictures of equal shape, float in [0, data_range]; or integers
-            with their ``data_range`` (255 for uint8).
+        a, b: pictures, float in [0, data_range]; or integers with their ``data_range`` (255 for
+            uint8).
         data_range: largest minus smallest possible value.
 
     Returns:
-        ``(...)``; float64 for NumPy pictures, float32 for JAX arrays; inf where they are equal.
+        Decibels; float64 for NumPy pictures, float32 for JAX arrays; inf where they are equal.
 
     Raises:
         InputError: shapes differ, fewer than three axes, or integers with a range of 1.
@@ -36,7 +40,9 @@ def psnr(a, b, data_range: float = 1.0):
         return 10.0 * xp.log10(data_range**2 / error)
 
 
-def ssim(a, b, data_range: float = 1.0):
+def ssim(
+    a: Num[Array, "*n h w c"], b: Num[Array, "*n h w c"], data_range: float = 1.0
+) -> Float[Array, "*n"] | float:
     """Structural similarity over 7x7 uniform windows, mean over positions and channels.
 
     ``(2 ux uy + C1)(2 vxy + C2) / ((ux^2 + uy^2 + C1)(vx + vy + C2))`` with window means u,
@@ -44,12 +50,12 @@ def ssim(a, b, data_range: float = 1.0):
     positions whose window lies inside the picture.
 
     Args:
-        a, b: ``(..., H, W, C)`` pictures of equal shape, float in [0, data_range]; or integers
-            with their ``data_range`` (255 for uint8).
+        a, b: pictures, float in [0, data_range]; or integers with their ``data_range`` (255 for
+            uint8).
         data_range: R, largest minus smallest possible value.
 
     Returns:
-        ``(...)`` in [-1, 1]; float64 for NumPy pictures, float32 for JAX arrays.
+        In [-1, 1]; float64 for NumPy pictures, float32 for JAX arrays.
 
     Raises:
         InputError: as ``psnr``, or a side shorter than 7 pixels.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
 from tdr_jax.errors import InputError
 
@@ -133,8 +134,19 @@ def padded(height: int, width: int, multiple: int, rows: int = 1) -> tuple[int, 
     return round_up(height, rows * multiple), round_up(width, multiple)
 
 
-def pad(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Reflect the right and lower edge of (h, w, C) until it is (height, width, C)."""
+def pad(
+    pixels: Shaped[np.ndarray, "h w c"], height: int, width: int
+) -> Shaped[np.ndarray, "{height} {width} c"]:
+    """Continue the right and lower edge by reflection until the picture has a size.
+
+    Args:
+        pixels: any dtype and range.
+        height, width: of the result, in pixels, at least those of the picture; where more is
+            missing than there is, the reflection goes on, and a single row or column is repeated.
+
+    Returns:
+        the padded picture, of the same dtype; the picture itself where nothing is missing.
+    """
     for axis, length in enumerate((height, width)):
         missing = length - pixels.shape[axis]
         if missing:

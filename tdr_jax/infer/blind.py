@@ -4,9 +4,11 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from os import PathLike
+from typing import Any
 
 import numpy as np
 
+from tdr_jax import models
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_picture
@@ -55,7 +57,7 @@ class Estimate:
         )
 
 
-def prompts(estimate: Estimate, network) -> tuple[str, ...]:
+def prompts(estimate: Estimate, network: models.Network) -> tuple[str, ...]:
     """Returns a sentence for each degradation that was found and that the network can remove.
 
     Args:
@@ -92,7 +94,7 @@ class Estimator:
 
         return cls(*weights.load(name_or_path))
 
-    def __call__(self, image) -> Estimate:
+    def __call__(self, image: Any) -> Estimate:
         """Looks at a picture, or at nine windows spread over it where it is large.
 
         Args:

@@ -1,30 +1,35 @@
 """What goes into a network beside the picture: whether it fits, and prompts as one vector."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
+from tdr_jax import models
 from tdr_jax.errors import InputError
 
 AUTO = "auto"  # the prompt that stands for what the picture shows
 
 
-def vector(encoder, prompts: Sequence[str], strength: float = 1.0) -> np.ndarray:
+def vector(
+    encoder: Any, prompts: Sequence[str], strength: float = 1.0
+) -> Float32[np.ndarray, " dim"]:
     """Turns prompts that are to be fulfilled together into one condition.
 
     Args:
-        encoder: anything with `.encode(list of str) -> float32 (N, dim)`.
+        encoder: anything with `.encode(list of str) -> float32 (n, dim)`.
         prompts: one sentence or several.
         strength: from 0 to 1, for a network that has learnt it (`config.text_strength`).
 
     Returns:
-        float32 (dim,): the mean of the sentences' vectors times the strength, as in training.
+        The mean of the sentences' vectors times the strength, as in training.
     """
     vectors = np.asarray(encoder.encode([prompt.strip() for prompt in prompts]), np.float32)
     return np.float32(strength) * vectors.mean(0)
 
 
-def check_prompt(network, prompt: str | Sequence[str] | None) -> None:
+def check_prompt(network: models.Network, prompt: str | Sequence[str] | None) -> None:
     """Raises InputError unless there is a prompt that says something where one is needed."""
     if not network.takes_sentence:
         if prompt is not None:
@@ -37,7 +42,7 @@ def check_prompt(network, prompt: str | Sequence[str] | None) -> None:
         raise InputError(f'the prompt "{AUTO}" stands alone; leave the others out')
 
 
-def check_guidance(network, guidance) -> None:
+def check_guidance(network: models.Network, guidance: Any) -> None:
     """Raises InputError unless there is guidance, whatever it is, just where it is needed."""
     if network.takes_guidance and guidance is None:
         raise InputError(
@@ -48,7 +53,7 @@ def check_guidance(network, guidance) -> None:
         raise InputError(f"network {network.name} takes no guidance; leave it out")
 
 
-def check_views(network, right) -> None:
+def check_views(network: models.Network, right: Any) -> None:
     """Raises InputError unless there is a right view just where one is needed."""
     if network.takes_two_views and right is None:
         raise InputError(

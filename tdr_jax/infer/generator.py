@@ -8,10 +8,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Float, Float32, Int32
 
 from tdr_jax.diffusion.pipeline import PARTS, Pipeline
 from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 
 
 class Generator:
@@ -95,8 +97,8 @@ class Generator:
         """Pixels a side for each latent: sizes are multiples of it."""
         return self._sampler.factor
 
-    def tokens(self, prompts: Sequence[str]) -> np.ndarray:
-        """Returns int32 token ids (N, 77), padded; what is longer is cut off."""
+    def tokens(self, prompts: Sequence[str]) -> Int32[np.ndarray, "n t"]:
+        """Returns token ids, as many as the text tower reads: padded, or cut off."""
         options = dict(padding="max_length", max_length=self._sampler.length, truncation=True)
         ids = self._sampler.tokenizer(list(prompts), **options)["input_ids"]
         return self._sampler.check_tokens(np.asarray(ids, np.int32))
@@ -105,8 +107,16 @@ class Generator:
         """Whether a prompt has more tokens than the text tower reads."""
         return len(self._sampler.tokenizer(prompt)["input_ids"]) > self._sampler.length
 
-    def noise(self, seed: int, indices: Sequence[int], size: tuple[int, int]) -> jax.Array:
-        """Returns start noise (N, h, w, C); each picture's hangs on seed and its index alone."""
+    def noise(
+        self, seed: int, indices: Sequence[int], size: tuple[int, int]
+    ) -> Float32[jax.Array, "n h w c"]:
+        """Returns start noise N(0, 1); each picture's hangs on seed and its index alone.
+
+        Args:
+            seed: in [0, 2^32).
+            indices: one for each picture.
+            size: height and width of the pictures, in pixels; h = height / `factor`.
+        """
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.array(indices))
         return self._sampler.noise(keys, size)
 
@@ -120,13 +130,13 @@ class Generator:
         sampler: str = "ddim",
         seed: int = 0,
         size: tuple[int, int] | None = None,
-        noise=None,
+        noise: Float[Array, "n h w c"] | None = None,
         first: int = 0,
-    ) -> np.ndarray:
+    ) -> Float32[np.ndarray, "n h2 w2 3"]:
         """Draws one picture for each prompt.
 
         Args:
-            prompts: N sentences, or one.
+            prompts: n sentences, or one.
             negative: what to steer away from.
             steps: how often the UNet runs.
             scale: of classifier-free guidance; 1 for none.
@@ -134,11 +144,11 @@ class Generator:
             seed: picture i is a function of its prompt, the seed and `first` + i, whatever else is
                 drawn beside it.
             size: height and width in pixels, multiples of `factor`; `self.size` by default.
-            noise: (N, h, w, C) to start from, instead of the seed's.
+            noise: N(0, 1) to start from, instead of the seed's.
             first: index of the first picture.
 
         Returns:
-            float32 (N, H, W, 3) in [0, 1].
+            In [0, 1], of `size`.
 
         Raises:
             InputError: the size, sampler or number of steps cannot be had.

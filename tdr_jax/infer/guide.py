@@ -8,6 +8,7 @@ from os import PathLike
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Shaped, UInt8
 
 from tdr_jax import weights
 from tdr_jax.diffusion import tdr_pipeline
@@ -15,20 +16,22 @@ from tdr_jax.diffusion.samplers import Sampler
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, IMAGE_TO_TEXT, RESTORATION
 from tdr_jax.errors import InputError
 from tdr_jax.models import clip_vision, mapper
+from tdr_jax.nn.typing import Array
 from tdr_jax.text import templates
 
 
-def central_square(picture: np.ndarray, side: int) -> np.ndarray:
+def central_square(
+    picture: Shaped[Array, "h w 3"], side: int
+) -> UInt8[np.ndarray, "{side} {side} 3"]:
     """Cuts the square of the shorter side out of a picture's middle and resizes it.
 
     Args:
-        picture: (H, W, 3) of any size, uint8, or float in [0, 1], which is rounded to 8 bits as
+        picture: of any size, uint8, or float in [0, 1], which is rounded to 8 bits as
             files hold it.
         side: of the result, in pixels.
 
     Returns:
-        uint8 (side, side, 3), resized as Pillow's bicubic filter does, with antialiasing: what
-        CLIP was trained on.
+        Resized as Pillow's bicubic filter does, with antialiasing: what CLIP was trained on.
 
     Raises:
         InputError: the array is something else, or holds NaN.
@@ -97,7 +100,7 @@ class Guide:
         *,
         dtype: str = "float32",
         template: str = templates.TEMPLATE,
-        **parts,
+        **parts: str | PathLike | None,
     ) -> "Guide":
         """Loads a pipeline with what describes pictures to it.
 
@@ -129,17 +132,21 @@ class Guide:
         return RESTORATION in self._sampler.networks
 
     def words(
-        self, pictures: Sequence[np.ndarray], *, restore: bool = True, task: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self,
+        pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]],
+        *,
+        restore: bool = True,
+        task: int | None = None,
+    ) -> tuple[Float32[np.ndarray, "n words c"], Float32[np.ndarray, "n words c"]]:
         """Describes pictures.
 
         Args:
-            pictures: N, each as in `central_square`.
+            pictures: n, each as in `central_square`.
             restore: False leaves the words as they are, as does a stack without restoration.
             task: the degradation of all the pictures, where the restoration tells tasks apart.
 
         Returns:
-            the pseudo-words before and after restoration, each float32 (N, words, C).
+            the pseudo-words before and after restoration, token embeddings.
 
         Raises:
             InputError: a picture is none, or the task is missing or unknown.
@@ -149,25 +156,27 @@ class Guide:
         found = self._words(self._mode(restore, task))(self._sampler.params, spread)
         return tuple(np.asarray(words)[: len(pixels)] for words in found)
 
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def features(
+        self, pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]]
+    ) -> Float32[np.ndarray, "n c"]:
         """Says what whole pictures look like to the vision tower.
 
         Args:
-            pictures: N, each as in `central_square`.
+            pictures: n, each as in `central_square`.
 
         Returns:
-            float32 (N, C) of unit length: the mean over patches of the states that words are read
+            Of unit length: the mean over patches of the states that words are read
             from, without the head for whose training any change of sharpness was another picture.
         """
         pixels = self._pixels(pictures)
         (spread,) = self._sampler.spread(pixels)
         return np.asarray(self._features(self._sampler.params, spread))[: len(pixels)]
 
-    def nearest(self, words: np.ndarray, k: int = 5) -> list[list[tuple[str, float]]]:
+    def nearest(self, words: Float[Array, "n c"], k: int = 5) -> list[list[tuple[str, float]]]:
         """Finds the tokens that the text tower embeds most like each pseudo-word.
 
         Args:
-            words: (N, C), of one picture.
+            words: of one picture.
             k: how many.
 
         Returns:
@@ -183,8 +192,8 @@ class Guide:
             for pair in zip(np.asarray(values), np.asarray(rows), strict=True)
         ]
 
-    def noise(self, seed: int, names: Sequence[str | None]) -> jax.Array:
-        """Returns start noise (N, h, w, C), each picture's from the seed and its name.
+    def noise(self, seed: int, names: Sequence[str | None]) -> Float32[jax.Array, "n h w c"]:
+        """Returns start noise N(0, 1), each picture's from the seed and its name.
 
         Args:
             seed: in [0, 2^32).
@@ -199,7 +208,7 @@ class Guide:
 
     def __call__(
         self,
-        pictures: Sequence[np.ndarray],
+        pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]],
         *,
         steps: int = 100,
         scale: float = 5.0,
@@ -208,12 +217,12 @@ class Guide:
         names: Sequence[str | None] | None = None,
         restore: bool = True,
         task: int | None = None,
-        noise=None,
-    ) -> np.ndarray:
+        noise: Float[Array, "n h w c"] | None = None,
+    ) -> Float32[np.ndarray, "n h2 w2 3"]:
         """Draws one picture for each that is given.
 
         Args:
-            pictures: N, each as in `central_square`.
+            pictures: n, each as in `central_square`.
             steps: how often the UNet runs.
             scale: of classifier-free guidance, away from the empty prompt; 1 for none.
             sampler: "ddim" or "dpm++" (DPM-Solver++ 2M, good from 20 steps).
@@ -222,10 +231,10 @@ class Guide:
                 and its name.
             restore: False draws from the words as they are.
             task: as in `words`.
-            noise: (N, h, w, C) to start from, instead of the seed's.
+            noise: N(0, 1) to start from, instead of the seed's.
 
         Returns:
-            float32 (N, H, W, 3) in [0, 1], of `size`.
+            In [0, 1], of `size`.
 
         Raises:
             InputError: a picture is none; the sampler, seed, task or number of steps cannot be

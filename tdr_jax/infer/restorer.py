@@ -8,7 +8,9 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
+from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_guidance, open_picture, pad, padded
 from tdr_jax.infer import conditioning
@@ -52,7 +54,7 @@ class Restorer:
     def from_pretrained(
         cls,
         name_or_path: str | PathLike = MODEL,
-        encoder=None,
+        encoder: Any = None,
         *,
         insist: bool = False,
         rows: int | None = None,
@@ -94,15 +96,15 @@ class Restorer:
 
     def __call__(
         self,
-        image,
+        image: Any,
         prompt: str | Sequence[str] | None = None,
         *,
-        guidance=None,
-        right=None,
+        guidance: Any = None,
+        right: Any = None,
         strength: float = 1.0,
         max_pixels: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ):
+    ) -> Any:
         """Restore one picture; its size never changes.
 
         A picture of at most `max_pixels` goes through the network whole, reflected at the right
@@ -176,20 +178,20 @@ class Restorer:
 
     def confidence(
         self,
-        image,
-        guidance,
+        image: Any,
+        guidance: Any,
         *,
-        right=None,
+        right: Any = None,
         max_pixels: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
+    ) -> Float32[np.ndarray, "h w"]:
         """Tell how sure a guided network is, place by place, of what it found in the guidance.
 
         Args:
             image, guidance, right, max_pixels, progress: as for restoring.
 
         Returns:
-            float32 (H, W), about 0 to 1: the cosine between the features of each place and of the
+            About 0 to 1: the cosine between the features of each place and of the
             one it was matched with, the mean over the channels that are restored one by one.
 
         Raises:
@@ -203,18 +205,23 @@ class Restorer:
         others = (_guidance(guidance, pixels, most),)
         return self._through("confidence", given, others, most, progress).mean(-1)
 
-    def whole(self, pixels: np.ndarray, *others: np.ndarray, method: str = "__call__"):
+    def whole(
+        self,
+        pixels: Float32[np.ndarray, "h w c"],
+        *others: Float32[np.ndarray, "..."],
+        method: str = "__call__",
+    ) -> Float32[np.ndarray, "h w d"]:
         """Put a picture through the network at once, as it is: the core of all that restores.
 
         Args:
-            pixels: float32 (H, W, channels that the network takes), reflected at the right and
+            pixels: in [0, 1], of the channels that the network takes, reflected at the right and
                 lower edge up to the multiple it needs.
-            *others: guidance float32 (h, w, 3) and a sentence vector float32 (D,), just where the
+            *others: guidance (h2, w2, 3) in [0, 1] and a sentence vector (e,), just where the
                 network takes them.
             method: "__call__", or "confidence" of a guided network, for the pixels' channels.
 
         Returns:
-            float32 (H, W, channels that the network gives), not clipped; of a confidence (H, W, 1).
+            The channels that the network gives, not clipped; of a confidence d = 1.
 
         Raises:
             InputError: memory is too small, or the network's answer is not finite.
@@ -223,7 +230,7 @@ class Restorer:
         sides = padded(height, width, self.network.config.multiple, self.rows)
         return self._answer(method, pad(pixels, *sides), others)[:height, :width]
 
-    def prompts(self, image, prompt: str | Sequence[str]) -> tuple[str, ...]:
+    def prompts(self, image: Any, prompt: str | Sequence[str]) -> tuple[str, ...]:
         """Tell which sentences a picture is restored with.
 
         Args:
@@ -239,7 +246,9 @@ class Restorer:
             return blind.prompts(blind.shipped()(image), self.network)
         return (prompt,) if isinstance(prompt, str) else tuple(prompt)
 
-    def check(self, prompt: str | Sequence[str] | None, guidance=None, right=None) -> None:
+    def check(
+        self, prompt: str | Sequence[str] | None, guidance: Any = None, right: Any = None
+    ) -> None:
         """Raise InputError unless there is just what the network takes beside the picture."""
         conditioning.check_prompt(self.network, prompt)
         conditioning.check_guidance(self.network, guidance)
@@ -317,7 +326,7 @@ class Restorer:
         return answer
 
 
-def program(network, rows: int = 1, method: str = "__call__") -> Callable:
+def program(network: models.Network, rows: int = 1, method: str = "__call__") -> Callable:
     """Prepare a network for pictures; it is compiled once for each shape, whoever asks for it.
 
     Args:
@@ -326,8 +335,8 @@ def program(network, rows: int = 1, method: str = "__call__") -> Callable:
         method: "__call__", or "confidence" of a guided network.
 
     Returns:
-        run(params, images (N, H, W, C), guidance (N, h, w, 3), vectors (N, D)) -> float32
-        (N, H, W, D), without those of the inputs that the network does not take.
+        run(params, images (n, h, w, c), guidance (n, h2, w2, 3), vectors (n, e)) -> float32
+        (n, h, w, d), without those of the inputs that the network does not take.
 
     Raises:
         InputError: there are fewer devices, or the network cannot work on rows.

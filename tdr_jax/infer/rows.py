@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Float
 
+from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.nn.rows import AXIS
+from tdr_jax.nn.typing import Array
 
 
 class Rows:
@@ -36,25 +38,33 @@ class Rows:
         """Give each device the whole of the parameters; what is placed already stays."""
         return jax.device_put(params, self._replicated)
 
-    def jit(self, function: Callable):
+    def jit(self, function: Callable) -> Callable:
         """Prepare a function of (params, images, *others) for `run`."""
         return jax.jit(function, out_shardings=self._by_rows)
 
-    def put(self, images: np.ndarray, *others: np.ndarray) -> tuple:
-        """Cut images (1, H, W, C) and give each device the whole of the others."""
+    def put(
+        self, images: Float[Array, "1 h w c"], *others: Float[Array, "1 ..."]
+    ) -> tuple[Float[jax.Array, "1 ..."], ...]:
+        """Cut images and give each device the whole of the others."""
         return jax.device_put(images, self._by_rows), *jax.device_put(others, self._replicated)
 
-    def run(self, program, params: dict, images: np.ndarray, *others: np.ndarray):
+    def run(
+        self,
+        program: Callable,
+        params: dict,
+        images: Float[Array, "1 h w c"],
+        *others: Float[Array, "1 ..."],
+    ) -> Float[jax.Array, "1 h w d"]:
         """Call what `jit` returned; it is compiled once for each shape.
 
         Args:
-            program: maps images to (1, H, W, D).
+            program: maps images to images of d channels.
             params: from `place`.
-            images: (1, H, W, C), H a multiple of the devices times what the network needs.
+            images: in [0, 1], h a multiple of the devices times what the network needs.
             *others: guidance or sentence vectors.
 
         Returns:
-            (1, H, W, D), cut like the images.
+            What the program gave, cut like the images.
         """
         with jax.set_mesh(self.mesh):
             return program(params, *self.put(images, *others))
@@ -91,7 +101,7 @@ def check_count(count: int) -> None:
         raise InputError(f"rows is {count}; give a number of devices, or 0 for one alone")
 
 
-def check_network(network) -> None:
+def check_network(network: models.Network) -> None:
     """Raise InputError if the network looks across rows in ways that cannot be cut."""
     config = network.config
     if network.takes_guidance:

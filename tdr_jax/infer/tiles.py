@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float32
 
 from tdr_jax.images.arrays import pad, padded, round_up
 
@@ -37,21 +38,25 @@ def tile_shape(
 
 
 def blend(
-    answer: Callable, given: list[np.ndarray], channels: int, shape: tuple[int, int], progress
-) -> np.ndarray:
+    answer: Callable[[Float32[np.ndarray, "h w c"]], Float32[np.ndarray, "h w d"]],
+    given: list[Float32[np.ndarray, "h w c"]],
+    channels: int,
+    shape: tuple[int, int],
+    progress: Callable[[int, int], None],
+) -> Float32[np.ndarray, "h w k"]:
     """Restore pictures of one size tile by tile, and blend the tiles.
 
     Memory besides input and output is one tile's.
 
     Args:
-        answer: maps float32 (h, w, C) to (h, w, channels).
-        given: pictures (H, W, C), one after the other.
+        answer: maps a tile in [0, 1] to what is made of it, `channels` wide.
+        given: pictures of one size in [0, 1], one after the other.
         channels: of each answer.
-        shape: (h, w), from `tile_shape`.
+        shape: of a tile, in pixels, from `tile_shape`.
         progress: called as progress(tiles done, tiles in all).
 
     Returns:
-        float32 (H, W, channels of each of the given), side by side.
+        The channels of what was made of each of the given, side by side.
     """
     height, width, _ = given[0].shape
     tall, broad = shape
@@ -91,7 +96,7 @@ def starts(length: int, tile: int) -> list[int]:
     return [round(index * (length - tile) / (count - 1)) for index in range(count)]
 
 
-def windows(length: int, tile: int, firsts: list[int]) -> list[np.ndarray]:
+def windows(length: int, tile: int, firsts: list[int]) -> list[Float32[np.ndarray, " {tile}"]]:
     """Give each tile along one side its share in every pixel.
 
     The share rises and falls as a raised cosine over the overlap, so that a tile counts for
@@ -103,7 +108,7 @@ def windows(length: int, tile: int, firsts: list[int]) -> list[np.ndarray]:
         firsts: from starts().
 
     Returns:
-        one float32 (tile,) for each tile, all above 0; at every pixel they add up to 1.
+        shares for each tile, in (0, 1]; at every pixel they add up to 1.
     """
     overlap = _overlap(tile)
     ramp = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / overlap) ** 2

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 _KIND: contextvars.ContextVar[str | None] = contextvars.ContextVar("kind", default=None)
 _MESH: contextvars.ContextVar[jax.sharding.Mesh | None] = contextvars.ContextVar(
@@ -30,7 +31,7 @@ def sharing() -> int:
     return 1 if found is None else found.size
 
 
-def all_gather(tree):
+def all_gather(tree: PyTree) -> PyTree:
     """Gathers parameters of which each device holds a part, where what is traced is so laid out.
 
     Args:

@@ -80,6 +80,7 @@ def test_equal_pictures_score_inf_and_one():
     assert abs(metrics.ssim(clean, clean) - 1) < 1e-12
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_pictures_too_small_or_unequal_are_refused():
     clean, noisy = picture_pair(6, 30)
     with pytest.raises(InputError, match="30x6"):

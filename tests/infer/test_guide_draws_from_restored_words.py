@@ -186,7 +186,7 @@ def test_the_central_square_is_that_of_torchvision(height, width):
 SPREAD = """
 import sys
 import jax, numpy as np
-from tdr_jax.infer.guidance import Guide
+from tdr_jax.infer.guide import Guide
 assert jax.device_count() == 4
 random = np.random.default_rng(0)
 pictures = [random.integers(0, 256, (40 + i, 63 - 9 * i, 3), dtype=np.uint8) for i in range(2)]

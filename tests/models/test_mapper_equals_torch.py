@@ -407,6 +407,7 @@ def test_sizes_that_fit_nothing_are_refused_in_one_line(name, fields, message):
         models.build(name, **fields)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "name, shape, task, message",
     [
@@ -422,6 +423,7 @@ def test_input_that_cannot_be_read_is_refused_in_one_line(name, shape, task, mes
         network.apply(network.abstract_params(), jnp.zeros(shape), *task)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_network_with_tasks_wants_to_be_told_one():
     network = models.build("textual-restoration-tiny", tasks=2)
     with pytest.raises(InputError, match="2 tasks: say which task"):

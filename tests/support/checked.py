@@ -7,7 +7,15 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray
 
 # Their functions say what shapes and dtypes they take and give.
-ROOMS = ("tdr_jax.nn", "tdr_jax.models", "tdr_jax.diffusion")
+ROOMS = (
+    "tdr_jax.nn",
+    "tdr_jax.models",
+    "tdr_jax.diffusion",
+    "tdr_jax.infer",
+    "tdr_jax.evaluate.metrics",
+    "tdr_jax.objectives.losses",
+    "tdr_jax.objectives.pixels",
+)
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
