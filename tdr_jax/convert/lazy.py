@@ -26,7 +26,16 @@ class Tensor:
 
 
 def section(tensor, which: int, of: int) -> Tensor:
-    """One of several equal parts of a tensor's first axis; nothing is read yet."""
+    """One of several equal parts of a tensor's first axis; nothing is read yet.
+
+    Args:
+        tensor: has a `shape` and can be read by `to_numpy`.
+        which: of the parts, from 0.
+        of: how many; they divide the first axis.
+
+    Returns:
+        A tensor of shape (rows / of, ...) that reads the whole when it is asked for its values.
+    """
     rows = tensor.shape[0] // of
     mine = slice(which * rows, (which + 1) * rows)
     return Tensor((rows, *tensor.shape[1:]), lambda: to_numpy(tensor)[mine])
