@@ -200,6 +200,7 @@ def test_a_damaged_cache_is_computed_anew(minilm, cache, caplog, spoil):
 
 
 def test_other_sentences_or_another_encoder_never_share_a_cache_entry(minilm, cache, monkeypatch):
+    forget(minilm)
     minilm.cached(["remove the rain"])
     minilm.cached(["remove the rain", "clear the fog"])
     monkeypatch.setattr(minilm, "fingerprint", "0" * 64)
