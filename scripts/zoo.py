@@ -24,9 +24,9 @@ def main():
         network = models.build(name, scan_unroll=FULL)
         params = network.abstract_params()
         inputs = [jax.ShapeDtypeStruct((1, SIDE, SIDE, network.config.channels[0]), "float32")]
-        if hasattr(network.config, "guided"):
+        if network.takes_guidance:
             inputs.append(jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), "float32"))
-        if hasattr(network.config, "text_dim"):
+        if network.takes_sentence:
             inputs.append(jax.ShapeDtypeStruct((1, network.config.text_dim), "float32"))
         operations = jax.jit(network.apply).lower(params, *inputs).cost_analysis()["flops"]
         print(f"| `{name}` | {network.size:,} | {operations / 2e9:.1f} |", flush=True)

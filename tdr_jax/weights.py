@@ -261,31 +261,30 @@ def with_encoder(network, encoder=None, *, insist: bool = False):
     """
     if not network.takes_sentence:
         return network, None
-    trained = network.encoder
-    try:
-        if encoder is None or isinstance(encoder, str | os.PathLike):
-            name = encoder or (trained.name if trained else ENCODER)
-            encoder_used = text.TextEncoder.from_pretrained(name)
-        else:
-            encoder_used = encoder
-    except InputError as error:
-        if encoder is not None or trained is None:
-            raise
-        raise InputError(
-            f"network {network.name} was trained with the text encoder {trained}, which is not "
-            "here; give its folder: --encoder FOLDER"
-        ) from error
-    used = getattr(encoder_used, "record", None)
+    trained, found = network.encoder, encoder
+    if encoder is None:
+        found = trained.name if trained else ENCODER
+    if isinstance(found, str | os.PathLike):
+        try:
+            found = text.TextEncoder.from_pretrained(found)
+        except InputError as error:
+            if encoder is not None or trained is None:
+                raise
+            raise InputError(
+                f"network {network.name} was trained with the text encoder {trained}, which is not "
+                "here; give its folder: --encoder FOLDER"
+            ) from error
+    used = getattr(found, "record", None)
     if insist and trained and used and used.digest != trained.digest:
         _log.warning(
-            "network %s was trained with the text encoder %s, not with %s that it is given",
+            "warning: network %s was trained with the text encoder %s, and is used with %s",
             network.name,
             trained,
             used,
         )
         network = dataclasses.replace(network, encoder=used)
-    network.check_restores(encoder_used)
-    return network, encoder_used
+    network.check_restores(found)
+    return network, found
 
 
 def load_tdr_pipeline(

@@ -68,7 +68,7 @@ class Guide:
         template: the sentence around the pseudo-words, which stand where its word S is.
 
     Raises:
-        InputError: the stack has no mapper, or the template no S or too many words.
+        InputError: the pipeline has no mapper, or the template no S or too many words.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Guide:
 
         Args:
             pictures: n, each as in `central_square`.
-            restore: False leaves the words as they are, as does a stack without restoration.
+            restore: False leaves the words as they are, as does a pipeline without restoration.
             task: the degradation of all the pictures, where the restoration tells tasks apart.
 
         Returns:

@@ -278,8 +278,5 @@ def with_base(params: models.Params, base_params: models.Params) -> models.Param
     prefix = "base."
     given = {prefix + name: value for name, value in base_params.items()}
     expected = {name: value for name, value in params.items() if name.startswith(prefix)}
-    try:
-        models.check(given, expected, "the backbone of the guided network")
-    except ValueError as error:
-        raise InputError(error) from error
+    models.check(given, expected, "the backbone of the guided network")
     return params | given
