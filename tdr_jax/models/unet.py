@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Float, Float32, Num
 
 from tdr_jax.errors import InputError
-from tdr_jax.nn import layers, ops, resnet
-from tdr_jax.nn.attention import attend
+from tdr_jax.models.unet_transformer import Transformer, within
+from tdr_jax.nn import layers, resnet
 from tdr_jax.nn.typing import Array
 
 CROSS_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
@@ -118,128 +118,6 @@ SIZES = {
 }
 
 
-class Attention(nnx.Module):
-    """Multi-head attention of tokens to themselves or to a context."""
-
-    def __init__(self, channels: int, context_channels: int, heads: int):
-        self.to_q = layers.Linear(channels, channels, bias=False)
-        self.to_k = layers.Linear(context_channels, channels, bias=False)
-        self.to_v = layers.Linear(context_channels, channels, bias=False)
-        self.to_out = nnx.List([layers.Linear(channels, channels)])
-        self.heads = heads
-
-    def __call__(
-        self,
-        x: Float[Array, "b t c"],
-        context: Float[Array, "b s e"],
-        kv: Mapping[str, Float[Array, "e _"]],
-    ) -> Float[Array, "b t c"]:
-        """Lets tokens attend to a context, with other keys and values where `kv` has kernels."""
-        k, v = (
-            ops.matmul(context, jnp.broadcast_to(kernel, (len(context), *kernel.shape)))
-            if (kernel := kv.get(f"{name}.kernel")) is not None
-            else getattr(self, name)(context)
-            for name in ("to_k", "to_v")
-        )
-        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (self.to_q(x), k, v))
-        return self.to_out[0](attend(q, k, v).reshape(x.shape))
-
-
-class GatedProjection(nnx.Module):
-    """GEGLU (Shazeer 2020, arXiv 2002.05202): one half of a projection times gelu of the other."""
-
-    def __init__(self, channels: int, hidden: int):
-        self.proj = layers.Linear(channels, 2 * hidden)
-        self.hidden = hidden
-
-    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t d"]:
-        """Maps tokens to hidden features of the same dtype."""
-        y = self.proj(x)
-        return ops.gelu_gate(y[..., self.hidden :], y[..., : self.hidden])
-
-
-class FeedForward(nnx.Module):
-    """Gated projection to four times the width, and back."""
-
-    def __init__(self, channels: int):
-        # diffusers numbers a dropout between the two, which has no parameters.
-        self.net = nnx.Dict(
-            {
-                "0": GatedProjection(channels, 4 * channels),
-                "2": layers.Linear(4 * channels, channels),
-            }
-        )
-
-    def __call__(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        """Maps tokens to what is added to them, of the same dtype."""
-        return self.net["2"](self.net["0"](x))
-
-
-class TransformerBlock(nnx.Module):
-    """Self-attention, attention to the context and feed-forward, each after a norm."""
-
-    def __init__(self, channels: int, context_channels: int, heads: int):
-        self.norm1 = layers.LayerNorm(channels)
-        self.attn1 = Attention(channels, channels, heads)
-        self.norm2 = layers.LayerNorm(channels)
-        self.attn2 = Attention(channels, context_channels, heads)
-        self.norm3 = layers.LayerNorm(channels)
-        self.ff = FeedForward(channels)
-
-    def __call__(
-        self,
-        x: Float[Array, "b t c"],
-        context: Float[Array, "b s e"],
-        kv: Mapping[str, Float[Array, "e _"]],
-    ) -> Float[Array, "b t c"]:
-        """Maps tokens to tokens of the same dtype."""
-        z = self.norm1(x)
-        x = x + self.attn1(z, z, {})
-        x = x + self.attn2(self.norm2(x), context, _within(kv, "attn2"))
-        return x + self.ff(self.norm3(x))
-
-
-class Transformer(nnx.Module):
-    """Transformer blocks over the pixels of a level (diffusers' `Transformer2DModel`)."""
-
-    def __init__(self, channels: int, heads: int, config: UNetConfig):
-        self.norm = layers.GroupNorm(config.norm_num_groups, channels, eps=1e-6)
-        self.proj_in = _projection(channels, config)
-        self.transformer_blocks = nnx.List(
-            [
-                TransformerBlock(channels, config.cross_attention_dim, heads)
-                for _ in range(config.transformer_layers_per_block)
-            ]
-        )
-        self.proj_out = _projection(channels, config)
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        context: Float[Array, "b s e"],
-        kv: Mapping[str, Float[Array, "e _"]],
-    ) -> Float[Array, "b h w c"]:
-        """Maps features to features of the same dtype."""
-        b, h, w, c = x.shape
-        z = self.proj_in(self.norm(x)).reshape(b, h * w, c)
-        for i, block in enumerate(self.transformer_blocks):
-            z = block(z, context, _within(kv, f"transformer_blocks.{i}"))
-        return x + self.proj_out(z.reshape(b, h, w, c))
-
-
-def _projection(channels: int, config: UNetConfig):
-    """The same product in both versions, but version 1 holds it as a 1x1 convolution."""
-    if config.use_linear_projection:
-        return layers.Linear(channels, channels)
-    return layers.Conv(channels, channels, size=1, bias=True)
-
-
-def _within(weights: Mapping, module: str) -> dict:
-    """The entries of a module, named from there."""
-    prefix = f"{module}."
-    return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-
-
 class Level(nnx.Module):
     """Residual blocks of one resolution, each followed by a transformer where there are any.
 
@@ -268,7 +146,7 @@ class Level(nnx.Module):
         """Runs residual block i and its transformer."""
         x = resnet.call(self.resnets[i], x, time, policy=self.remat)
         if self.attentions:
-            kv = _within(kv, f"attentions.{i}")
+            kv = within(kv, f"attentions.{i}")
             x = resnet.call(self.attentions[i], x, context, kv, policy=self.remat)
         return x
 
@@ -339,7 +217,7 @@ class MidLevel(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         """Maps features to features of the same dtype."""
         x = resnet.call(self.resnets[0], x, time, policy=self.remat)
-        kv = _within(kv, "attentions.0")
+        kv = within(kv, "attentions.0")
         x = resnet.call(self.attentions[0], x, context, kv, policy=self.remat)
         return resnet.call(self.resnets[1], x, time, policy=self.remat)
 
@@ -435,11 +313,11 @@ class UNet(nnx.Module):
         x = self.conv_in(x)
         skips = [x]
         for i, level in enumerate(self.down_blocks):
-            x, passed = level(x, time, context, _within(kv, f"down_blocks.{i}"))
+            x, passed = level(x, time, context, within(kv, f"down_blocks.{i}"))
             skips += passed
-        x = self.mid_block(x, time, context, _within(kv, "mid_block"))
+        x = self.mid_block(x, time, context, within(kv, "mid_block"))
         for i, level in enumerate(self.up_blocks):
-            x = level(x, skips, time, context, _within(kv, f"up_blocks.{i}"))
+            x = level(x, skips, time, context, within(kv, f"up_blocks.{i}"))
         return self.conv_out(jax.nn.silu(self.conv_norm_out(x)))
 
 
