@@ -150,10 +150,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval_every = 1000  # 0 for the end only
     config.panel_every = 500  # 0 for no pictures
     config.eval_data = ConfigDict()
-    config.eval_data.path = ""  # folder of clean pictures; "" for no evaluation
+    # Folder of clean pictures; "" for no evaluation. "text_encoder" has sentences of its own.
+    config.eval_data.path = ""
     config.eval_data.settings = ("noise15", "noise25", "noise50", "rain", "haze")
     config.eval_data.limit = 0  # pictures; 0 for all
-    config.eval_data.size = 0  # centre crop in pixels; 0 for whole pictures
+    # Centre crop in pixels, 0 for whole pictures, where pictures are restored; other objectives
+    # are measured on examples of the last stage's size, one a picture.
+    config.eval_data.size = 0
+    # Folder of guidance with the names of the pictures; "" for another view of each; "guided"
+    config.eval_data.guidance = ""
     return config
 
 

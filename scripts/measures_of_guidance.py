@@ -21,7 +21,7 @@ from tdr_jax.degradations.draws import (
 from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import metrics
-from tdr_jax.objectives.guided import most_alike
+from tdr_jax.models.dinov2 import most_alike
 
 # Right guidance, a second view or another part of the same photograph; and wrong guidance, the view
 # that belongs to the next photograph.

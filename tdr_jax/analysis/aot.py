@@ -95,7 +95,7 @@ def compiled(plan: Plan, chip: hardware.Chip) -> Report:
     arguments = (
         _placed(plan.state, layout.of(plan.state)),
         _placed(plan.batch, layout.by_example),
-        *_placed(plan.job.frozen, layout.replicated),
+        *_placed(plan.objective.frozen, layout.replicated),
     )
     with backend.compiling_for("tpu"):
         lowered = plan.step.lower(*arguments)
@@ -107,8 +107,8 @@ def compiled(plan: Plan, chip: hardware.Chip) -> Report:
         raise InputError(_too_large(plan, chip, str(error))) from None
     seconds = time.monotonic() - start
     memory, text = program.memory_analysis(), program.as_text()
-    job = plan.job
-    useful = flops.of_step(job.task, plan.state.params, plan.batch, job.frozen)
+    given = plan.objective
+    useful = flops.of_step(given.loss, plan.state.params, plan.batch, given.frozen)
     return Report(
         plan,
         chip,
@@ -141,7 +141,7 @@ def _too_large(plan: Plan, chip: hardware.Chip, message: str) -> str:
     needs = f"{found[1]}B of {found[2]}B" if found else "more memory than there is"
     sizes = {kind: size for kind, size in plan.held.items() if size}
     parts = ", ".join(f"{kind} {amount(size)}" for kind, size in sizes.items())
-    settings = plan.job.network.config
+    settings = plan.objective.network.config
     hints = ["fewer examples a chip", "a larger config.accumulate"]
     if plan.layout.mesh.shape["fsdp"] == 1:
         hints.append("config.mesh.fsdp=0")
@@ -150,7 +150,7 @@ def _too_large(plan: Plan, chip: hardware.Chip, message: str) -> str:
     if getattr(settings, "dtype", "bfloat16") == "float32":
         hints.insert(0, "config.network.overrides.dtype=bfloat16")
     return (
-        f"a step of {plan.job.network.name} needs {needs} on each {chip.kind} ({parts}, the "
+        f"a step of {plan.objective.network.name} needs {needs} on each {chip.kind} ({parts}, the "
         f"rest is of intermediate results); try {', '.join(hints)}"
     )
 

@@ -9,11 +9,11 @@ from tdr_jax.analysis import jaxpr
 from tdr_jax.models import Network
 
 
-def of_step(task, params, batch, frozen=()) -> float:
+def of_step(loss, params, batch, frozen=()) -> float:
     """Count the FLOPs that one step needs, those that are done again to save memory left out.
 
     Args:
-        task: whose loss is differentiated.
+        loss: what is differentiated, see `tdr_jax.objectives.base.Objective`.
         params: what it is differentiated by, arrays or shapes.
         batch: the whole batch, arrays or shapes.
         frozen: what else the loss takes.
@@ -22,11 +22,11 @@ def of_step(task, params, batch, frozen=()) -> float:
         FLOPs of the matrix products and convolutions of the loss and its gradient; XLA's own count
         takes the body of a loop once, however often it runs.
     """
-    plain = _without_remat(task)
+    plain = _without_remat(loss)
 
     def step(params, batch, *frozen):
         rng = jax.random.key(0)
-        return jax.value_and_grad(plain.loss, has_aux=True)(params, batch, rng, *frozen)
+        return jax.value_and_grad(plain, has_aux=True)(params, batch, rng, *frozen)
 
     size = len(next(iter(batch.values())))
     rows = {"row": jax.ShapeDtypeStruct((size,), "int32")}
@@ -61,23 +61,23 @@ class Counter:
     """The FLOPs of a step, counted once for each shape of batches.
 
     Args:
-        task, params, frozen: see `of_step`.
+        loss, params, frozen: see `of_step`.
     """
 
-    def __init__(self, task, params, frozen):
-        self._task, self._params, self._frozen = task, params, frozen
+    def __init__(self, loss, params, frozen):
+        self._loss, self._params, self._frozen = loss, params, frozen
         self._known = {}
 
     def __call__(self, batch) -> float:
         """FLOPs of a step with this batch, arrays or shapes."""
         key = tuple((name, value.shape) for name, value in batch.items())
         if key not in self._known:
-            self._known[key] = of_step(self._task, self._params, batch, self._frozen)
+            self._known[key] = of_step(self._loss, self._params, batch, self._frozen)
         return self._known[key]
 
 
 def _without_remat(value):
-    """A task with every network in it as it is when nothing is computed twice."""
+    """A loss with every network in it as it is when nothing is computed twice."""
     if isinstance(value, Network):
         return value.replace(remat=False) if getattr(value.config, "remat", False) else value
     if not dataclasses.is_dataclass(value):

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from tdr_jax import objectives
 from tdr_jax.errors import InputError
-from tdr_jax.train import jobs, loop, optim, sharding
+from tdr_jax.train import loop, optim, sharding
 from tdr_jax.train.state import State, create, make_step
 
 
@@ -18,7 +19,7 @@ class Plan:
     """What a run will hold, laid out over devices, which need not be there.
 
     Attributes:
-        job: see `tdr_jax.train.jobs`; its frozen networks may be shapes.
+        objective: its frozen networks may be shapes.
         layout: see `tdr_jax.train.sharding`.
         state: shapes of the whole state.
         batch: shapes of a whole batch, examples in the first axis.
@@ -26,7 +27,7 @@ class Plan:
         notes: what is not as the config says, a line each.
     """
 
-    job: object
+    objective: objectives.Objective
     layout: sharding.Layout
     state: State
     batch: dict
@@ -42,7 +43,7 @@ class Plan:
     def title(self) -> str:
         """The network and the mesh."""
         mesh = ", ".join(f"{axis} {size}" for axis, size in self.layout.mesh.shape.items())
-        return f"{self.job.network.name} on {self.layout.describe()}: {mesh}"
+        return f"{self.objective.network.name} on {self.layout.describe()}: {mesh}"
 
     @property
     def held(self) -> dict[str, int]:
@@ -52,7 +53,7 @@ class Plan:
             "parameters": held(state.params, layout.of(state.params)),
             "moments": held(state.opt_state, layout.of(state.opt_state)),
             "average": held(state.ema, layout.of(state.ema)),
-            "frozen networks": held(self.job.frozen, layout.replicated),
+            "frozen networks": held(self.objective.frozen, layout.replicated),
             "batch": held(self.batch, layout.by_example),
         }
 
@@ -109,15 +110,15 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
     config = config.copy_and_resolve_references()
     config.data.stages = ((steps, crop, size),)
     with tempfile.TemporaryDirectory() as folder:
-        job = jobs.make(config, folder, weights=False, devices=len(devices))
+        objective = objectives.make(config, folder, weights=False, devices=len(devices))
     optimiser, schedule = optim.make(config.optim, steps)
-    layout.check(job.network.abstract_params())
+    layout.check(objective.network.abstract_params())
     state = jax.eval_shape(
         lambda params: create(params, optimiser, ema_decay=config.ema, layout=None),
-        job.network.abstract_params(),
+        objective.network.abstract_params(),
     )
     step = make_step(
-        job.task,
+        objective.loss,
         optimiser,
         schedule,
         seed=config.seed,
@@ -125,7 +126,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
         layout=layout,
         accumulate=config.accumulate,
     )
-    return Plan(job, layout, state, job.shapes(size, crop), step, notes)
+    return Plan(objective, layout, state, objective.shapes(size, crop), step, notes)
 
 
 def parameters(params, layout) -> str:

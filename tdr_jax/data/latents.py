@@ -17,7 +17,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.text import captions
 
 KINDS = (CLEAN, *TASKS)  # what `kind` of an example counts
-WANTED = ("drawn", "views", "caption", "same", "pair")
+WANTED = ("target", "views", "caption", "same", "pair")
 
 
 class Square(NamedTuple):
@@ -54,7 +54,7 @@ class LatentExamples:
             the square is when it is degraded, at least and at most; `color_jitter`, the share of
             pictures, but pairs, whose light and colours are changed before.
         seed: int.
-        wanted: "drawn", the picture to draw alone; "views", two overlapping crops of it for the
+        wanted: "target", the picture to draw alone; "views", two overlapping crops of it for the
             vision tower, and the first once more in another state; "caption", the picture and what
             `captions.describe` says of it; "same", one degraded or clean picture both to see and to
             draw; "pair", the degraded one to see and the clean one to draw, which are the same
@@ -102,11 +102,12 @@ class LatentExamples:
 
         Returns:
             dict with `kind`, int32: the place in KINDS of what was done to the picture; and
-                "drawn" and "caption": `drawn`, float32 (size, size, 3) in [-1, 1];
+                "target" and "caption": `target`, float32 (size, size, 3) in [-1, 1];
                 "caption": `ids`, int32 (T,);
-                "views": `seen`, `seen_too` and `seen_other`, float32 (view, view, 3) in [0, 1]; the
-                  last is what `seen` shows, clean if that is degraded and degraded if it is clean;
-                "same" and "pair": `seen` and `drawn`; "pair" also `seen_clean`.
+                "views": `clip_image`, `clip_image_other_crop` and `clip_image_other_state`, float32
+                  (view, view, 3) in [0, 1]; the last is what `clip_image` shows, clean if that is
+                  degraded and degraded if it is clean;
+                "same" and "pair": `clip_image` and `target`; "pair" also `clip_image_clean`.
         """
         epoch, place = divmod(n, len(self.source))
         item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
@@ -136,19 +137,19 @@ class LatentExamples:
             else:
                 other = self._degrade(clean, pick(self.damages, choices.other), n)
             views = {
-                "seen": _window(degraded, choices.view),
-                "seen_too": _window(degraded, choices.second_view),
-                "seen_other": _window(other, choices.view),
+                "clip_image": _window(degraded, choices.view),
+                "clip_image_other_crop": _window(degraded, choices.second_view),
+                "clip_image_other_state": _window(other, choices.view),
             }
             return example | {name: shrink(view, self.view) for name, view in views.items()}
-        drawn = shrink(clean if self.wanted == "pair" else degraded, size)
-        example["drawn"] = drawn * np.float32(2) - np.float32(1)
+        target = shrink(clean if self.wanted == "pair" else degraded, size)
+        example["target"] = target * np.float32(2) - np.float32(1)
         if self.wanted == "caption":
-            example["ids"] = self.encode(captions.describe(drawn, kind))
-        elif self.wanted != "drawn":
-            example["seen"] = shrink(degraded, self.view)
+            example["ids"] = self.encode(captions.describe(target, kind))
+        elif self.wanted != "target":
+            example["clip_image"] = shrink(degraded, self.view)
         if self.wanted == "pair":
-            example["seen_clean"] = shrink(clean, self.view)
+            example["clip_image_clean"] = shrink(clean, self.view)
         return example
 
     def _cut(self, pictures, choices, size):

@@ -15,6 +15,8 @@ import numpy as np
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import list_pictures, partners, read_picture, read_rgb
 
+PACKAGE = "package:"  # before the name of a package in a path
+
 
 class _Decoded:
     """Decoded pictures, kept until `limit` bytes are full; what comes later is decoded each time.
@@ -288,3 +290,49 @@ class Concat:
         source = self.sources[part]
         start = self.ends[part - 1] if part else 0
         return source[int(index - start) % len(source)]
+
+
+def open_folder(path, cache_mb=1024, task=None):
+    """Opens clean pictures.
+
+    Args:
+        path: of a folder; or "package:" and the name of an installed package, such as skimage.
+        cache_mb: how many MiB of decoded pictures to keep.
+        task: the one task that they serve, or None for any.
+
+    Raises:
+        InputError: there are no such pictures.
+    """
+    if path.startswith(PACKAGE):
+        return package_pictures(path.removeprefix(PACKAGE), task)
+    return Folder(path, cache_mb, task)
+
+
+def from_config(data):
+    """Opens the pictures to train on.
+
+    Args:
+        data: the `data` part of a config: `path`, see `open_folder`, or ""; `path_task`, the one
+            task these pictures serve, or "" for any; `path_repeats`, how often each comes up in an
+            epoch; `pairs`, a tuple of (degraded folder, clean folder, task, repeats), where (left
+            folder, right folder) in place of the degraded one are the views of a dual-pixel sensor;
+            `cache_mb`.
+
+    Raises:
+        InputError: there is neither a folder nor a pair of folders.
+    """
+    parts = []
+    if data.path:
+        pictures = open_folder(data.path, data.cache_mb, data.path_task or None)
+        parts.append((pictures, data.path_repeats))
+    for degraded, clean, task, repeats in data.pairs:
+        if isinstance(degraded, str):
+            pictures = Pairs(degraded, clean, task, data.cache_mb)
+        else:
+            pictures = DualPixel(*degraded, clean, task, data.cache_mb)
+        parts.append((pictures, repeats))
+    if not parts:
+        raise InputError(
+            "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
+        )
+    return Concat(*parts) if len(parts) > 1 or parts[0][1] != 1 else parts[0][0]

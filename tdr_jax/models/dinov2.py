@@ -9,6 +9,7 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float
 
@@ -204,3 +205,48 @@ class Dinov2(nnx.Module):
         x = self(pictures)[0][:, 1:]
         height, width = (side // self.patch_size for side in pictures.shape[1:3])
         return x.reshape(x.shape[0], height, width, -1)
+
+
+def most_alike(selector, params, degraded, guidance):
+    """Choose, for each crop, the window of its guidance that DINOv2 finds the most alike.
+
+    Windows are as large as the crop and a quarter of it apart. Pictures go in as they are, in
+    [0, 1], resized to whole patches; the patch features of all of a picture are one vector, and
+    the highest cosine wins, the first of equal ones. No gradient goes through the choice.
+
+    Args:
+        selector: a Dinov2 network and, `params`, its parameters.
+        degraded: float32 (B, P, P, C): grey, colour, or two views, of which the left one is seen.
+        guidance: float32 (B, G, G, 3), G >= P.
+
+    Returns:
+        float32 (B, P, P, 3), parts of the guidance.
+
+    Source: TDR, its training code.
+    """
+    size, whole = degraded.shape[1], guidance.shape[1]
+    starts = jnp.arange(0, whole - size + 1, max(1, size // 4))
+    corners = jnp.stack(jnp.meshgrid(starts, starts, indexing="ij"), -1).reshape(-1, 2)
+    side = -(-size // selector.config.patch_size) * selector.config.patch_size
+
+    def look(pictures):
+        shape = (len(pictures), side, side, 3)
+        resized = jax.image.resize(pictures, shape, "bilinear", antialias=False)
+        tokens = selector.apply(params, resized, method="patch_tokens").astype(jnp.float32)
+        vectors = tokens.reshape(len(tokens), -1)
+        return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+    def windows(corner):
+        shape = (len(guidance), size, size, 3)
+        return jax.lax.dynamic_slice(guidance, (0, corner[0], corner[1], 0), shape)
+
+    seen = jnp.repeat(degraded, 3, -1) if degraded.shape[-1] == 1 else degraded[..., :3]
+    wanted = look(seen)
+    # One window of every picture at a time: 169 of them would not fit side by side.
+    cosines = jax.lax.map(lambda corner: (look(windows(corner)) * wanted).sum(-1), corners)
+    best = corners[jax.lax.stop_gradient(cosines).argmax(0)]
+
+    def cut(picture, corner):
+        return jax.lax.dynamic_slice(picture, (*corner, 0), (size, size, 3))
+
+    return jax.vmap(cut)(guidance, best)

@@ -1,152 +1,159 @@
-"""What the loop trains, by `config.objective`.
+"""What the training loop asks of an objective, and what those of this package have in common."""
 
-A job has `network` (with `init`, `abstract_params`, `name` and `size`), `task`, `frozen` (a tuple
-of what the task's loss takes after the key), and the methods `initial_params()`, `batches(step)`,
-`shapes(batch, crop)`, `evaluator()`, `panel(params, batch)` and `export(params, step)`.
-"""
-
-import dataclasses
-import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble
-
-OBJECTIVES = (
-    "restore",
-    "guided",
-    "contrast",
-    "reconstruct",
-    "denoise",
-    "i2t",
-    "tr",
-    "text_encoder",
-    "estimate",
-)
+from tdr_jax.objectives import networks
 
 
-def make(config, workdir, *, weights: bool = True, devices: int | None = None):
-    """Builds the job of a config.
+class Evaluator(Protocol):
+    """Measures parameters while a run trains."""
+
+    def run(self, params) -> Iterator[tuple[str, float]]:
+        """Yields (name, value); where a run has several processes, all of them call this.
+
+        Args:
+            params: flat dict of whole arrays, on the host.
+        """
+        ...
+
+
+class Objective(Protocol):
+    """What is trained, on what, and how it is measured and written.
+
+    Attributes:
+        network: what learns; has `name`, `size` (how many numbers learn), `init(seed)` and
+            `abstract_params()`.
+        frozen: what the loss takes after the key: parameters that do not learn.
+    """
+
+    network: Any
+    frozen: tuple
+
+    def initial_params(self) -> dict[str, jax.Array]:
+        """Where training starts: flat dict, dotted name -> array."""
+        ...
+
+    def loss(self, params, batch, rng, *frozen) -> tuple[jax.Array, dict[str, Any]]:
+        """What is made small; a pure function, or a frozen dataclass that is called like one.
+
+        Args:
+            params: flat dict.
+            batch: dict of arrays (B, ...); `row`, int32 (B,), is the place of each example in the
+                whole batch, for draws that do not depend on how the batch is cut.
+            rng: the step's key.
+            *frozen: see above.
+
+        Returns:
+            float32 scalar, a mean over examples; and metrics, a dict of float32 scalars. Among them
+            `batch_stats` may be a dict of entries of the parameters that the network counts instead
+            of learning, with their new values.
+        """
+        ...
+
+    def predict(self, params, batch, *frozen) -> Any:
+        """What the network answers to a batch, without any draw."""
+        ...
+
+    def batches(self, step: int) -> Iterator[dict[str, np.ndarray]]:
+        """This process's part of batch `step` and those after it: pure functions of their number."""
+        ...
+
+    def shapes(self, batch: int, crop: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """What a whole batch of a stage looks like, examples in the first axis."""
+        ...
+
+    def evaluators(self) -> tuple[Evaluator, ...]:
+        """What is measured every `config.eval_every` steps; none where the config gives no data."""
+        ...
+
+    def panel(self, params, batch) -> np.ndarray:
+        """A picture of what a batch becomes, float32 (H, W, 3) in [0, 1].
+
+        Args:
+            params: whole on each device.
+            batch: global arrays.
+        """
+        ...
+
+    def export(self, params, step: int) -> Path:
+        """Writes what was learnt into the run's folder, and says where."""
+        ...
+
+
+class ConfiguredObjective:
+    """What objectives made of a config share; each adds what is its own.
 
     Args:
         config: with the fields of `configs/common.py`.
-        workdir: folder of the run, for what is exported and what is kept.
-        weights: False for a job to be compiled or looked at only: frozen networks that are not
-            there have their published architectures, and shapes instead of parameters.
-        devices: that the batch is cut over; by default all of all processes.
+        workdir: folder of the run.
+        weights: see `objectives.make`.
 
     Raises:
         InputError: a field does not fit.
     """
-    workdir = Path(workdir)
-    if config.accumulate < 1:
-        raise InputError(f"config.accumulate is {config.accumulate}; give 1 for whole batches")
-    devices = devices or jax.device_count()
-    for _, _, batch in config.data.stages if config.accumulate > 1 else ():
-        if batch % (config.accumulate * devices):
-            raise InputError(
-                f"a batch of {batch} in config.data.stages does not divide into "
-                f"config.accumulate={config.accumulate} parts for {devices} devices"
-            )
-    if config.objective == "restore":
-        return Restoration(config, workdir)
-    if config.objective == "guided":
-        return Guided(config, workdir, weights=weights)
-    if config.objective == "estimate":
-        from tdr_jax.train import estimation
 
-        return estimation.Estimation(config, workdir)
-    if config.objective == "text_encoder":
-        from tdr_jax.train import language
-
-        return language.TextEncoder(config, workdir)
-    if config.objective not in OBJECTIVES:
-        raise InputError(
-            f"config.objective is {config.objective!r}; give one of {', '.join(OBJECTIVES)}"
-        )
-    from tdr_jax.train import words
-
-    return words.JOBS[config.objective](config, workdir, weights=weights)
-
-
-class Restoration:
-    """A network that restores pictures, prompted or not."""
-
-    frozen = ()
-
-    def __init__(self, config, workdir: Path):
-        self.config, self.workdir = config, workdir
-        self.network = assemble.network(config)
-        self.task = assemble.task(config, self.network)
-        if config.accumulate > 1 and assemble.has_statistics(self.network):
-            raise InputError(
-                f"config.accumulate is {config.accumulate}, but {self.network.name} normalises by "
-                "the statistics of its whole batch; set it to 1"
-            )
-        self._predict = jax.jit(self.task.predict)
-
-    def initial_params(self):
-        return assemble.initial_params(self.config, self.network)
-
-    def batches(self, step: int):
-        return assemble.examples(self.config, self.network, self._encoder, step)
-
-    def shapes(self, batch: int, crop: int):
-        """What a whole batch looks like, examples in the first axis."""
-        given, made = self.network.config.channels
-        found = {
-            "degraded": jax.ShapeDtypeStruct((batch, crop, crop, given), "float32"),
-            "clean": jax.ShapeDtypeStruct((batch, crop, crop, made), "float32"),
-            "task": jax.ShapeDtypeStruct((batch,), "int32"),
-        }
-        if self.network.takes_sentence:
-            width = self.network.config.text_dim
-            found["vector"] = jax.ShapeDtypeStruct((batch, width), "float32")
-        return found
-
-    def evaluator(self):
-        return assemble.evaluator(self.config, self.network, self._encoder)
-
-    def panel(self, params, batch):
-        return assemble.panel(self._predict, params, batch)
-
-    def export(self, params, step: int) -> Path:
-        return assemble.export(self.workdir, self.network, params, self._encoder)
-
-    @functools.cached_property
-    def _encoder(self):
-        return assemble.text_encoder(self.config, self.network)
-
-
-class Guided(Restoration):
-    """A network that restores pictures with guidance beside them."""
+    frozen: tuple = ()
+    encoder: Any = None  # a `tdr_jax.text.TextEncoder` that exported weights are to name
+    no_panel = ""  # why there is no picture to show, where there is none
 
     def __init__(self, config, workdir: Path, *, weights: bool = True):
-        super().__init__(config, workdir)
-        if config.eval_data.path:
+        self.config, self.workdir, self.weights = config, workdir, weights
+        networks.check_lengths(config)
+        if config.panel_every and self.no_panel:
             raise InputError(
-                f"config.eval_data.path is {config.eval_data.path}, but objective 'guided' is not "
-                "evaluated in training; set it to '' and use tdr eval --guidance afterwards"
+                f"config.panel_every is {config.panel_every}, but objective {config.objective!r} "
+                f"has no pictures to show: {self.no_panel}; set it to 0"
             )
-        selector, params = assemble.selector(config, weights=weights)
-        if selector is not None:
-            self.task = dataclasses.replace(self.task, selector=selector)
-            self.frozen = (params,)
 
     def initial_params(self):
-        return assemble.around_base(self.config, super().initial_params())
+        """From scratch, or the weights that the config names."""
+        return networks.initial_params(self.config, self.network)
 
-    def batches(self, step: int):
-        return assemble.examples(
-            self.config, self.network, self._encoder, step, guidance=self.config.guidance
+    def stream(self, make, step: int):
+        """This process's part of the batches from `step` on, of examples `make(n, size)`."""
+        from tdr_jax.data import pipeline
+
+        return pipeline.stream(
+            make,
+            self.config.data,
+            step=step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
         )
 
-    def shapes(self, batch: int, crop: int):
-        side = self.config.guidance.size
-        guidance = jax.ShapeDtypeStruct((batch, side, side, 3), "float32")
-        return super().shapes(batch, crop) | {"guidance": guidance}
+    def evaluators(self):
+        """None."""
+        return ()
 
-    def evaluator(self):
-        return None
+    def measure(self, params, batch, rng, *frozen) -> dict[str, jax.Array]:
+        """What `held_out.HeldOut` tells of a batch: the loss and its metrics."""
+        loss, metrics = self.loss(params, batch, rng, *frozen)
+        return {"loss": loss, **metrics}
+
+    def export(self, params, step: int) -> Path:
+        """Writes `weights.safetensors`."""
+        from tdr_jax import weights
+
+        path = self.workdir / "weights.safetensors"
+        weights.save(path, self.network, jax.device_get(params), encoder=self.encoder)
+        return path
+
+
+PANEL_ROWS = 4
+
+
+def first_rows(batch, name: str) -> np.ndarray:
+    """The examples that a panel shows: the first of this process's first device."""
+    return np.asarray(batch[name].addressable_shards[0].data)[:PANEL_ROWS]
+
+
+def side_by_side(columns) -> np.ndarray:
+    """Columns of pictures, each float (N, H, W, 3), as one picture (N * H, ..., 3) in [0, 1]."""
+    rows = np.concatenate(columns, axis=2)
+    return np.clip(rows.reshape(-1, *rows.shape[2:]), 0, 1)

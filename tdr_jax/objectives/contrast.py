@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import optax
 
 from tdr_jax.models import clip_vision
+from tdr_jax.objectives.latent_examples import VIEWS, LatentObjective
 
 
 @dataclasses.dataclass(frozen=True)
-class Contrast:
+class ContrastiveLoss:
     """Find, for each crop, the other crop of the same picture in the same state.
 
     The batch's other pictures are wrong, and so are all pictures in another state, degraded where
@@ -26,13 +27,13 @@ class Contrast:
     network: Any
     temperature: float = 0.1
 
-    def loss(self, params, batch, rng):
+    def __call__(self, params, batch, rng):
         """Measure how often the wrong crop looks nearer.
 
         Args:
             params: flat dict of the tower's parameters.
-            batch: `seen`, `seen_too` and `seen_other` float32 (B, H, W, 3) in [0, 1], see
-                `tdr_jax.data.latents`.
+            batch: `clip_image`, `clip_image_other_crop` and `clip_image_other_state` float32
+                (B, H, W, 3) in [0, 1], see `tdr_jax.data.latents`.
             rng: a key; unused.
 
         Returns:
@@ -40,8 +41,7 @@ class Contrast:
             one.
         """
         del rng
-        names = ("seen", "seen_too", "seen_other")
-        ours, theirs, wrong = (self._project(params, batch[name]) for name in names)
+        ours, theirs, wrong = (project(self.network, params, batch[name]) for name in VIEWS)
         right = jnp.arange(len(ours))
 
         def against(crops, others):
@@ -52,7 +52,25 @@ class Contrast:
         loss = loss + against(theirs, ours)[0]
         return 0.5 * loss, {"top1": (logits.argmax(-1) == right).mean()}
 
-    def _project(self, params, pictures):
-        pixels = clip_vision.normalise(pictures)
-        vectors = self.network.apply(params, pixels, method="project").astype(jnp.float32)
-        return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+def project(network, params, pictures):
+    """Vectors of pictures, float32 (B, H, W, 3) in [0, 1] -> float32 (B, D) of norm 1."""
+    pixels = clip_vision.normalise(pictures)
+    vectors = network.apply(params, pixels, method="project").astype(jnp.float32)
+    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+class ContrastObjective(LatentObjective):
+    """A vision tower, from pairs of crops."""
+
+    wanted, folder = "views", "image_encoder"
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        self.network = self.build()
+        self.view = self.network.config.image_size
+        self.loss = ContrastiveLoss(self.network)
+
+    def predict(self, params, batch, *frozen):
+        """The vectors of `clip_image`, see `project`."""
+        return project(self.network, params, batch["clip_image"])

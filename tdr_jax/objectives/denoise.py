@@ -1,80 +1,24 @@
-"""Latent diffusion: the loss that all stages of textual degradation removal share, and that a UNet
-and its text tower learn from captions."""
+"""A UNet and its text tower, which learn to draw what captions say."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tdr_jax import diffusion
-
-
-def draws(rng, rows):
-    """A key for each example, so that its draws depend on its row in the batch alone.
-
-    Args:
-        rng: a key, the step's.
-        rows: int (B,), numbers of the examples within the whole batch.
-
-    Returns:
-        (B,) keys.
-    """
-    return jax.vmap(lambda row: jax.random.fold_in(rng, row))(rows)
-
-
-def latents(vae, params, batch, keys):
-    """Draws latents of the pictures, scaled as the UNet takes them.
-
-    Args:
-        vae: an AutoencoderKL and, `params`, its parameters.
-        batch: `drawn`, (B, H, W, 3) in [-1, 1]; or `moments`, (B, h, w, 2 C), mean and logarithm
-            of the variance as they were computed before.
-        keys: (B,).
-
-    Returns:
-        float32 (B, h, w, C).
-    """
-    if "moments" in batch:
-        mean, logvar = jnp.split(batch["moments"].astype(jnp.float32), 2, -1)
-    else:
-        moments = vae.apply(params, batch["drawn"], method="encode")
-        mean, logvar = (part.astype(jnp.float32) for part in moments)
-    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-    return vae.config.scaling_factor * (mean + jnp.exp(0.5 * logvar) * noise)
-
-
-def denoising_loss(denoise, schedule: diffusion.Schedule, clean, keys):
-    """Mean squared error of what the network says of noisy latents at random timesteps.
-
-    Args:
-        denoise: `(x, t) -> output`, x (B, h, w, C), t int32 (B,).
-        schedule: of the noise; its prediction_type says what the output should be.
-        clean: float32 (B, h, w, C) scaled latents.
-        keys: (B,).
-
-    Returns:
-        float32 (B,), an error for each example.
-
-    Source: DDPM (arXiv 2006.11239), eq. 14.
-    """
-    t, noise = timesteps_and_noise(schedule, clean.shape[1:], keys)
-    output = denoise(diffusion.q_sample(schedule, clean, t, noise), t).astype(jnp.float32)
-    wanted = diffusion.target(schedule, clean, noise, t)
-    return jnp.square(output - wanted).mean((-3, -2, -1))
-
-
-def timesteps_and_noise(schedule: diffusion.Schedule, shape: tuple[int, ...], keys):
-    """Draws a timestep, int32 (B,), and standard normal noise, (B, *shape), for each key."""
-    pairs = jax.vmap(jax.random.split)(keys)
-    total = schedule.num_train_timesteps
-    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, total))(pairs[:, 0])
-    return t, jax.vmap(lambda key: jax.random.normal(key, shape))(pairs[:, 1])
+from tdr_jax import diffusion, models
+from tdr_jax.errors import InputError
+from tdr_jax.objectives import networks, pretrained
+from tdr_jax.objectives.latent_diffusion import denoising_loss, draws, latents, moments
+from tdr_jax.objectives.latent_examples import LatentObjective, moments_shape
+from tdr_jax.text import templates
 
 
 @dataclasses.dataclass(frozen=True)
-class Captioned:
-    """Learn to denoise latents whose caption is known: the UNet and the text tower together.
+class CaptionedDenoisingLoss:
+    """Denoise latents whose caption is known: the UNet and the text tower together.
 
     Args:
         unet, text_encoder, vae: `tdr_jax.models.Network`s.
@@ -92,7 +36,7 @@ class Captioned:
     empty: tuple[int, ...]
     dropout: float = 0.1
 
-    def loss(self, params, batch, rng, frozen):
+    def __call__(self, params, batch, rng, frozen):
         """Measure how well noise is told from pictures.
 
         Args:
@@ -121,3 +65,115 @@ def part(params, name: str) -> dict:
     """The entries of one network in a dict of several, under its own names."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
+
+
+class Several:
+    """Networks that are trained together, their parameters in one flat dict."""
+
+    def __init__(self, parts: dict[str, models.Network]):
+        self.parts = parts
+
+    @property
+    def name(self) -> str:
+        return " and ".join(network.name for network in self.parts.values())
+
+    @functools.cached_property
+    def size(self) -> int:
+        return sum(network.size for network in self.parts.values())
+
+    def init(self, seed: int = 0):
+        return self.joined(lambda _, network: network.init(seed))
+
+    def abstract_params(self):
+        return self.joined(lambda _, network: network.abstract_params())
+
+    def joined(self, of) -> dict:
+        """One dict of `of(part, network)`, the parameters of each."""
+        return {
+            f"{part}.{name}": value
+            for part, network in self.parts.items()
+            for name, value in of(part, network).items()
+        }
+
+
+class DenoiseObjective(LatentObjective):
+    """A UNet and its text tower, from pictures with captions."""
+
+    wanted = "caption"
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        self.vae, params = pretrained.autoencoder(config.stack, weights=weights)
+        networks.check_crops(config, self.vae.config.factor, self.vae.name)
+        self.frozen = ({"vae": params},)
+        self.tokenizer = pretrained.caption_tokenizer(workdir / "captions")
+        unet, text = self.build(), models.build(config.network.text_encoder)
+        if text.config.vocab_size != len(self.tokenizer):
+            raise InputError(
+                f"{text.name} has {text.config.vocab_size} tokens, captions have "
+                f"{len(self.tokenizer)}; set vocab_size"
+            )
+        self.network = Several({"unet": unet, "text_encoder": text})
+        self.schedule = diffusion.Schedule(prediction_type=config.network.prediction_type)
+        self.length = text.config.max_position_embeddings
+        empty = tuple(int(i) for i in templates.empty(self.tokenizer, self.length))
+        self.loss = CaptionedDenoisingLoss(unet, text, self.vae, self.schedule, empty)
+
+    def initial_params(self):
+        """From scratch, or those of the folder of diffusers that config.init_from names."""
+        if not self.config.init_from:
+            return self.network.init(self.config.seed)
+        from tdr_jax import weights
+
+        where = f"config.init_from={self.config.init_from}"
+        _, params = weights.load(self.config.init_from)
+        if absent := self.network.parts.keys() - params.keys():
+            raise InputError(f"{where} has no {min(absent)}; give the folder stack/ of such a run")
+        params = self.network.joined(lambda part, _: params[part])
+        return networks.checked(params, self.network, where)
+
+    def predict(self, params, batch, *frozen):
+        """What the UNet says of noisy latents, told in captions.
+
+        Args:
+            params: as for the loss.
+            batch: `noisy` float32 (B, h, w, C), `t` int32 (B,) timesteps, and `ids`.
+
+        Returns:
+            (B, h, w, C), the noise or what else the schedule's prediction_type says.
+        """
+        unet, text = self.network.parts.values()
+        context = text.apply(part(params, "text_encoder"), batch["ids"])
+        return unet.apply(part(params, "unet"), batch["noisy"], batch["t"], context)
+
+    def tokenize(self, caption: str) -> np.ndarray:
+        """A caption's token ids, int32 (length,)."""
+        options = dict(padding="max_length", max_length=self.length, truncation=True)
+        return np.asarray(self.tokenizer(caption, **options)["input_ids"], np.int32)
+
+    def feature_shapes(self, crop: int):
+        """Of the latents."""
+        return {"moments": moments_shape(self.vae.config, crop)}
+
+    def encode(self, frozen, batch):
+        """Latents in place of pictures."""
+        return {
+            "moments": moments(self.vae, frozen["vae"], batch["target"]),
+            "ids": batch["ids"],
+        }
+
+    def export(self, params, step: int):
+        """Writes a folder of diffusers that draws what captions say."""
+        from tdr_jax import weights
+        from tdr_jax.diffusion import pipeline
+
+        params = jax.device_get(params)
+        whole = pipeline.Pipeline(
+            unet=self.network.parts["unet"],
+            vae=self.vae,
+            text_encoder=self.network.parts["text_encoder"],
+            scheduler=self.schedule.to_config(),
+            tokenizer=self.tokenizer,
+        )
+        parts = {name: part(params, name) for name in self.network.parts}
+        return weights.save(self.workdir / "stack", whole, parts | {"vae": self.frozen[0]["vae"]})

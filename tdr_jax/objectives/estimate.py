@@ -3,14 +3,21 @@
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
+
+from tdr_jax.errors import InputError
+from tdr_jax.degradations.vocabulary import ESTIMATED
+from tdr_jax.objectives import networks
+from tdr_jax.objectives.base import ConfiguredObjective
+from tdr_jax.objectives.held_out import HeldOut
 
 NOISE = 0  # its place among what is looked for
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class EstimationLoss:
     """Say of each degradation whether it is in the picture, and of noise how strong it is.
 
     Args:
@@ -19,7 +26,7 @@ class Estimate:
 
     network: Any
 
-    def loss(self, params, batch, rng):
+    def __call__(self, params, batch, rng):
         """Measure how surprising the truth is.
 
         Args:
@@ -30,19 +37,92 @@ class Estimate:
 
         Returns:
             the loss, a float32 scalar: the cross-entropies' sum and the absolute error of the
-            noise's level, 0 where there is none; and `surprise`, the former, `octaves`, the latter,
-            and `right`, the share of pictures about which everything is right.
+            noise's level, 0 where there is none; and `cross_entropy`, the former,
+            `log2_sigma_error`, the latter, and `accuracy`, the share of pictures about which
+            everything is right.
         """
         del rng
-        logits, level = self.predict(params, batch)
+        logits, level = self.network.apply(params, batch["degraded"])
         present, sigma = batch["present"], batch["sigma"]
-        surprise = optax.sigmoid_binary_cross_entropy(logits, present).sum(-1).mean()
-        octaves = jnp.abs(level - jnp.log2(jnp.maximum(sigma, 1)))
-        octaves = (octaves * present[:, NOISE]).mean()
-        right = ((logits > 0) == (present > 0.5)).all(-1).mean(dtype=jnp.float32)
-        metrics = {"surprise": surprise, "octaves": octaves, "right": right}
-        return surprise + octaves, metrics
+        cross_entropy = optax.sigmoid_binary_cross_entropy(logits, present).sum(-1).mean()
+        error = jnp.abs(level - jnp.log2(jnp.maximum(sigma, 1)))
+        error = (error * present[:, NOISE]).mean()
+        accuracy = right(logits, present).all(-1).mean(dtype=jnp.float32)
+        metrics = {"cross_entropy": cross_entropy, "log2_sigma_error": error, "accuracy": accuracy}
+        return cross_entropy + error, metrics
 
-    def predict(self, params, batch):
-        """Answer for `degraded` of the batch, see `DegradationEstimator.conclude`."""
+
+def right(logits, present):
+    """Whether each answer is right: (B, 4) -> bool (B, 4)."""
+    return (logits > 0) == (present > 0.5)
+
+
+class EstimateObjective(ConfiguredObjective):
+    """A network that tells what is wrong with pictures, see `data.degradation_labels`."""
+
+    no_panel = "an estimate is no picture"
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        self.network = networks.of_config(config)
+        if self.network.kind != "DegradationEstimator":
+            raise InputError(
+                f"config.objective is 'estimate', but {self.network.name} is no estimator; set "
+                "config.network.name to degradation-estimator"
+            )
+        _check(config.data)
+        self.loss = EstimationLoss(self.network)
+
+    def predict(self, params, batch, *frozen):
+        """Answers for `degraded` of the batch, see `DegradationEstimator.conclude`."""
         return self.network.apply(params, batch["degraded"])
+
+    def batches(self, step: int):
+        """Degraded pictures and what is in them."""
+        from tdr_jax.data import sources
+
+        make = self._examples(sources.from_config(self.config.data), self.config.seed)
+        return self.stream(make, step)
+
+    def shapes(self, batch: int, crop: int):
+        """What a whole batch looks like, examples in the first axis."""
+        return {
+            "degraded": jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32"),
+            "present": jax.ShapeDtypeStruct((batch, len(ESTIMATED)), "float32"),
+            "sigma": jax.ShapeDtypeStruct((batch,), "float32"),
+        }
+
+    def evaluators(self):
+        """The loss and each degradation's accuracy, on one example of each held-out picture."""
+        from tdr_jax.data import sources
+
+        given, (*_, (_, crop, _)) = self.config.eval_data, self.config.data.stages
+        if not given.path:
+            return ()
+        pictures = sources.open_folder(given.path, self.config.data.cache_mb)
+        make, count = self._examples(pictures, seed=0), given.limit or len(pictures)
+        return (HeldOut(self.measure, make, count, crop),)
+
+    def measure(self, params, batch, rng):
+        """The loss, its metrics, and the accuracy of each answer alone."""
+        logits, _ = self.predict(params, batch)
+        shares = right(logits, batch["present"]).mean(0, dtype=jnp.float32)
+        each = {f"{name}/accuracy": shares[i] for i, name in enumerate(ESTIMATED)}
+        return super().measure(params, batch, rng) | each
+
+    def _examples(self, pictures, seed: int):
+        from tdr_jax.data import degradation_labels
+
+        return degradation_labels.LabelledExamples(pictures, self.config.data, seed)
+
+
+def _check(data) -> None:
+    """Refuses pictures that do not fit, with an InputError."""
+    if unknown := [task for task in data.tasks if task not in ESTIMATED]:
+        raise InputError(
+            f"config.data.tasks has {unknown[0]!r}; the estimator looks for {', '.join(ESTIMATED)}"
+        )
+    if data.pairs:
+        raise InputError("config.data.pairs: the estimator learns from clean pictures only")
+    if data.channels != 3:
+        raise InputError(f"config.data.channels is {data.channels}; the estimator sees colour")

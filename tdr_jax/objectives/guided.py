@@ -4,15 +4,19 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
+from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.errors import InputError
 from tdr_jax.models import matching
-from tdr_jax.objectives import pixels
+from tdr_jax.models.dinov2 import most_alike
+from tdr_jax.objectives import pixels, pretrained
+from tdr_jax.objectives.restore import RestoreObjective, inputs
 
 
 @dataclasses.dataclass(frozen=True)
-class Guided:
-    """Restore a degraded picture, given a clean one that shows what its detail may look like.
+class GuidedLoss:
+    """How far pictures are from the clean ones that were restored with a clean one beside them.
 
     Args:
         network: a guided `tdr_jax.models.Network`, whose `apply(params, images, guidance)`, or
@@ -30,8 +34,8 @@ class Guided:
     weights: Any
     selector: Any = None
 
-    def loss(self, params, batch, rng, frozen=None):
-        """Measure how far the restored pictures are from the clean ones.
+    def __call__(self, params, batch, rng, frozen=None):
+        """Measures a batch.
 
         Args:
             params: flat dict of the network's parameters.
@@ -41,14 +45,13 @@ class Guided:
             frozen: parameters of the selector, where there is one.
 
         Returns:
-            the loss, a float32 scalar, and a dict as that of `backbone.Backbone`.
+            the loss, a float32 scalar, and a dict as that of `restore.RestorationLoss`.
         """
         del rng
         if self.selector is not None:
             guidance = most_alike(self.selector, frozen, batch["degraded"], batch["guidance"])
             batch = batch | {"guidance": guidance}
-        inputs = self._inputs(batch)
-        outputs, running = self.network.apply(params, *inputs, method="training")
+        outputs, batch_stats = self.network.apply(params, *inputs(batch), method="training")
         loss, metrics = pixels.on_every_grid(self.weights, outputs, batch["clean"])
         if self.weights.align:
             states = (
@@ -57,65 +60,69 @@ class Guided:
             )
             metrics["align"] = matching.alignment(*states)
             loss += self.weights.align * metrics["align"]
-        return loss, metrics | ({"running": running} if running else {})
-
-    def predict(self, params, batch):
-        """Restore the batch, with the whole guidance.
-
-        Args:
-            params: flat dict of the network's parameters.
-            batch: as for `loss`.
-
-        Returns:
-            float32 (B, H, W, C), not clipped.
-        """
-        return self.network.apply(params, *self._inputs(batch)).astype(jnp.float32)
-
-    def _inputs(self, batch):
-        sentence = (batch["vector"],) if "vector" in batch else ()
-        return batch["degraded"], batch["guidance"], *sentence
+        return loss, metrics | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
-def most_alike(selector, params, degraded, guidance):
-    """Choose, for each crop, the window of its guidance that DINOv2 finds the most alike.
+class GuidedObjective(RestoreObjective):
+    """A network that restores pictures with guidance beside them."""
 
-    Windows are as large as the crop and a quarter of it apart. Pictures go in as they are, in
-    [0, 1], resized to whole patches; the patch features of all of a picture are one vector, and
-    the highest cosine wins, the first of equal ones. No gradient goes through the choice.
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        selector, params = pretrained.selector(config, weights=weights)
+        self.loss = GuidedLoss(self.network, config.loss, selector)
+        self.frozen = () if selector is None else (params,)
+
+    def initial_params(self):
+        """As of any network; around the weights that `config.init_base` names, where it does."""
+        params, config = super().initial_params(), self.config
+        if not config.init_base:
+            return params
+        if config.init_from:
+            raise InputError(
+                f"config.init_from={config.init_from} and config.init_base={config.init_base} both "
+                "say where the network starts; set one of them to ''"
+            )
+        from tdr_jax import weights
+        from tdr_jax.models import guided
+
+        _, base = weights.load(config.init_base)
+        try:
+            return guided.with_base(params, base)
+        except InputError as error:
+            raise InputError(f"config.init_base={config.init_base}: {error}") from None
+
+    def shapes(self, batch: int, crop: int):
+        """What a whole batch looks like, examples in the first axis."""
+        side = self.config.guidance.size
+        guidance = jax.ShapeDtypeStruct((batch, side, side, 3), "float32")
+        return super().shapes(batch, crop) | {"guidance": guidance}
+
+    def eval_guidance(self):
+        """The folder that the config names, or else another view of each clean picture."""
+        return self.config.eval_data.guidance or second_view
+
+    def _guidance(self, pictures):
+        from tdr_jax.data.guidance import Guidance
+
+        config = self.config
+        return Guidance(pictures, config.guidance, config.seed, config.data.cache_mb)
+
+
+def second_view(example) -> np.ndarray:
+    """Guidance for a picture that is measured: its scene once more, a function of its place.
 
     Args:
-        selector: a Dinov2 network and, `params`, its parameters.
-        degraded: float32 (B, P, P, C): grey, colour, or two views, of which the left one is seen.
-        guidance: float32 (B, G, G, 3), G >= P.
+        example: a `tdr_jax.evaluate.protocols.Example`.
 
     Returns:
-        float32 (B, P, P, 3), parts of the guidance.
-
-    Source: TDR, its training code.
+        float32 (H, W, 3) in [0, 1], as large as the picture, see `data.guidance.view`.
     """
-    size, whole = degraded.shape[1], guidance.shape[1]
-    starts = jnp.arange(0, whole - size + 1, max(1, size // 4))
-    corners = jnp.stack(jnp.meshgrid(starts, starts, indexing="ij"), -1).reshape(-1, 2)
-    side = -(-size // selector.config.patch_size) * selector.config.patch_size
+    from tdr_jax.data import guidance
 
-    def look(pictures):
-        shape = (len(pictures), side, side, 3)
-        resized = jax.image.resize(pictures, shape, "bilinear", antialias=False)
-        tokens = selector.apply(params, resized, method="patch_tokens").astype(jnp.float32)
-        vectors = tokens.reshape(len(tokens), -1)
-        return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-
-    def windows(corner):
-        shape = (len(guidance), size, size, 3)
-        return jax.lax.dynamic_slice(guidance, (0, corner[0], corner[1], 0), shape)
-
-    seen = jnp.repeat(degraded, 3, -1) if degraded.shape[-1] == 1 else degraded[..., :3]
-    wanted = look(seen)
-    # One window of every picture at a time: 169 of them would not fit side by side.
-    cosines = jax.lax.map(lambda corner: (look(windows(corner)) * wanted).sum(-1), corners)
-    best = corners[jax.lax.stop_gradient(cosines).argmax(0)]
-
-    def cut(picture, corner):
-        return jax.lax.dynamic_slice(picture, (*corner, 0), (size, size, 3))
-
-    return jax.vmap(cut)(guidance, best)
+    height, width, _ = example.clean.shape
+    side = max(height, width)
+    picture = np.broadcast_to(example.clean, (height, width, 3))
+    rng = example_rng(0, example.index, guidance.STREAM)
+    square = guidance.view(picture, side, (0, 0, height, width), rng)
+    top, left = (side - height) // 2, (side - width) // 2
+    return square[top : top + height, left : left + width]

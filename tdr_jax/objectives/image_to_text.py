@@ -3,73 +3,16 @@
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from tdr_jax import diffusion
-from tdr_jax.models import clip_vision, mapper
-from tdr_jax.objectives.denoise import denoising_loss, draws, latents
+from tdr_jax.models import mapper
+from tdr_jax.objectives import networks, pretrained
+from tdr_jax.objectives.latent_diffusion import Towers, moments
+from tdr_jax.objectives.latent_examples import LatentObjective, moments_shape
 
 
 @dataclasses.dataclass(frozen=True)
-class Towers:
-    """The frozen networks, and the sentence the words are put into.
-
-    Attributes:
-        image_encoder, text_encoder, unet, vae: `tdr_jax.models.Network`s.
-        schedule: of the UNet's noise.
-        ids: token ids of the sentence, a tuple of integers.
-        position: of the token that the words take the place of.
-    """
-
-    image_encoder: Any
-    text_encoder: Any
-    unet: Any
-    vae: Any
-    schedule: diffusion.Schedule
-    ids: tuple[int, ...]
-    position: int
-
-    def hidden(self, frozen, batch):
-        """What the vision tower says of `seen`, (B, H, W, 3) in [0, 1]; or `hidden` itself.
-
-        Returns:
-            (B, 1 + P, C), the last layer's output, class token first.
-        """
-        if "hidden" in batch:
-            return batch["hidden"]
-        pixels = clip_vision.normalise(batch["seen"])
-        return self.image_encoder.apply(frozen["image_encoder"], pixels)[0]
-
-    def context(self, frozen, words):
-        """(B, N, C) words -> (B, T, C): the text tower's states of the sentence that holds them."""
-        text, params = self.text_encoder, frozen["text_encoder"]
-        sentence = text.apply(params, jnp.asarray([self.ids], jnp.int32), method="embed")
-        embeddings = mapper.inject(sentence, words.astype(sentence.dtype), self.position)
-        return text.apply(params, embeddings, method="from_embeddings")
-
-    def errors(self, frozen, batch, rng, words, kv):
-        """Denoising errors (B,) of `drawn` (or `moments`), told in words.
-
-        Args:
-            frozen: parameters by network.
-            batch: with `row` int (B,).
-            rng: a key.
-            words: (B, N, C).
-            kv: the copies of keys and values, by the UNet's names.
-        """
-        keys = jax.vmap(jax.random.split)(draws(rng, batch["row"]))
-        clean = latents(self.vae, frozen["vae"], batch, keys[:, 0])
-        context = self.context(frozen, words)
-
-        def denoise(x, t):
-            return self.unet.apply(frozen["unet"], x, t, context, kv=kv)
-
-        return denoising_loss(denoise, self.schedule, clean, keys[:, 1])
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageToText:
+class ImageToTextLoss:
     """Learn to say a picture, degraded or clean, in words that draw it as it is.
 
     Args:
@@ -82,12 +25,13 @@ class ImageToText:
     towers: Towers
     network: Any
 
-    def loss(self, params, batch, rng, frozen):
+    def __call__(self, params, batch, rng, frozen):
         """Measure how well the frozen UNet denoises the picture it is told of.
 
         Args:
             params: flat dict of the mapper's parameters, copies of keys and values among them.
-            batch: `seen` and `drawn` of one picture (or `hidden` and `moments`), `row` int (B,).
+            batch: `clip_image` and `target` of one picture (or `hidden` and `moments`), `row` int
+                (B,).
             rng: a key.
             frozen: parameters of the towers, by name.
 
@@ -96,3 +40,65 @@ class ImageToText:
         """
         words = self.network.apply(params, self.towers.hidden(frozen, batch))
         return self.towers.errors(frozen, batch, rng, words, mapper.kv(params)).mean(), {}
+
+
+class WordsObjective(LatentObjective):
+    """What the two stages with frozen towers share."""
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        stack, dtype = pretrained.stack(config, weights=weights), config.stack.dtype
+        self.stack = stack
+        self.networks = {name: of.replace(dtype=dtype) for name, of in stack.networks.items()}
+        self.view = self.networks["image_encoder"].config.image_size
+        vae = self.networks["vae"]
+        networks.check_crops(config, vae.config.factor, vae.name)
+        self.network = self.build()
+        self.towers = pretrained.towers(
+            self.networks,
+            stack.scheduler,
+            stack.tokenizer,
+            template=config.stack.template,
+            words=self.network.config.num_words,
+            remat=config.stack.remat,
+        )
+
+
+class ImageToTextObjective(WordsObjective):
+    """The first stage: the mapper and its copies of keys and values."""
+
+    wanted, folder = "same", "image_to_text"
+    features = {"target": "moments", "clip_image": "hidden"}
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        names = ("unet", "vae", "text_encoder", "image_encoder")
+        self.frozen = ({name: self.stack.params[name] for name in names},)
+        self.loss = ImageToTextLoss(self.towers, self.network)
+
+    def initial_params(self):
+        """From scratch, with the UNet's own keys and values as copies."""
+        params = super().initial_params()
+        if self.config.init_from:
+            return params
+        own = self.frozen[0]["unet"]
+        return mapper.with_kv(params, {k: own[k].astype(jnp.float32) for k in own})
+
+    def predict(self, params, batch, frozen):
+        """The words of `clip_image`, (B, N, C)."""
+        return self.network.apply(params, self.towers.hidden(frozen, batch))
+
+    def feature_shapes(self, crop: int):
+        """Of latents and hidden states."""
+        vision = self.networks["image_encoder"].config
+        tokens = 1 + (vision.image_size // vision.patch_size) ** 2
+        latent = moments_shape(self.networks["vae"].config, crop)
+        return {"moments": latent, "hidden": ((tokens, vision.hidden_size), "float32")}
+
+    def encode(self, frozen, batch):
+        """Hidden states and latents in place of pictures."""
+        return {
+            "kind": batch["kind"],
+            "moments": moments(self.networks["vae"], frozen["vae"], batch["target"]),
+            "hidden": self.towers.hidden(frozen, batch).astype(jnp.float32),
+        }

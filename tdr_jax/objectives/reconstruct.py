@@ -5,13 +5,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from tdr_jax.objectives import pixels
-from tdr_jax.objectives.denoise import draws
+from tdr_jax.objectives import networks, pixels
+from tdr_jax.objectives.base import first_rows, side_by_side
+from tdr_jax.objectives.latent_diffusion import draws
+from tdr_jax.objectives.latent_examples import LatentObjective
+
+LOGVAR = -6.0  # of latents, where an autoencoder starts
+COLOUR = 6.0  # how much more its first filters see of colours than of light and dark
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruct:
+class ReconstructionLoss:
     """Learn to give pictures back from latents that are few and near a normal distribution.
 
     Args:
@@ -26,32 +32,32 @@ class Reconstruct:
     network: Any
     weights: Any
 
-    def loss(self, params, batch, rng):
+    def __call__(self, params, batch, rng):
         """Measure what is lost.
 
         Args:
             params: flat dict of the autoencoder's parameters.
-            batch: `drawn` float32 (B, H, W, 3) in [-1, 1], `row` int (B,).
+            batch: `target` float32 (B, H, W, 3) in [-1, 1], `row` int (B,).
             rng: a key.
 
         Returns:
             the loss, a float32 scalar, and a dict of float32 scalars: the terms of
             `pixels.weighted` of pictures in [0, 1], `coarse`, `kl`, `latent_std` and `psnr`.
         """
-        mean, logvar = self.network.apply(params, batch["drawn"], method="encode")
+        mean, logvar = self.network.apply(params, batch["target"], method="encode")
         mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
         keys = draws(rng, batch["row"])
         noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-        drawn = mean + jnp.exp(0.5 * logvar) * noise
-        output = self.network.apply(params, drawn, method="decode").astype(jnp.float32)
-        restored, clean = 0.5 * output + 0.5, 0.5 * batch["drawn"] + 0.5
+        latent = mean + jnp.exp(0.5 * logvar) * noise
+        output = self.network.apply(params, latent, method="decode").astype(jnp.float32)
+        restored, clean = 0.5 * output + 0.5, 0.5 * batch["target"] + 0.5
         loss, metrics = pixels.weighted(self.weights, restored, clean)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
         coarse = jnp.abs(self._cells(restored) - self._cells(clean)).mean()
         metrics |= {
             "kl": kl,
             "coarse": coarse,
-            "latent_std": drawn.std(),
+            "latent_std": latent.std(),
             "psnr": pixels.psnr(restored, clean),
         }
         return loss + self.weights.kl * kl + self.weights.coarse * coarse, metrics
@@ -69,15 +75,66 @@ class Reconstruct:
         bright = (red + green + blue) / 3
         return jnp.stack([bright, 4 * (red - green), 2 * blue - (red + green)], -1)
 
-    def predict(self, params, batch):
-        """Give the pictures back, from the means of their latents.
+
+class ReconstructObjective(LatentObjective):
+    """An autoencoder."""
+
+    wanted, folder, no_panel = "target", "vae", ""
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        self.network = self.build()
+        networks.check_crops(config, self.network.config.factor, self.network.name)
+        self.loss = ReconstructionLoss(self.network, config.loss)
+        self._predict = jax.jit(self.predict)
+
+    def initial_params(self):
+        """From scratch, with filters that see colours and latents of little noise."""
+        params = super().initial_params()
+        if self.config.init_from:
+            return params
+        # Colours differ less than light and dark do, and would drown: in brightness, if the first
+        # filters saw both alike, and in noise, if latents were drawn with much of it.
+        filters = params["encoder.conv_in.kernel"]
+        grey = filters.mean(2, keepdims=True)
+        params |= {"encoder.conv_in.kernel": grey + COLOUR * (filters - grey)}
+        if "quant_conv.bias" in params:
+            bias = params["quant_conv.bias"]
+            params["quant_conv.bias"] = bias.at[len(bias) // 2 :].set(LOGVAR)
+        return params
+
+    def predict(self, params, batch, *frozen):
+        """Gives the pictures back, from the means of their latents.
 
         Args:
             params: flat dict of the autoencoder's parameters.
-            batch: `drawn` float32 (B, H, W, 3) in [-1, 1].
+            batch: `target` float32 (B, H, W, 3) in [-1, 1].
 
         Returns:
             float32 (B, H, W, 3), about [-1, 1], not clipped.
         """
-        mean, _ = self.network.apply(params, batch["drawn"], method="encode")
+        mean, _ = self.network.apply(params, batch["target"], method="encode")
         return self.network.apply(params, mean, method="decode").astype(jnp.float32)
+
+    def measure(self, params, batch, rng, *frozen):
+        """The loss and its metrics, the PSNR of what is given back without a draw among them."""
+        given = self.predict(params, batch)
+        exact = pixels.psnr(0.5 * given + 0.5, 0.5 * batch["target"] + 0.5)
+        return super().measure(params, batch, rng) | {"psnr": exact}
+
+    def panel(self, params, batch):
+        """Pictures and what the autoencoder makes of them, side by side."""
+        pictures = first_rows(batch, "target")
+        given = self._predict(params, {"target": pictures})
+        return side_by_side([0.5 * pictures + 0.5, 0.5 * np.asarray(given) + 0.5])
+
+    def export(self, params, step: int):
+        """Writes the autoencoder, its scaling factor set so that latents have a deviation of 1."""
+        from tdr_jax import weights
+
+        params, path = jax.device_get(params), self.workdir / self.folder
+        batch = next(self.batches(step))
+        mean, _ = self.network.apply(params, batch["target"], method="encode")
+        network = self.network.replace(scaling_factor=round(float(1 / mean.std()), 5))
+        weights.save(path, network, params)
+        return path

@@ -1,18 +1,29 @@
 """Sentences that ask for the same brought together, others apart: how text encoders learn."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from tdr_jax import disk, text
+from tdr_jax.data.sentence_pairs import SentencePairs
+from tdr_jax.degradations.vocabulary import MEANINGS
+from tdr_jax.errors import InputError
 from tdr_jax.models import bert
+from tdr_jax.objectives.base import ConfiguredObjective
+from tdr_jax.objectives.held_out import HeldOut
+from tdr_jax.text import intent, phrasings
 
 STACK = "encoder.layer.blocks."
 PROBE = "meaning.weight"  # name of the linear probe that learns beside the encoder
 TEMPERATURE = 0.1  # of the contrastive loss: SupCon's
 SHARPNESS = 16.0  # of the probe's answers: vectors of norm 1 have small products
+TOKENS = ("tokens", "mask")
+PAIRS = 256  # that are measured while a run trains, unless the config says otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +99,7 @@ class LastLayers:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextEncoder:
+class SentencePairLoss:
     """Learn that the cosine of two sentence vectors is how alike their meanings are.
 
     Args:
@@ -104,7 +115,7 @@ class TextEncoder:
     network: Any
     weights: Any
 
-    def loss(self, params, batch, rng, frozen):
+    def __call__(self, params, batch, rng, frozen):
         """Measure how far cosines are from labels.
 
         Args:
@@ -115,13 +126,11 @@ class TextEncoder:
             frozen: parameters of the whole BERT as it was.
 
         Returns:
-            the loss, a float32 scalar, and `told`, the share of pairs whose cosine is on the right
-            side of one half, with `cosine`, `same` and `meaning`, the terms.
+            the loss, a float32 scalar, and `accuracy`, the share of pairs whose cosine is on the
+            right side of one half, with `cosine`, `same` and `meaning`, the terms.
         """
         del rng
-        tokens, mask = (batch[name].reshape(-1, batch[name].shape[-1]) for name in TOKENS)
-        vectors = self.network.pool(params, frozen, tokens, mask)
-        vectors = vectors / (jnp.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-12)
+        vectors = sentence_vectors(self.network, params, batch, frozen)
         pairs = vectors.reshape(*batch["tokens"].shape[:2], -1)
         cosine = (pairs[:, 0] * pairs[:, 1]).sum(-1)
         metrics = {"cosine": jnp.square(cosine - batch["label"]).mean()}
@@ -130,15 +139,24 @@ class TextEncoder:
             metrics["same"] = same(vectors, batch["meaning"].reshape(len(vectors), -1))
             loss = loss + self.weights.same * metrics["same"]
         if self.weights.meaning:
-            logits = SHARPNESS * vectors @ params[PROBE].T
+            logits = probed(params, vectors)
             meaning = batch["meaning"].reshape(logits.shape)
             metrics["meaning"] = optax.softmax_cross_entropy(logits, meaning).mean()
             loss = loss + self.weights.meaning * metrics["meaning"]
-        told = ((cosine > 0.5) == (batch["label"] > 0.5)).mean(dtype=jnp.float32)
-        return loss, metrics | {"told": told}
+        accuracy = ((cosine > 0.5) == (batch["label"] > 0.5)).mean(dtype=jnp.float32)
+        return loss, metrics | {"accuracy": accuracy}
 
 
-TOKENS = ("tokens", "mask")
+def sentence_vectors(network: LastLayers, params, batch, frozen):
+    """The vectors of a batch's sentences, one after another: float32 (2 B, D) of norm 1."""
+    tokens, mask = (batch[name].reshape(-1, batch[name].shape[-1]) for name in TOKENS)
+    vectors = network.pool(params, frozen, tokens, mask)
+    return vectors / (jnp.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-12)
+
+
+def probed(params, vectors):
+    """The linear probe's logits of the meanings: float32 (N, D) -> (N, M)."""
+    return SHARPNESS * vectors @ params[PROBE].T
 
 
 def same(vectors, meaning):
@@ -158,3 +176,131 @@ def same(vectors, meaning):
     count = alike.sum(-1)
     each = -jnp.where(alike, likely, 0).sum(-1) / jnp.maximum(count, 1)
     return each.sum() / jnp.maximum((count > 0).sum(), 1)
+
+
+class TextEncoderObjective(ConfiguredObjective):
+    """A BERT, all of it or its last layers, on pairs of sentences.
+
+    Of the config: `encoder`, where it starts; `network.layers`, how many of its last layers learn;
+    `network.overrides`; `data.stages`, ((steps, tokens, batch), ...); `data.typos`.
+    """
+
+    no_panel = "sentences are none"
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        _check(config)
+        self.encoder = text.TextEncoder.from_pretrained(config.encoder)
+        whole, layers = self.encoder.network, config.network.layers
+        _check_sizes(config, self.encoder)
+        try:
+            whole = whole.replace(**config.network.overrides)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"config.network.overrides: {error}") from None
+        meanings = len(MEANINGS) if config.loss.meaning else 0
+        self.network = LastLayers(whole, layers, meanings)
+        self.loss = SentencePairLoss(self.network, config.loss)
+        self.frozen = (self.encoder.params if layers else {},)
+
+    def initial_params(self):
+        """What learns of the encoder that the config names."""
+        return self.network.cut(self.encoder.params)
+
+    def predict(self, params, batch, frozen):
+        """The vectors of the sentences, see `sentence_vectors`."""
+        return sentence_vectors(self.network, params, batch, frozen)
+
+    def batches(self, step: int):
+        """Pairs of training sentences, see `data.sentence_pairs`."""
+        config = self.config
+        return self.stream(self._pairs("training", config.seed, config.data.typos), step)
+
+    def shapes(self, batch: int, crop: int):
+        """What a whole batch looks like, examples in the first axis; `crop` counts tokens."""
+        meanings = len(MEANINGS)
+        return {
+            "tokens": jax.ShapeDtypeStruct((batch, 2, crop), "int32"),
+            "mask": jax.ShapeDtypeStruct((batch, 2, crop), "bool"),
+            "meaning": jax.ShapeDtypeStruct((batch, 2, meanings), "float32"),
+            "label": jax.ShapeDtypeStruct((batch,), "float32"),
+        }
+
+    def evaluators(self):
+        """Pairs of sentences in phrasings that training does not see, and that settings may."""
+        tokens = max(tokens for _, tokens, _ in self.config.data.stages)
+        make, count = self._pairs("calibration", 0, 0.0), self.config.eval_data.limit or PAIRS
+        return (HeldOut(self.measure, make, count, tokens, self.frozen),)
+
+    def measure(self, params, batch, rng, frozen):
+        """The loss, its metrics, and how often the probe, if any, finds what is asked for."""
+        found = super().measure(params, batch, rng, frozen)
+        if PROBE in params:
+            logits = probed(params, self.predict(params, batch, frozen))
+            meaning = batch["meaning"].reshape(logits.shape)
+            told = jnp.take_along_axis(meaning, logits.argmax(-1)[:, None], -1) > 0
+            found["meaning_accuracy"] = told.mean(dtype=jnp.float32)
+        return found
+
+    def export(self, params, step: int) -> Path:
+        """Writes the encoder, and the head that reads its vectors, to `text_encoder/`."""
+        whole = self.network.join(self.encoder.params, jax.device_get(params))
+        encoder = self.encoder.with_params(whole)
+        # The probe reads vectors of norm 1. It tells "none" better than a head fitted afterwards,
+        # to sentences that the encoder has learnt by then.
+        probe = params.get(PROBE) if encoder.normalise else None
+        kernel = None if probe is None else SHARPNESS * np.asarray(probe).T
+        head = intent.fit(encoder, kernel=kernel, seed=self.config.seed)
+        target = self.workdir / "text_encoder"
+        with disk.replacing_folder(target) as folder:
+            encoder.save(folder)
+            head.save(folder)
+        return target
+
+    def _pairs(self, part: str, seed: int, typos: float):
+        encoder = self.encoder
+        return SentencePairs(
+            phrasings.part(part), encoder.tokenizer, seed, typos=typos, lower=encoder.lower
+        )
+
+
+def _check(config) -> None:
+    """Refuses fields that mean nothing here, or that change what is learnt, with an InputError."""
+    for field, found, why in (
+        ("init_from", config.init_from, "config.encoder says where it starts"),
+        ("eval_data.path", config.eval_data.path, "held-out sentences come with the package"),
+    ):
+        if found:
+            raise InputError(
+                f"config.{field} is {found!r} for objective 'text_encoder'; set it to '': {why}"
+            )
+    if not config.encoder:
+        raise InputError(
+            "config.encoder is empty; give minilm or the folder of a BERT: --config.encoder=FOLDER"
+        )
+    if not 0 <= config.data.typos <= 1:
+        raise InputError(f"config.data.typos is {config.data.typos}; give a share from 0 to 1")
+    if not (config.loss.cosine or config.loss.same or config.loss.meaning):
+        raise InputError(
+            "config.loss.cosine, same and meaning are 0; there is nothing to learn: set one"
+        )
+    if config.loss.same and config.accumulate > 1:
+        raise InputError(
+            f"config.accumulate is {config.accumulate}, but config.loss.same compares all "
+            "sentences of a batch; set one of them to 1 or 0"
+        )
+
+
+def _check_sizes(config, encoder) -> None:
+    """Refuses layers and lengths that the encoder has not, with an InputError."""
+    layers, depth = config.network.layers, encoder.network.config.num_hidden_layers
+    if not 0 <= layers < depth:
+        raise InputError(
+            f"config.network.layers is {layers}, but {config.encoder} has {depth} layers; give "
+            f"1 to {depth - 1} for the last of them, or 0 for everything"
+        )
+    for _, tokens, _ in config.data.stages:
+        if not 3 <= tokens <= encoder.max_length:
+            raise InputError(
+                f"config.data.stages has sentences of {tokens} tokens; give 3 to "
+                f"{encoder.max_length}, as {config.encoder} takes"
+            )

@@ -6,12 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tdr_jax.diffusion import tdr_pipeline
+from tdr_jax.errors import InputError
 from tdr_jax.models import mapper
-from tdr_jax.objectives.image_to_text import Towers
+from tdr_jax.objectives.image_to_text import WordsObjective
+from tdr_jax.objectives.latent_diffusion import Towers, moments
+from tdr_jax.objectives.latent_examples import moments_shape
 
 
 @dataclasses.dataclass(frozen=True)
-class TextualRestoration:
+class TextualRestorationLoss:
     """Learn to change the words of a degraded picture so that they draw the clean one.
 
     Args:
@@ -31,13 +35,13 @@ class TextualRestoration:
     network: Any
     weights: Any
 
-    def loss(self, params, batch, rng, frozen):
+    def __call__(self, params, batch, rng, frozen):
         """Measure how well the frozen UNet denoises the clean picture, told in restored words.
 
         Args:
             params: flat dict of the restoration's parameters.
-            batch: `seen`, degraded, and `drawn`, clean (or `words` and `moments`), `kind` and
-                `row` int (B,); with `weights.words` also `seen_clean` (or `words_clean`).
+            batch: `clip_image`, degraded, and `target`, clean (or `words` and `moments`), `kind`
+                and `row` int (B,); with `weights.words` also `clip_image_clean` (or `words_clean`).
             rng: a key.
             frozen: parameters of the towers and of `image_to_text`, by name.
 
@@ -45,9 +49,8 @@ class TextualRestoration:
             the loss, a float32 scalar, and the distances to the clean picture's words,
             `words` and `words_before`, with `weights.words` or where these words are known.
         """
-        said = self.said(frozen, batch)
-        task = (batch["kind"],) if self.network.config.tasks else ()
-        words = self.network.apply(params, said, *task)
+        predicted = self.words(frozen, batch)
+        words = self.restored(params, predicted, batch)
         loss = jnp.zeros(())
         if self.weights.denoise:
             copies = mapper.kv(frozen["image_to_text"])
@@ -56,15 +59,20 @@ class TextualRestoration:
         # The vision tower looks at the clean picture only where that is asked for.
         if not self.weights.words and "words_clean" not in batch:
             return loss, {}
-        wanted = self.said(frozen, batch, "_clean").astype(jnp.float32)
+        wanted = self.words(frozen, batch, "_clean").astype(jnp.float32)
         metrics = {
             name: _distance(wanted, given.astype(jnp.float32)).mean()
-            for name, given in (("words", words), ("words_before", said))
+            for name, given in (("words", words), ("words_before", predicted))
         }
         return loss + self.weights.words * metrics["words"], metrics
 
-    def said(self, frozen, batch, which: str = ""):
-        """Returns the words (B, N, C) of `seen`, or those that `words` of the batch holds.
+    def restored(self, params, words, batch):
+        """The words (B, N, C) of a degraded picture, restored; `kind` of the batch may be told."""
+        task = (batch["kind"],) if self.network.config.tasks else ()
+        return self.network.apply(params, words, *task)
+
+    def words(self, frozen, batch, which: str = ""):
+        """Returns the words (B, N, C) of `clip_image`, or those that `words` of the batch holds.
 
         Args:
             frozen: parameters by network.
@@ -73,7 +81,7 @@ class TextualRestoration:
         """
         if f"words{which}" in batch:
             return batch[f"words{which}"]
-        hidden = self.towers.hidden(frozen, {"seen": batch[f"seen{which}"]})
+        hidden = self.towers.hidden(frozen, {"clip_image": batch[f"clip_image{which}"]})
         return jax.lax.stop_gradient(self.mapper.apply(frozen["image_to_text"], hidden))
 
 
@@ -81,3 +89,64 @@ def _distance(words, others):
     """Root of the mean squared difference, for each example: (B, N, C) -> (B,)."""
     # 1e-8 keeps the gradient finite where nothing is wrong.
     return jnp.sqrt(jnp.square(words - others).mean((-2, -1)) + 1e-8)
+
+
+class TextualRestorationObjective(WordsObjective):
+    """The second stage: the restoration of words."""
+
+    wanted, folder = "pair", "textual_restoration"
+    features = {"target": "moments", "clip_image": "words", "clip_image_clean": "words_clean"}
+
+    def __init__(self, config, workdir, *, weights: bool = True):
+        super().__init__(config, workdir, weights=weights)
+        from tdr_jax.data.latents import KINDS
+
+        if tdr_pipeline.IMAGE_TO_TEXT not in self.networks:
+            raise InputError(
+                f"{config.stack.path} has no image_to_text/, which the second stage needs; give "
+                "the first stage's: --config.stack.image_to_text=FOLDER"
+            )
+        self.frozen = (
+            {k: v for k, v in self.stack.params.items() if k != tdr_pipeline.RESTORATION},
+        )
+        tasks = self.network.config.tasks
+        if 0 < tasks < len(KINDS):
+            raise InputError(
+                f"config.network.overrides.tasks is {tasks}; give 0, or {len(KINDS)} for "
+                f"{', '.join(KINDS)}"
+            )
+        if not (config.loss.denoise or config.loss.words):
+            raise InputError(
+                "config.loss.denoise and config.loss.words are both 0, so that there is nothing to "
+                "learn; set one of them"
+            )
+        first = self.networks[tdr_pipeline.IMAGE_TO_TEXT]
+        self.loss = TextualRestorationLoss(self.towers, first, self.network, config.loss)
+
+    def predict(self, params, batch, frozen):
+        """The restored words of `clip_image`, (B, N, C)."""
+        return self.loss.restored(params, self.loss.words(frozen, batch), batch)
+
+    def measure(self, params, batch, rng, frozen):
+        """The loss, and how far words are from the clean picture's, restored and before."""
+        features = self.encode(frozen, batch)
+        return super().measure(params, features | {"row": batch["row"]}, rng, frozen)
+
+    def feature_shapes(self, crop: int):
+        """Of the words of both pictures and, where they are needed, latents."""
+        config = self.network.config
+        words = (config.num_words, config.input_dim), "float32"
+        found = {"words": words, "words_clean": words}
+        if self.config.loss.denoise:
+            found["moments"] = moments_shape(self.networks["vae"].config, crop)
+        return found
+
+    def encode(self, frozen, batch):
+        """Words of both pictures and, where they are needed, latents, in place of pictures."""
+        found = {
+            f"words{which}": self.loss.words(frozen, batch, which).astype(jnp.float32)
+            for which in ("", "_clean")
+        }
+        if self.config.loss.denoise:
+            found["moments"] = moments(self.networks["vae"], frozen["vae"], batch["target"])
+        return {"kind": batch["kind"], **found}

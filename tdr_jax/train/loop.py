@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from tdr_jax import distributed
+from tdr_jax import distributed, objectives
 from tdr_jax.analysis import flops, hardware
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, jobs, optim, sharding
+from tdr_jax.train import optim, sharding, writers
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
@@ -39,13 +39,12 @@ def run(
             Nothing is saved then: the newest checkpoint is the last good one.
     """
     workdir = Workdir(workdir)
-    job = jobs.make(config, workdir.local)
-    network = job.network
-    total = length(config)
+    objective = objectives.make(config, workdir.local)
+    network, total = objective.network, length(config)
     optimiser, schedule = optim.make(config.optim, total)
     layout = sharding.make(config.mesh)
     train_step = make_step(
-        job.task,
+        objective.loss,
         optimiser,
         schedule,
         seed=config.seed,
@@ -53,8 +52,8 @@ def run(
         layout=layout,
         accumulate=config.accumulate,
     )
-    frozen = layout.put(job.frozen)
-    arithmetic = flops.Counter(job.task, network.abstract_params(), frozen)
+    frozen = layout.put(objective.frozen)
+    arithmetic = flops.Counter(objective.loss, network.abstract_params(), frozen)
 
     with contextlib.ExitStack() as stack:
         # Restore: the newest checkpoint of this run, or the beginning.
@@ -62,7 +61,7 @@ def run(
         checkpoints = Checkpoints(workdir.path, every=config.save_every, keep=config.keep)
         stack.callback(checkpoints.close)
         if checkpoints.latest is None:
-            params = job.initial_params()
+            params = objective.initial_params()
         else:
             params = network.init(config.seed)  # for their shapes
         fresh = create(params, optimiser, ema_decay=config.ema, layout=layout)
@@ -74,15 +73,15 @@ def run(
                 "give longer stages or another --workdir"
             )
         if batches is None:
-            data, evaluator = job.batches(start), job.evaluator()
+            data, evaluators = objective.batches(start), objective.evaluators()
         else:
-            data, evaluator = batches(start), None
+            data, evaluators = batches(start), ()
 
         # Describe.
         if lead:
             workdir.pull()
             stack.callback(workdir.push)
-        writer, measured = assemble.make_writer(workdir.local, start)
+        writer, measured = writers.make(workdir.local, start)
         stack.callback(writer.close)
         progress = Progress(
             writer,
@@ -97,14 +96,16 @@ def run(
         trace = Profile(profile, workdir.local)
         stack.callback(trace.close)
         if lead:
-            progress.say(assemble.describe(network, layout, start, total, workdir.path))
+            begin = f"goes on after step {start} of {total}" if start else f"{total} steps"
+            learns = f"{network.name}, {network.size:,} parameters"
+            progress.say(f"{learns}, {layout.describe()}: {begin}, in {workdir.path}")
             writer.write_hparams(config.to_dict())
 
         stop = stack.enter_context(distributed.Stop())
         for step in range(start, total + 1):
             stopping, ending = stop.asked(step), step == total
             every = ending or (config.eval_every and step % config.eval_every == 0)
-            evaluate = evaluator and every and 0 < step and not stopping
+            evaluate = evaluators and every and 0 < step and not stopping
             save = stopping or ending or checkpoints.due(step)
             if evaluate or save:
                 progress.settle()  # nothing that is not finite gets further than this
@@ -112,7 +113,8 @@ def run(
 
             # Evaluate, unless a run that stopped here has done so. Every process takes its share.
             if evaluate and not distributed.lead_says(lead and measured.has(step, "eval/")):
-                scores = evaluator.run(jax.device_get(layout.gather(state.best_params)))
+                params = jax.device_get(layout.gather(state.best_params))
+                scores = [score for evaluator in evaluators for score in evaluator.run(params)]
                 writer.write_scalars(step, {f"eval/{name}": score for name, score in scores})
 
             # Save. What was measured up to here goes to disk first: a run that starts again from
@@ -141,13 +143,13 @@ def run(
             progress.push(step + 1, metrics, len(next(iter(batch.values()))), work)
             if config.panel_every and (step + 1) % config.panel_every == 0:
                 whole = layout.gather(state.best_params)
-                writer.write_images(step + 1, {"panel": job.panel(whole, batch)})
+                writer.write_images(step + 1, {"panel": objective.panel(whole, batch)})
 
         checkpoints.wait()
         whole = layout.gather(state.best_params) if ending else None
         if ending and lead:
-            exported = job.export(whole, total)
-            assemble.write_result(workdir.local, total, exported)
+            exported = objective.export(whole, total)
+            writers.write_result(workdir.local, total, exported)
             path = workdir.path / exported.relative_to(workdir.local)
             progress.say(f"trained {total} steps; the weights are in {path}")
         elif lead:

@@ -69,7 +69,7 @@ def create(
 
 
 def make_step(
-    task,
+    loss: Callable,
     optimiser: optax.GradientTransformation,
     schedule: Callable,
     *,
@@ -81,10 +81,8 @@ def make_step(
     """Compile one training step.
 
     Args:
-        task: has `loss(params, batch, rng, *frozen) -> (loss, metrics)`; batch has `row` beside
-            what the data gave, the number of each example in the whole batch. `running` among the
-            metrics, where it is there, is a dict of entries of the parameters that the network
-            counts instead of learning (running means of a normalisation) with their new values.
+        loss: `loss(params, batch, rng, *frozen) -> (loss, metrics)`, see
+            `tdr_jax.objectives.base.Objective`; batch has `row` beside what the data gave.
         optimiser: from `optim.make`.
         schedule: step -> learning rate, reported among the metrics.
         seed: every draw of step k comes from fold_in(seed, k).
@@ -95,31 +93,31 @@ def make_step(
 
     Returns:
         step(state, batch, *frozen) -> (state, metrics): the state that goes in is donated; frozen
-        are the parameters that the task takes and that are not trained. Metrics are
-        float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the task's own.
+        are the parameters that the loss takes and that are not trained. Metrics are
+        float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the loss's own.
     """
 
     def step(state: State, batch, *frozen) -> tuple[State, dict[str, jax.Array]]:
         rng = jax.random.fold_in(jax.random.key(seed), state.step)
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        gradient = jax.value_and_grad(loss, has_aux=True)
         whole = layout.all_gather(state.params) if layout else state.params
 
         def measure(part):
             with backend.batch_over(layout.mesh if layout else None):
-                measured, grads = gradient(whole, part, rng, *frozen)
-            return measured, layout.shard(grads) if layout else grads
+                values, grads = gradient(whole, part, rng, *frozen)
+            return values, layout.shard(grads) if layout else grads
 
         batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}
-        (loss, metrics), grads = _accumulated(measure, batch, accumulate)
+        (measured, metrics), grads = _accumulated(measure, batch, accumulate)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         # Running statistics replace what the optimiser, its decay too, made of them. The average
         # takes them as they are: they are averages over steps already, and a count stays whole.
-        running = metrics.pop("running", {})
-        params = optax.apply_updates(state.params, updates) | running
-        ema = average(state.ema, params, state.step, ema_decay) | running if ema_decay else {}
+        batch_stats = metrics.pop("batch_stats", {})
+        params = optax.apply_updates(state.params, updates) | batch_stats
+        ema = average(state.ema, params, state.step, ema_decay) | batch_stats if ema_decay else {}
         metrics = {
             **metrics,
-            "loss": loss,
+            "loss": measured,
             "grad_norm": optax.tree.norm(grads),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
         }

@@ -5,10 +5,12 @@ The methods are those of clu's metric writers, without their need for TensorFlow
 
 import importlib.util
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import jax
 import numpy as np
 
 from tdr_jax import disk
@@ -162,6 +164,40 @@ class Many:
                 getattr(writer, method)(*args)
 
         return call
+
+
+def make(workdir, start: int) -> tuple[Many, Jsonl | None]:
+    """Everything that writes what this process measures: nothing except on process 0.
+
+    Args:
+        workdir: the run's folder.
+        start: the number of finished steps.
+
+    Returns:
+        the writer, and the JSONL one in it.
+    """
+    if jax.process_index():
+        return Many([]), None
+    jsonl = Jsonl(workdir, start)
+    parts = [jsonl, Panels(workdir)]
+    if tensorboard_is_installed():
+        parts.append(TensorBoard(workdir, start))
+    return Many(parts), jsonl
+
+
+def write_result(workdir, step: int, weights) -> None:
+    """Write `result.json`, the last file of a run: where it is, the run is finished.
+
+    Args:
+        workdir: the run's folder.
+        step: the number of finished steps.
+        weights: the path of what was exported.
+    """
+    metrics = {}
+    for record in read_jsonl(Path(workdir) / "metrics.jsonl"):
+        metrics |= {name: value for name, value in record.items() if isinstance(value, float)}
+    result = {"step": step, "weights": os.path.relpath(weights, workdir), "metrics": metrics}
+    disk.write_json(Path(workdir) / "result.json", result)
 
 
 def read_jsonl(path) -> list[dict]:
