@@ -33,7 +33,7 @@ def main(args) -> None:
 
     from tdr_jax.data import sources
     from tdr_jax.errors import InputError
-    from tdr_jax.train import assemble
+    from tdr_jax.objectives import pretrained
 
     if len(args.guided) != len(args.unguided):
         raise InputError(
@@ -73,7 +73,7 @@ def main(args) -> None:
     row("unguided", "", unguided)
     rows()
     if args.dinov2:
-        rows(", chosen window", selector=assemble.load_selector(args.dinov2, args.seed))
+        rows(", chosen window", selector=pretrained.load_selector(args.dinov2, args.seed))
 
 
 def _decibels(found, sign="") -> str:

@@ -25,30 +25,30 @@ def main(args) -> None:
     from configs import tdr_i2t, tdr_tr
     from tdr_jax import diffusion, models
     from tdr_jax.diffusion import pipeline
-    from tdr_jax.objectives import image_to_text, textual_restoration
+    from tdr_jax.objectives import image_to_text, pretrained, textual_restoration
     from tdr_jax.text import captions
-    from tdr_jax.train import optim, sharding, state, words
+    from tdr_jax.train import optim, sharding, state
 
     config = {"i2t": tdr_i2t, "tr": tdr_tr}[args.stage].get_config(f"size={args.size}")
     (total, crop, batch), *_ = config.data.stages
     batch, config.accumulate = args.batch or batch, args.accumulate or config.accumulate
     dtype = config.stack.dtype
-    networks = {part: models.build(name, dtype=dtype) for part, name in words.NAMES[args.size]}
+    networks = {part: models.build(name, dtype=dtype) for part, name in pretrained.NAMES[args.size]}
     with tempfile.TemporaryDirectory() as folder:
         captions.write_tokenizer(Path(folder))
         tokenizer = pipeline.load_tokenizer(Path(folder))
     network = models.build(config.network.name, **config.network.overrides)
     count = network.config.num_words
     scheduler = diffusion.Schedule().to_config()
-    frozen_parts = words.towers(
+    frozen_parts = pretrained.towers(
         networks, scheduler, tokenizer, template="a photo of a S", words=count, remat=True
     )
     frozen = {part: of.abstract_params() for part, of in networks.items()}
     if args.stage == "i2t":
-        task = image_to_text.ImageToText(frozen_parts, network)
+        loss = image_to_text.ImageToTextLoss(frozen_parts, network)
     else:
-        first = models.build(words.MAPPERS[args.size], dtype=dtype)
-        task = textual_restoration.TextualRestoration(frozen_parts, first, network, config.loss)
+        first = models.build(pretrained.MAPPERS[args.size], dtype=dtype)
+        loss = textual_restoration.TextualRestorationLoss(frozen_parts, first, network, config.loss)
         frozen["image_to_text"] = first.abstract_params()
 
     config.mesh.fsdp = args.fsdp
@@ -68,12 +68,12 @@ def main(args) -> None:
         network.abstract_params(),
     )
     step = state.make_step(
-        task, optimiser, schedule, seed=0, accumulate=config.accumulate, **options
+        loss, optimiser, schedule, seed=0, accumulate=config.accumulate, **options
     )
     view = networks["image_encoder"].config.image_size
     examples = {
-        "seen": jax.ShapeDtypeStruct((batch, view, view, 3), jnp.float32),
-        "drawn": jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32),
+        "clip_image": jax.ShapeDtypeStruct((batch, view, view, 3), jnp.float32),
+        "target": jax.ShapeDtypeStruct((batch, crop, crop, 3), jnp.float32),
         "kind": jax.ShapeDtypeStruct((batch,), jnp.int32),
     }
     shapes = (

@@ -150,8 +150,8 @@ def _too_large(plan: Plan, chip: hardware.Chip, message: str) -> str:
     if getattr(settings, "dtype", "bfloat16") == "float32":
         hints.insert(0, "config.network.overrides.dtype=bfloat16")
     return (
-        f"a step of {plan.objective.network.name} needs {needs} on each {chip.kind} ({parts}, the "
-        f"rest is of intermediate results); try {', '.join(hints)}"
+        f"a step of {plan.objective.network.name} needs {needs} on each {chip.kind} ({parts}, "
+        f"the rest is of intermediate results); try {', '.join(hints)}"
     )
 
 

@@ -61,7 +61,7 @@ class Objective(Protocol):
         ...
 
     def batches(self, step: int) -> Iterator[dict[str, np.ndarray]]:
-        """This process's part of batch `step` and those after it: pure functions of their number."""
+        """This process's part of batch `step` and those after: functions of their number."""
         ...
 
     def shapes(self, batch: int, crop: int) -> dict[str, jax.ShapeDtypeStruct]:

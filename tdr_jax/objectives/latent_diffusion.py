@@ -24,11 +24,11 @@ def draws(rng, rows):
 
 
 def moments(vae, params, pictures):
-    """Where latents of pictures lie: (B, H, W, 3) in [-1, 1] -> mean and log variance, (B, h, w, C).
+    """Where the latents of pictures lie, before any is drawn.
 
     Args:
         vae: an AutoencoderKL and, `params`, its parameters.
-        pictures: float32.
+        pictures: float32 (B, H, W, 3) in [-1, 1].
 
     Returns:
         the mean and the logarithm of the variance, side by side, float32 (B, h, w, 2 C).

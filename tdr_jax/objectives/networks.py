@@ -1,4 +1,4 @@
-"""The networks of a config: built, begun, and given their sentence encoder, or refused in a line."""
+"""The networks of a config: built, begun and given their sentence encoder, or refused."""
 
 import jax
 

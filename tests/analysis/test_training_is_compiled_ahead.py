@@ -30,7 +30,7 @@ def config_of(batch=8, crop=64):
 def test_it_tells_bytes_arithmetic_and_time():
     found, chip = planned(config_of())
     report = aot.compiled(found, chip)
-    numbers = found.job.network.abstract_params().values()
+    numbers = found.objective.network.abstract_params().values()
     size = 4 * sum(math.prod(value.shape) for value in numbers)
     assert report.held["parameters"] == report.held["average"] == size
     assert 2 * size <= report.held["moments"] <= 2 * size + 64  # and counters

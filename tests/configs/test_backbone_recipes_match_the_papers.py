@@ -8,7 +8,10 @@ import pytest
 
 from configs import backbone
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, optim, state
+from tdr_jax import objectives
+from tdr_jax.objectives import networks
+from tdr_jax.objectives.restore import check
+from tdr_jax.train import optim, state
 
 PAIRS = "degraded=a,clean=b"
 
@@ -24,13 +27,13 @@ def total(config):
 
 def trace(config):
     """Follows the shapes through a whole training step of the first stage."""
-    network = assemble.network(config)
-    task = assemble.task(config, network)
+    objective = objectives.make(config, "unused")
+    network = objective.network
     optimiser, schedule = optim.make(config.optim, total(config))
     options = {"ema_decay": config.ema, "layout": None}
     params = network.abstract_params()
     before = jax.eval_shape(lambda p: state.create(p, optimiser, **options), params)
-    step = state.make_step(task, optimiser, schedule, seed=0, **options)
+    step = state.make_step(objective.loss, optimiser, schedule, seed=0, **options)
     _, crop, count = config.data.stages[0]
     degraded, clean = (
         jax.ShapeDtypeStruct((count, crop, crop, channels), "float32")
@@ -45,9 +48,7 @@ def test_every_task_has_a_recipe_that_fits_the_network(name):
     for task in backbone.WHAT:
         for more in ("", "size=small", "recipe=tdr"):
             config = config_for(name, task, more)
-            network = assemble.network(config)
-            assert type(assemble.task(config, network)).__name__ == "Backbone"
-            assert assemble.text_encoder(config, network) is None
+            assert objectives.make(config, "unused").encoder is None
             assert len(config.data.weights) == len(config.data.tasks)
             _, schedule = optim.make(config.optim, total(config))
             rates = np.asarray(schedule(np.linspace(0, total(config) - 1, 50).astype(int)))
@@ -157,10 +158,10 @@ def test_grey_and_two_views_reach_the_network_and_the_data():
     for name in ("restormer", "promptir", "nafnet", "drsformer"):
         config = config_for(name, "denoise", "grey=1")
         assert config.data.channels == 1
-        assert assemble.network(config).config.channels == (1, 1)
+        assert networks.of_config(config).config.channels == (1, 1)
     config = config_for("restormer", "defocus", "right=c")
     assert config.data.pairs == ((("a", "c"), "b", "blur", 1),)
-    assert assemble.network(config).config.channels == (6, 3)
+    assert networks.of_config(config).config.channels == (6, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +186,16 @@ def test_what_a_network_or_task_has_not_is_refused(argument, message):
 def test_pictures_and_losses_that_do_not_fit_the_network_are_refused():
     config = config_for("sfnet", "dehaze", "batch=1")
     with pytest.raises(InputError, match="a batch of 1; sfnet normalises by the statistics"):
-        assemble.task(config, assemble.network(config))
+        check(config, networks.of_config(config))
     config = config_for("restormer", "defocus", "right=c")
     config.network.overrides.inp_channels = 3
     with pytest.raises(InputError, match="takes pictures of 3 channels.*has 6"):
-        assemble.task(config, assemble.network(config))
+        check(config, networks.of_config(config))
     config = config_for("nafnet", "denoise")
     config.data.channels = 1
     with pytest.raises(InputError, match="takes pictures of 3 channels.*has 1"):
-        assemble.task(config, assemble.network(config))
+        check(config, networks.of_config(config))
     config.network.name, config.network.overrides = "textpromptir-tiny", {}
     config.loss.mixup = 1.2
     with pytest.raises(InputError, match="loss.mixup is 1.2, but textpromptir-tiny takes a sent"):
-        assemble.task(config, assemble.network(config))
+        check(config, networks.of_config(config))

@@ -10,7 +10,9 @@ from ml_collections import config_flags
 from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, optim, state
+from tdr_jax.data import sources
+from tdr_jax.objectives import networks
+from tdr_jax.train import optim, state
 from tests.support import words_arguments as words
 
 FOLDER = Path(common.__file__).parent
@@ -132,17 +134,17 @@ def test_mistakes_are_told_in_a_line():
         wrong = textpromptir.get_config("size=base")
         wrong.update_from_flattened_dict({field: value})
         with pytest.raises(InputError, match=line):
-            assemble.network(wrong)
+            networks.of_config(wrong)
     with pytest.raises(InputError, match="config.data.path is empty.*--config.data.path="):
-        assemble.source(config.data)
+        sources.from_config(config.data)
     with pytest.raises(InputError, match="config.encoder is empty.*width 768"):
-        assemble.text_encoder(config, network)
+        networks.text_encoder(config, network)
     config.encoder = "minilm"
     with pytest.raises(InputError, match="384 numbers, but textpromptir takes 768"):
-        assemble.text_encoder(config, network)
+        networks.text_encoder(config, network)
 
 
 def test_the_quickstart_reads_the_shipped_photographs():
     config = quickstart.get_config()
-    assert len(assemble.source(config.data)) >= 4
+    assert len(sources.from_config(config.data)) >= 4
     assert Path(config.eval_data.path).is_dir()

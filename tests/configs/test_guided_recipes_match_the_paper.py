@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from configs import tdr_guided
-from tdr_jax import models
-from tdr_jax.train import assemble, jobs, optim, state
+from tdr_jax import models, objectives
+from tdr_jax.objectives import networks
+from tdr_jax.train import optim, state
 from tests.support.sizes import SMALLEST
 
 PAIRS = "degraded=lq,clean=gt"
@@ -94,7 +95,7 @@ def test_both_rates_rise_in_the_first_cycle_as_written_and_stay_when_it_is_repai
     ],
 )
 def test_networks_have_the_published_size(setup, count):
-    network = assemble.network(recipe(*setup))
+    network = networks.of_config(recipe(*setup))
     assert network.size == pytest.approx(count, abs=2e4)
 
 
@@ -107,18 +108,18 @@ def test_networks_have_the_published_size(setup, count):
 )
 def test_a_step_of_every_network_has_consistent_shapes(setup, data, tmp_path):
     config = recipe(setup, data, "window=full,batch=2,crop=64")
-    assemble.network(config)  # at full size, without computing anything
+    networks.of_config(config)  # at full size, without computing anything
     name = config.network.overrides.backbone.removesuffix("-200l")
     config.network.overrides.update(SMALLEST[name])
-    levels = assemble.network(config).config.levels
+    levels = networks.of_config(config).config.levels
     config.network.overrides.update(n_blks=(1,) * levels, reffusion_n_blocks=(1,) * levels)
-    job = jobs.make(config, tmp_path)
+    objective = objectives.make(config, tmp_path)
     optimiser, schedule = optim.make(config.optim, 1_000_000)
     options = {"ema_decay": config.ema, "layout": None}
-    params = job.network.abstract_params()
+    params = objective.network.abstract_params()
     before = jax.eval_shape(lambda p: state.create(p, optimiser, **options), params)
-    step = state.make_step(job.task, optimiser, schedule, seed=0, **options)
-    inputs, made = job.network.config.channels
+    step = state.make_step(objective.loss, optimiser, schedule, seed=0, **options)
+    inputs, made = objective.network.config.channels
     batch = {
         key: jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
         for key, side, channels in (
@@ -145,16 +146,16 @@ def test_all_in_one_draws_each_of_its_five_degradations_as_often():
 
 def test_words_and_guidance_go_together_in_one_recipe():
     config = tdr_guided.get_config("backbone=textpromptir,size=tiny,data=photos")
-    network = assemble.network(config)
+    network = networks.of_config(config)
     assert config.encoder == "minilm" and network.config.text_dim == 384
-    assert type(assemble.task(config, network)).__name__ == "Guided"
+    assert type(objectives.make(config, "unused").loss).__name__ == "GuidedLoss"
     full = recipe("backbone=textpromptir,task=all", "data=photos", "encoder=sentences")
     assert full.encoder == "sentences" and full.network.overrides.backbone == "textpromptir"
 
 
 def test_the_tiny_recipe_places_matches_to_two_pixels():
     config = tdr_guided.get_config("size=tiny,data=photos,base=base,steps=7")
-    network = assemble.network(config)
+    network = networks.of_config(config)
     assert network.config.stride == 2 and config.data.stages == ((7, 64, 8),)
     assert (config.guidance.size, config.guidance.window) == (96, "full")
     assert config.data.sigmas == (50,) and config.data.noise_mode == "float"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from configs import tdr_towers
-from tdr_jax.data import feature_cache, latents
+from tdr_jax import objectives
+from tdr_jax.data import feature_cache, latents, sources
 from tdr_jax.errors import InputError
-from tdr_jax.train import assemble, jobs
 from tests.support import stacks, words_runs
 
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
@@ -23,61 +23,62 @@ def folders(tmp_path_factory):
     return root / "stack", words_runs.photos(root / "photos"), root
 
 
-def make_job(folders, stage, workdir, **fields):
+def make_objective(folders, stage, workdir, **fields):
     stack, photos, _ = folders
     config = words_runs.config(stage, stack, photos, batch=BATCH)
     config.data.distinct = DISTINCT
     config.update_from_flattened_dict(fields)
-    return jobs.make(config, workdir)
+    return objectives.make(config, workdir)
 
 
 @pytest.fixture(scope="module")
 def kept(folders):
-    """Of each stage: the job, the first three batches, and the folder they are kept in."""
+    """Of each stage: the objective, the first three batches, and the folder they are kept in."""
     found = {}
     for stage in ("i2t", "tr"):
         workdir = folders[2] / stage
-        job = make_job(folders, stage, workdir)
-        batches = job.batches(0)
-        found[stage] = job, [next(batches) for _ in range(3)], workdir / "features0"
+        objective = make_objective(folders, stage, workdir)
+        batches = objective.batches(0)
+        found[stage] = objective, [next(batches) for _ in range(3)], workdir / "features0"
     return found
 
 
-def numbers(job, batch):
+def numbers(objective, batch):
     """Which of the distinct examples a batch holds: each epoch goes through all of them."""
     places = (divmod(batch * BATCH + i, DISTINCT) for i in range(BATCH))
     return [
-        int(feature_cache.order(job.config.seed, epoch, DISTINCT)[place]) for epoch, place in places
+        int(feature_cache.order(objective.config.seed, epoch, DISTINCT)[place]) for epoch, place in places
     ]
 
 
 @STAGES
 def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
-    job, batches, _ = kept[stage]
+    objective, batches, _ = kept[stage]
     make = latents.LatentExamples(
-        assemble.source(job.config.data),
-        job.config.data,
-        job.config.seed,
-        wanted=job.wanted,
-        view=job.networks["image_encoder"].config.image_size,
+        sources.from_config(objective.config.data),
+        objective.config.data,
+        objective.config.seed,
+        wanted=objective.wanted,
+        view=objective.networks["image_encoder"].config.image_size,
     )
-    frozen, towers = job.frozen[0], job.task.towers
+    frozen, towers = objective.frozen[0], objective.towers
     see = jax.jit(lambda batch: towers.hidden(frozen, batch))
     if stage == "tr":
-        mapper, its = job.task.mapper, frozen["image_to_text"]
+        mapper, its = objective.loss.mapper, frozen["image_to_text"]
         say = jax.jit(lambda hidden: mapper.apply(its, hidden))
     vae = towers.vae
-    draw = jax.jit(lambda drawn: vae.apply(frozen["vae"], drawn, method="encode"))
+    draw = jax.jit(lambda target: vae.apply(frozen["vae"], target, method="encode"))
     worst = 0.0
     for k in (0, 2):
-        rows = [make(m, 16) for m in numbers(job, k)]
+        rows = [make(m, 16) for m in numbers(objective, k)]
         examples = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         names = {"i2t": {"hidden"}, "tr": {"words", "words_clean"}}[stage]
         assert batches[k].keys() == {"moments", "kind"} | names
         np.testing.assert_array_equal(batches[k]["kind"], examples["kind"])
-        wanted = {"moments": np.concatenate(draw(examples["drawn"]), -1)}
+        wanted = {"moments": np.concatenate(draw(examples["target"]), -1)}
         for name in names:
-            seen = see({"seen": examples["seen_clean" if name == "words_clean" else "seen"]})
+            which = "_clean" if name == "words_clean" else ""
+            seen = see({"clip_image": examples[f"clip_image{which}"]})
             wanted[name] = seen if stage == "i2t" else say(seen)
         for name, array in wanted.items():
             assert batches[k][name].dtype == "float32"
@@ -87,8 +88,8 @@ def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
 
 
 def test_an_epoch_goes_through_every_example_once(kept):
-    job, batches, _ = kept["i2t"]
-    order = sum((numbers(job, k) for k in range(3)), [])
+    objective, batches, _ = kept["i2t"]
+    order = sum((numbers(objective, k) for k in range(3)), [])
     assert sorted(order[:DISTINCT]) == sorted(order[DISTINCT:]) == list(range(DISTINCT))
     rows = np.concatenate([batch["moments"] for batch in batches])
     alike = (rows[:, None] == rows[None]).all((2, 3, 4))
@@ -99,7 +100,7 @@ def test_an_epoch_goes_through_every_example_once(kept):
 def test_a_folder_that_is_complete_is_read_and_not_made_again(folders, kept, stage, monkeypatch):
     _, batches, folder = kept[stage]
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again = make_job(folders, stage, folder.parent)
+    again = make_objective(folders, stage, folder.parent)
 
     def never(*args):
         raise AssertionError("computed again")
@@ -125,48 +126,48 @@ def test_a_folder_that_is_complete_is_read_and_not_made_again(folders, kept, sta
 )
 def test_features_of_other_settings_are_refused_in_one_line(folders, kept, fields):
     folder = kept["i2t"][2]
-    job = make_job(folders, "i2t", folder.parent, **fields)
+    objective = make_objective(folders, "i2t", folder.parent, **fields)
     with pytest.raises(InputError, match="features0 holds features of other data.*remove") as error:
-        job.batches(0)
+        objective.batches(0)
     assert "\n" not in str(error.value)
 
 
 def test_features_of_other_networks_are_refused(folders, kept):
-    job = make_job(folders, "i2t", kept["i2t"][2].parent)
-    ((frozen,),) = (job.frozen,)
+    objective = make_objective(folders, "i2t", kept["i2t"][2].parent)
+    ((frozen,),) = (objective.frozen,)
     name = sorted(frozen["vae"])[0]
     changed = frozen["vae"] | {name: frozen["vae"][name] + 1e-3}
-    job.frozen = (frozen | {"vae": changed},)
+    objective.frozen = (frozen | {"vae": changed},)
     with pytest.raises(InputError, match="other data, networks or settings"):
-        job.batches(0)
+        objective.batches(0)
 
 
 def test_what_decides_no_feature_may_change(folders, kept):
     _, batches, folder = kept["i2t"]
     fields = {"data.stages": ((50, 16, 4), (9, 16, 2)), "data.cache_mb": 1, "optim.lr": 0.5}
-    batch = next(make_job(folders, "i2t", folder.parent, **fields).batches(0))
+    batch = next(make_objective(folders, "i2t", folder.parent, **fields).batches(0))
     for name, array in batch.items():
         np.testing.assert_array_equal(array, batches[0][name])
 
 
 def test_no_latents_are_kept_for_a_loss_without_pictures(folders, kept, tmp_path):
-    job = make_job(folders, "tr", tmp_path, **{"loss.denoise": 0.0, "loss.words": 1.0})
-    batch = next(job.batches(0))
+    objective = make_objective(folders, "tr", tmp_path, **{"loss.denoise": 0.0, "loss.words": 1.0})
+    batch = next(objective.batches(0))
     whole = kept["tr"][1][0]
     assert whole.keys() - batch.keys() == {"moments"}
     for name, array in batch.items():
         np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-6)  # another program
     batch["row"] = np.arange(BATCH)
-    loss, metrics = job.task.loss(job.initial_params(), batch, jax.random.key(0), job.frozen[0])
+    loss, metrics = objective.loss(objective.initial_params(), batch, jax.random.key(0), objective.frozen[0])
     assert float(loss) == float(metrics["words"]) > 0
     with pytest.raises(InputError, match="features0 holds features of other data.*remove"):
-        make_job(folders, "tr", tmp_path).batches(0)
+        make_objective(folders, "tr", tmp_path).batches(0)
 
 
 def test_crops_of_several_sizes_cannot_be_kept(folders, tmp_path):
-    job = make_job(folders, "i2t", tmp_path, **{"data.stages": ((1, 16, 4), (1, 24, 4))})
+    objective = make_objective(folders, "i2t", tmp_path, **{"data.stages": ((1, 16, 4), (1, 24, 4))})
     with pytest.raises(InputError, match=r"data.distinct is 6, .*'i2t' with crops of \[16, 24\]"):
-        job.batches(0)
+        objective.batches(0)
     assert not (tmp_path / "features0").exists()
 
 
@@ -174,7 +175,7 @@ def test_nothing_is_kept_where_no_network_is_frozen(folders, tmp_path):
     config = tdr_towers.get_config(f"part=vae,data={folders[1]}")
     config.data.distinct = 6
     with pytest.raises(InputError, match="it keeps what frozen networks make") as refused:
-        jobs.make(config, tmp_path).batches(0)
+        objectives.make(config, tmp_path).batches(0)
     assert "\n" not in str(refused.value)
 
 

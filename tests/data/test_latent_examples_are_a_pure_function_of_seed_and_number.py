@@ -8,7 +8,6 @@ from tdr_jax.data import latents, sources
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
-from tdr_jax.train import assemble
 
 SIZES = [(48, 120), (120, 48), (90, 90)]  # height, width: landscape, portrait, square
 NEAR = 1.5  # pixels: levels are whole, and are rounded twice
@@ -172,7 +171,7 @@ def blue(picture):
 
 def squares_of(pairs, **fields):
     data = settings(pairs=(pairs,), tasks=("noise",), **fields)
-    source = assemble.source(data)
+    source = sources.from_config(data)
     return lambda wanted: latents.LatentExamples(source, data, 0, wanted=wanted, view=24)
 
 

@@ -14,14 +14,13 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from configs import backbone
 from tdr_jax.errors import InputError
-from tdr_jax.train import jobs
 from tests.support.programs import SMALL_RUN
 from tests.support.small import records
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy" / "ray" / "train.py"
 PHOTOS = ROOT / "examples" / "photos" / "train"
-MAKE = jobs.make
+MAKE = objectives.make
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +59,16 @@ def config():
 
 def asked_to_stop(*arguments):
     """A run's parts, whose first batch comes with SIGTERM."""
-    job = MAKE(*arguments)
-    batches = job.batches
+    objective = MAKE(*arguments)
+    batches = objective.batches
 
     def interrupted(step):
         for batch in batches(step):
             os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    job.batches = interrupted
-    return job
+    objective.batches = interrupted
+    return objective
 
 
 def test_a_worker_that_is_asked_to_stop_has_failed_and_then_goes_on_to_the_end(
@@ -78,7 +77,7 @@ def test_a_worker_that_is_asked_to_stop_has_failed_and_then_goes_on_to_the_end(
     settings = {"config": config(), "workdir": str(tmp_path)}
     weights = tmp_path / "weights.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(jobs, "make", asked_to_stop)
+        patch.setattr(objectives, "make", asked_to_stop)
         with pytest.raises(script.Stopped, match="step 1 of 2 is saved"):
             script.work(settings)
     assert reports == [] and not weights.exists()

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs import common
 from tdr_jax.models import build
 from tdr_jax.objectives import pixels
-from tdr_jax.objectives.backbone import Backbone, blend
+from tdr_jax.objectives.restore import RestorationLoss, blend
 from tdr_jax.train import optim, state
 
 KEY = jax.random.key(0)
@@ -76,8 +76,8 @@ def test_each_weight_adds_the_loss_that_it_names(batch):
         "fft": (np.abs(spectrum.real).mean() + np.abs(spectrum.imag).mean()) / 2,
     }
     for name, value in expected.items():
-        task = Backbone(Scaled(), weights(**{name: 0.5}))
-        loss, metrics = task.loss(PARAMS, batch, KEY)
+        measured = RestorationLoss(Scaled(), weights(**{name: 0.5}))
+        loss, metrics = measured(PARAMS, batch, KEY)
         assert float(loss) == pytest.approx(0.5 * value, rel=1e-4), name
         assert set(metrics) == {"l1", "psnr", name}
     clipped = np.clip(np.asarray(batch["degraded"]) * 0.9, 0, 1) - np.asarray(batch["clean"])
@@ -100,11 +100,11 @@ def test_three_grids_give_sfnets_loss(batch):
         spectra = [torch.view_as_real(torch.fft.fft2(x)) for x in (output, shrunk)]
         l1 = torch.nn.functional.l1_loss
         expected += l1(output, shrunk) + 0.1 * l1(*spectra)
-    loss, metrics = Backbone(Scaled(3), weights(l1=1.0, fft=0.1)).loss(PARAMS, batch, KEY)
+    loss, metrics = RestorationLoss(Scaled(3), weights(l1=1.0, fft=0.1))(PARAMS, batch, KEY)
     assert float(loss) == pytest.approx(float(expected), rel=1e-4)
     finest = np.abs(0.9 * np.asarray(batch["degraded"]) - np.asarray(batch["clean"])).mean()
     assert float(metrics["l1"]) == pytest.approx(finest, rel=1e-5)
-    assert set(metrics["running"]) == set(PARAMS) - {"scale"}
+    assert set(metrics["batch_stats"]) == set(PARAMS) - {"scale"}
 
 
 def test_running_statistics_are_replaced_and_never_decayed_or_averaged(batch):
@@ -112,10 +112,10 @@ def test_running_statistics_are_replaced_and_never_decayed_or_averaged(batch):
     config.update({"schedule": "constant", "lr": 0.1, "weight_decay": 0.5, "clip": 0.0})
     optimiser, schedule = optim.make(config, 1)
     options = {"ema_decay": 0.9, "layout": None}
-    task = Backbone(Scaled(3), weights(l1=1.0))
-    step = state.make_step(task, optimiser, schedule, seed=0, **options)
+    loss = RestorationLoss(Scaled(3), weights(l1=1.0))
+    step = state.make_step(loss, optimiser, schedule, seed=0, **options)
     after, metrics = step(state.create(PARAMS, optimiser, **options), batch)
-    assert "running" not in metrics
+    assert "batch_stats" not in metrics
     mean = np.asarray(batch["degraded"]).mean((0, 1, 2))
     for params in (after.params, after.ema):
         np.testing.assert_allclose(params["bn.running_mean"], 1.8 + 0.1 * mean, rtol=1e-5)
@@ -140,10 +140,10 @@ def test_blending_mixes_both_pictures_alike_in_half_of_the_steps(batch):
 
 
 def test_mixup_is_drawn_from_the_steps_key_and_can_be_off(batch):
-    on, off = Backbone(Scaled(), weights(l1=1.0, mixup=1.2)), Backbone(Scaled(), weights(l1=1.0))
-    losses = {float(on.loss(PARAMS, batch, jax.random.key(k))[0]) for k in range(8)}
+    on, off = (RestorationLoss(Scaled(), weights(l1=1.0, mixup=m)) for m in (1.2, 0.0))
+    losses = {float(on(PARAMS, batch, jax.random.key(k))[0]) for k in range(8)}
     assert len(losses) > 2
-    assert len({float(off.loss(PARAMS, batch, jax.random.key(k))[0]) for k in range(3)}) == 1
+    assert len({float(off(PARAMS, batch, jax.random.key(k))[0]) for k in range(3)}) == 1
 
 
 def test_networks_tell_which_methods_they_have():

@@ -9,11 +9,12 @@ import pytest
 import skimage.data
 
 from configs import tdr_guided
-from tdr_jax import models, weights
+from tdr_jax import models, objectives, weights
 from tdr_jax.data.guidance import KINDS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_rgb, write_rgb
-from tdr_jax.train import assemble, jobs, loop, optim
+from tdr_jax.objectives import pretrained, restore
+from tdr_jax.train import loop, optim
 from tests.support.sizes import SMALLEST
 from tests.support.small import assert_bit_identical, records
 
@@ -49,7 +50,7 @@ def recipe(folders, more="", steps=STEPS):
 def straight(folders):
     """A run that was not stopped."""
     config = recipe(folders)
-    began = jobs.make(config, folders / "straight").initial_params()
+    began = objectives.make(config, folders / "straight").initial_params()
     state = jax.device_get(loop.run(config, folders / "straight"))
     return types.SimpleNamespace(
         config=config, began=began, state=state, workdir=folders / "straight"
@@ -86,15 +87,15 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(folders, straight, monk
     class PowerCut(Exception):
         pass
 
-    make = assemble.examples
+    make = restore.RestoreObjective.batches
 
-    def examples(*args, **options):
-        for number, batch in enumerate(make(*args, **options)):
+    def batches(objective, step):
+        for number, batch in enumerate(make(objective, step)):
             if number == 6:
                 raise PowerCut
             yield batch
 
-    monkeypatch.setattr(assemble, "examples", examples)
+    monkeypatch.setattr(restore.RestoreObjective, "batches", batches)
     with pytest.raises(PowerCut):
         loop.run(recipe(folders), folders / "stopped")
     monkeypatch.undo()
@@ -106,7 +107,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(folders, straight, monk
 
 def test_the_unguided_run_sees_the_same_pictures_from_the_same_base(folders):
     guided, alone = (
-        jobs.make(recipe(folders, more), folders / "unused") for more in ("", "guided=0")
+        objectives.make(recipe(folders, more), folders / "unused") for more in ("", "guided=0")
     )
     ours, theirs = next(guided.batches(3)), next(alone.batches(3))
     assert ours.keys() - theirs.keys() == {"guidance", "kind"}
@@ -164,20 +165,20 @@ def test_what_stays_has_no_part_in_the_norm_of_the_gradient():
 
 def test_windows_are_chosen_by_a_frozen_dinov2(folders):
     config = recipe(folders, "window=crop,dinov2=random:dinov2-tiny")
-    job = jobs.make(config, folders / "unused")
-    assert job.task.selector.kind == "Dinov2" and len(job.frozen) == 1
-    batch = next(job.batches(0))
+    objective = objectives.make(config, folders / "unused")
+    assert objective.loss.selector.kind == "Dinov2" and len(objective.frozen) == 1
+    batch = next(objective.batches(0))
     assert batch["guidance"].shape == (2, 48, 48, 3)
     loss, metrics = jax.eval_shape(
-        job.task.loss, job.network.abstract_params(), batch, jax.random.key(0), *job.frozen
+        objective.loss, objective.network.abstract_params(), batch, jax.random.key(0), *objective.frozen
     )
     assert loss.shape == () and set(metrics) == {"l1", "psnr", "align"}
-    assert not any("embeddings" in name for name in job.network.abstract_params())
+    assert not any("embeddings" in name for name in objective.network.abstract_params())
     # From a folder of transformers, as published weights lie on disk.
     network = models.build("dinov2-tiny")
     weights.save(folders / "dinov2", network, network.init(3))
     config.guidance.dinov2 = str(folders / "dinov2")
-    loaded, params = assemble.selector(config)
+    loaded, params = pretrained.selector(config)
     assert loaded.config.hidden_size == 32
     np.testing.assert_array_equal(params["layernorm.weight"], network.init(3)["layernorm.weight"])
 
@@ -201,7 +202,6 @@ def test_windows_are_chosen_by_a_frozen_dinov2(folders):
         ),
         ({"objective": "restore"}, "'restore', but guided takes guidance; set it to 'guided'"),
         ({"loss.mixup": 1.2}, "mixup is 1.2, but guided takes guidance, which two blended"),
-        ({"eval_data.path": "photos"}, "eval_data.path is photos, but objective 'guided' is not"),
         ({"data.channels": 1}, "takes pictures of 3 channels.*has 1"),
     ],
 )
@@ -209,19 +209,19 @@ def test_configs_that_do_not_fit_are_refused_in_one_line(folders, change, messag
     config = recipe(folders)
     config.update_from_flattened_dict(change)
     with pytest.raises(InputError, match=message):
-        jobs.make(config, folders / "unused")
+        objectives.make(config, folders / "unused")
 
 
 def test_bases_that_do_not_fit_and_plain_networks_are_refused(folders):
     config = recipe(folders)
     config.network.overrides.width = 16
     with pytest.raises(InputError, match=r"init_base=.*base.safetensors: .*ending.kernel is \("):
-        jobs.make(config, folders / "unused").initial_params()
+        objectives.make(config, folders / "unused").initial_params()
     config = recipe(folders)
     config.init_from = "elsewhere"
     with pytest.raises(InputError, match="no weights at elsewhere"):
-        jobs.make(config, folders / "unused").initial_params()
+        objectives.make(config, folders / "unused").initial_params()
     config = recipe(folders, "guided=0")
     config.objective = "guided"
     with pytest.raises(InputError, match="nafnet takes no guidance; set it to 'restore'"):
-        jobs.make(config, folders / "unused")
+        objectives.make(config, folders / "unused")

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import skimage.data
 
-from tdr_jax import weights
+from tdr_jax import objectives, weights
 from tdr_jax.data import latents
 from tdr_jax.errors import InputError
 from tdr_jax.infer.guide import Guide
 from tdr_jax.models import mapper, unet
-from tdr_jax.train import jobs, loop, words
+from tdr_jax.objectives.latent_examples import LatentObjective
+from tdr_jax.train import loop
 from tests.support import stacks, words_runs
 from tests.support.small import assert_bit_identical, records
 
@@ -60,7 +61,7 @@ def runs(folders, recipe):
     found = {}
     for stage in ("i2t", "tr"):
         config, files = recipe(stage), hashes(root)
-        began = jobs.make(config, root / stage).initial_params()
+        began = objectives.make(config, root / stage).initial_params()
         state = loop.run(config, root / stage)
         found[stage] = types.SimpleNamespace(
             config=config, files=files, began=began, state=jax.device_get(state)
@@ -125,10 +126,10 @@ def test_what_is_written_loads_beside_the_stack_and_guides(folders, runs, stage)
     for key, array in runs[stage].state.ema.items():
         np.testing.assert_array_equal(loaded.params[name][key], array)
     picture = skimage.data.rocket()[::8, ::8]
-    said, restored = Guide(loaded).words([picture])
-    assert said.shape == restored.shape == (1, 4, 32) and np.isfinite(restored).all()
+    predicted, restored = Guide(loaded).words([picture])
+    assert predicted.shape == restored.shape == (1, 4, 32) and np.isfinite(restored).all()
     before, after = Guide(weights.load_tdr_pipeline(root / "stack")).words([picture])
-    assert not np.array_equal(said, before) and not np.array_equal(restored, after)
+    assert not np.array_equal(predicted, before) and not np.array_equal(restored, after)
 
 
 @STAGES
@@ -150,16 +151,16 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_does(folders, recipe, run
 def test_a_run_taken_up_again_ends_bit_for_bit_the_same(
     folders, recipe, runs, stage, monkeypatch, capsys
 ):
-    make = words.Job.batches
+    make = LatentObjective.batches
 
-    def stopping(job, step):
-        for number, batch in enumerate(make(job, step), start=step):
+    def stopping(objective, step):
+        for number, batch in enumerate(make(objective, step), start=step):
             if number == 1:
                 monkeypatch.undo()
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
-    monkeypatch.setattr(words.Job, "batches", stopping)
+    monkeypatch.setattr(LatentObjective, "batches", stopping)
     workdir = folders[0] / f"{stage}-stopped"
     stopped = loop.run(recipe(stage), workdir)
     assert int(stopped.step) == 2 and f"step 2 of {STEPS} is saved" in capsys.readouterr().out
@@ -177,4 +178,4 @@ def test_a_restoration_that_is_told_tasks_must_know_all_of_them(runs, recipe, tm
     config = recipe("tr")
     config.network.overrides.tasks = len(latents.KINDS) - 1
     with pytest.raises(InputError, match="tasks is 5; give 0, or 6 for clean, noise"):
-        jobs.make(config, tmp_path)
+        objectives.make(config, tmp_path)

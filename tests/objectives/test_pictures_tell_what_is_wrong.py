@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import estimator as recipe
-from tdr_jax import cli, images, models, weights
+from tdr_jax import cli, images, models, objectives, weights
 from tdr_jax.data import degradation_labels, sources
 from tdr_jax.degradations.synthesis import degrade, gaussian_noise
 from tdr_jax.degradations.vocabulary import ESTIMATED
@@ -18,7 +18,7 @@ from tdr_jax.infer import blind
 from tdr_jax.infer.restorer import Restorer
 from tdr_jax.models import estimator
 from tdr_jax.text.encoder import TextEncoder
-from tdr_jax.train import jobs, loop
+from tdr_jax.train import loop
 from tests.support.small import records
 
 pytestmark = pytest.mark.usefixtures("optimised")
@@ -84,7 +84,7 @@ def test_the_estimator_learns_and_its_weights_come_back(tmp_path):
 )
 def test_what_an_estimator_cannot_learn_is_refused(tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
-        jobs.make(small_config(**changes), tmp_path)
+        objectives.make(small_config(**changes), tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from configs import common, text_encoder
-from tdr_jax import text
+from tdr_jax import objectives, text
 from tdr_jax.data.sentence_pairs import SentencePairs
 from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
-from tdr_jax.objectives import text_encoder as tasks
+from tdr_jax.objectives import text_encoder as learning
 from tdr_jax.text import intent, phrasings
-from tdr_jax.train import jobs, loop
+from tdr_jax.train import loop
 from tests.support import tiny_bert
 from tests.support.small import records
 
@@ -36,9 +36,9 @@ def few_sentences(monkeypatch):
     monkeypatch.setattr(intent, "VARIANTS", 1)
 
 
-def batch_of(job, size=16):
-    job.config.data.stages = ((1, 16, size),)
-    return next(job.batches(0))
+def batch_of(objective, size=16):
+    objective.config.data.stages = ((1, 16, size),)
+    return next(objective.batches(0))
 
 
 def test_pairs_are_told_apart_after_training(folder, tmp_path, few_sentences):
@@ -60,7 +60,7 @@ def test_only_the_last_layers_move(folder, tmp_path, layers, few_sentences):
     before = text.TextEncoder.from_pretrained(folder).params
     after = text.TextEncoder.from_pretrained(tmp_path / "text_encoder").params
     for name, value in before.items():
-        if name.startswith(tasks.STACK):
+        if name.startswith(learning.STACK):
             np.testing.assert_array_equal(after[name][:-layers], value[:-layers])
             if name.endswith("kernel"):
                 assert (np.asarray(after[name][-layers:]) != value[-layers:]).any((-2, -1)).all()
@@ -70,26 +70,26 @@ def test_only_the_last_layers_move(folder, tmp_path, layers, few_sentences):
 
 @pytest.mark.parametrize("layers", [0, 2])
 def test_what_learns_is_computed_as_the_whole_encoder_is(folder, tmp_path, layers):
-    job = jobs.make(tiny_bert.config(folder, layers=layers), tmp_path)
-    batch = batch_of(job)
-    tokens, mask = (batch[name][:, 0] for name in tasks.TOKENS)
-    whole = job.encoder.network.apply(job.encoder.params, tokens, mask, method="mean_pool")
-    own = job.initial_params()
-    found = job.network.pool(own, job.frozen[0], tokens, mask)
+    objective = objectives.make(tiny_bert.config(folder, layers=layers), tmp_path)
+    batch = batch_of(objective)
+    tokens, mask = (batch[name][:, 0] for name in learning.TOKENS)
+    whole = objective.encoder.network.apply(objective.encoder.params, tokens, mask, method="mean_pool")
+    own = objective.initial_params()
+    found = objective.network.pool(own, objective.frozen[0], tokens, mask)
     np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
-    joined = job.network.join(job.encoder.params, own)
-    assert joined.keys() == job.encoder.params.keys()
-    for name, value in job.encoder.params.items():
+    joined = objective.network.join(objective.encoder.params, own)
+    assert joined.keys() == objective.encoder.params.keys()
+    for name, value in objective.encoder.params.items():
         np.testing.assert_array_equal(joined[name], value)
 
 
 def test_the_loss_is_the_squared_difference_of_cosine_and_label(folder, tmp_path):
-    job = jobs.make(tiny_bert.config(folder), tmp_path)
-    batch = batch_of(job)
-    params, frozen = job.initial_params(), job.frozen[0]
-    loss, metrics = job.task.loss(params, batch, None, frozen)
+    objective = objectives.make(tiny_bert.config(folder), tmp_path)
+    batch = batch_of(objective)
+    params, frozen = objective.initial_params(), objective.frozen[0]
+    loss, metrics = objective.loss(params, batch, None, frozen)
     first, second = (
-        np.asarray(job.network.pool(params, frozen, batch["tokens"][:, i], batch["mask"][:, i]))
+        np.asarray(objective.network.pool(params, frozen, batch["tokens"][:, i], batch["mask"][:, i]))
         for i in (0, 1)
     )
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
@@ -97,7 +97,7 @@ def test_the_loss_is_the_squared_difference_of_cosine_and_label(folder, tmp_path
     assert float(loss) == pytest.approx(errors.mean(), rel=1e-4)
     # A pair's loss is its own: that of a batch is the mean of its halves, wherever it is cut.
     halves = [{n: v[i::2] for n, v in batch.items()} for i in (0, 1)]
-    parts = [float(job.task.loss(params, half, None, frozen)[0]) for half in halves]
+    parts = [float(objective.loss(params, half, None, frozen)[0]) for half in halves]
     assert np.mean(parts) == pytest.approx(float(loss), rel=1e-5)
 
 
@@ -114,9 +114,9 @@ def test_the_contrastive_loss_is_supcons():
         alike = [j for j in others if kinds[j] == kinds[i]]
         terms = [-np.log(np.exp(vectors[i] @ vectors[j] / 0.1) / total) for j in alike]
         each += [np.mean(terms)] if alike else []
-    found = float(tasks.same(jnp.asarray(vectors), jnp.asarray(meaning)))
+    found = float(learning.same(jnp.asarray(vectors), jnp.asarray(meaning)))
     assert len(each) == 6 and found == pytest.approx(np.mean(each), rel=1e-4)
-    gradient = jax.grad(lambda v: tasks.same(v, jnp.asarray(meaning)))(jnp.asarray(vectors))
+    gradient = jax.grad(lambda v: learning.same(v, jnp.asarray(meaning)))(jnp.asarray(vectors))
     assert np.isfinite(gradient).all()
 
 
@@ -186,11 +186,11 @@ def test_sentences_are_drawn_whole(folder, monkeypatch):
 
 
 def test_every_sentence_of_a_batch_keeps_its_marks(folder, tmp_path):
-    batch = batch_of(jobs.make(tiny_bert.config(folder), tmp_path))
+    batch = batch_of(objectives.make(tiny_bert.config(folder), tmp_path))
     assert batch["tokens"].shape == batch["mask"].shape == (16, 2, 16)
     assert batch["mask"][..., :3].all()  # two marks, and a word at least
     assert (batch["tokens"][..., 0] == 2).all() and not batch["tokens"][~batch["mask"]].any()
-    shapes = jobs.make(tiny_bert.config(folder), tmp_path).shapes(16, 16)
+    shapes = objectives.make(tiny_bert.config(folder), tmp_path).shapes(16, 16)
     assert {n: (s.shape, s.dtype) for n, s in shapes.items()} == {
         n: (v.shape, v.dtype) for n, v in batch.items()
     }
@@ -230,7 +230,7 @@ def test_a_mistake_is_told_in_a_line(folder, tmp_path, complaint, changes):
     config = tiny_bert.config(folder)
     config.update(changes)
     with pytest.raises(InputError, match=complaint) as error:
-        jobs.make(config, tmp_path)
+        objectives.make(config, tmp_path)
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, CLIPVi
 from tdr_jax import convert, models
 from tdr_jax.diffusion.schedule import Schedule
 from tdr_jax.models import clip_vision, mapper
-from tdr_jax.objectives import denoise, image_to_text, textual_restoration
+from tdr_jax.objectives import latent_diffusion
+from tdr_jax.objectives.image_to_text import ImageToTextLoss
+from tdr_jax.objectives.textual_restoration import TextualRestorationLoss
 from tests.support.parity import relative, shaken
 from tests.support.torch_mapper import CleanMapper, Mapper, text_states
 
@@ -107,14 +109,14 @@ def examples():
     means = draws.standard_normal((2, 6, 4, 4)).astype(np.float32)
     seen, clean = draws.random((2, 2, 28, 28, 3), np.float32)
     moments = np.concatenate([means, np.full_like(means, -60)], -1)
-    return {"seen": seen, "seen_clean": clean, "moments": moments, "row": ROWS}
+    return {"clip_image": seen, "clip_image_clean": clean, "moments": moments, "row": ROWS}
 
 
 def towers(prediction):
     _, networks, _ = twins()
     parts = (networks[part] for part in ("image_encoder", "text_encoder", "unet"))
     vae = types.SimpleNamespace(config=types.SimpleNamespace(scaling_factor=FACTOR))
-    return image_to_text.Towers(*parts, vae, Schedule(prediction_type=prediction), IDS, POSITION)
+    return latent_diffusion.Towers(*parts, vae, Schedule(prediction_type=prediction), IDS, POSITION)
 
 
 def words_of(pictures):
@@ -128,8 +130,8 @@ def words_of(pictures):
 def denoising(words, prediction, rng):
     """PyTorch's error at the timesteps and with the noise that ours draws from the same key."""
     modules = twins()[0]
-    keys = jax.vmap(jax.random.split)(denoise.draws(rng, ROWS))[:, 1]
-    t, noise = denoise.timesteps_and_noise(Schedule(), (6, 4, 4), keys)
+    keys = jax.vmap(jax.random.split)(latent_diffusion.draws(rng, ROWS))[:, 1]
+    t, noise = latent_diffusion.timesteps_and_noise(Schedule(), (6, 4, 4), keys)
     t, noise = torch.tensor(np.asarray(t)).long(), nchw(noise)
     schedule = DDPMScheduler(
         beta_start=0.00085,
@@ -150,11 +152,11 @@ def nchw(array):
     return torch.tensor(np.asarray(array)).permute(0, 3, 1, 2)
 
 
-def compare(task, params, batch, rng, theirs, name, wanted, **fields):
+def compare(loss, params, batch, rng, theirs, name, wanted, **fields):
     """Losses agree within 1e-5, and the gradient of every parameter within 1e-4.
 
     Args:
-        task: ours.
+        loss: ours.
         params: of what is trained.
         batch, rng: of the loss.
         theirs: the loss of PyTorch; its gradients are computed here.
@@ -162,7 +164,7 @@ def compare(task, params, batch, rng, theirs, name, wanted, **fields):
         wanted: function to PyTorch's parameters under these names.
     """
     frozen = twins()[2]
-    gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (loss, metrics), gradients = gradient(params, batch, rng, frozen)
     for module in twins()[0].values():
         module.zero_grad(set_to_none=True)
@@ -183,7 +185,7 @@ def test_the_first_stages_loss_and_gradients_equal_torch(prediction):
     modules, networks, params = twins()
     rng = jax.random.key(7)
     network = networks["image_to_text"]
-    batch = {name: examples()[name] for name in ("seen", "moments", "row")}
+    batch = {name: examples()[name] for name in ("clip_image", "moments", "row")}
 
     def wanted():
         learnt = dict(modules["image_to_text"].named_parameters())
@@ -192,11 +194,11 @@ def test_the_first_stages_loss_and_gradients_equal_torch(prediction):
             for key, place in attentions().items()
         }
 
-    theirs = denoising(words_of(batch["seen"]), prediction, rng)
+    theirs = denoising(words_of(batch["clip_image"]), prediction, rng)
     fields = {k: getattr(network.config, k) for k in ("num_words", "input_dim", "hidden_dim")}
     fields |= dict(output_dim=16, cross_attention=network.config.cross_attention)
-    task = image_to_text.ImageToText(towers(prediction), network)
-    compare(task, params["image_to_text"], batch, rng, theirs, "image-to-text", wanted, **fields)
+    loss = ImageToTextLoss(towers(prediction), network)
+    compare(loss, params["image_to_text"], batch, rng, theirs, "image-to-text", wanted, **fields)
 
 
 def root_mean_square(differences):
@@ -210,27 +212,27 @@ def root_mean_square(differences):
 def test_the_second_stages_loss_and_gradients_equal_torch(prediction, direct):
     modules, networks, params = twins()
     rng = jax.random.key(8)
-    names = ("seen", "moments", "row") + (("seen_clean",) if direct else ())
+    names = ("clip_image", "moments", "row") + (("clip_image_clean",) if direct else ())
     batch = {name: examples()[name] for name in names} | {"kind": np.array([1, 2])}
-    said = words_of(batch["seen"]).detach()
-    restored = modules["restoration"](said)
+    predicted = words_of(batch["clip_image"]).detach()
+    restored = modules["restoration"](predicted)
     theirs = denoising(restored, prediction, rng)
     distances = {}
     if direct:
-        clean = words_of(batch["seen_clean"]).detach()
+        clean = words_of(batch["clip_image_clean"]).detach()
         distances = {
             "words": root_mean_square(restored - clean),
-            "words_before": root_mean_square(said - clean),
+            "words_before": root_mean_square(predicted - clean),
         }
         theirs = theirs + direct * distances["words"]
-    task = textual_restoration.TextualRestoration(
+    loss = TextualRestorationLoss(
         towers(prediction),
         networks["image_to_text"],
         networks["restoration"],
         types.SimpleNamespace(denoise=1.0, words=direct),
     )
     metrics = compare(
-        task,
+        loss,
         params["restoration"],
         batch,
         rng,

@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from configs import estimator, tdr_guided, textpromptir
-from tdr_jax import models
-from tdr_jax.train import jobs, optim, sharding
+from tdr_jax import models, objectives
+from tdr_jax.train import optim, sharding
 from tdr_jax.train.state import create, make_step
 from tests.support import small as small_networks
 from tests.support import tiny_bert, words_runs
@@ -92,13 +92,13 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
     # What has no gradient but rounding must not be moved by it: Adam divides a gradient by itself.
     config.optim.eps = 1e-6
     config.optim.warmup = 0
-    job = jobs.make(config, folder)
+    objective = objectives.make(config, folder)
     layout = sharding.make(config.mesh, jax.devices()[:devices])
     optimiser, schedule = optim.make(config.optim, STEPS)
-    params = job.initial_params()
+    params = objective.initial_params()
     state = create(params, optimiser, ema_decay=config.ema, layout=layout)
     step = make_step(
-        job.task,
+        objective.loss,
         optimiser,
         schedule,
         seed=config.seed,
@@ -106,8 +106,8 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
         layout=layout,
         accumulate=accumulate,
     )
-    frozen = layout.put(job.frozen)
-    batches, losses = job.batches(0), []
+    frozen = layout.put(objective.frozen)
+    batches, losses = objective.batches(0), []
     for _ in range(STEPS):
         state, metrics = step(state, layout.put_batch(next(batches)), *frozen)
         losses.append(float(metrics["loss"]))
@@ -131,13 +131,13 @@ LAYOUTS = dict.fromkeys([*OBJECTIVES, *FULL], ("1x8", "accumulated")) | {
 
 
 if __name__ == "__main__":
-    root, *objectives = sys.argv[1:]
+    root, *names = sys.argv[1:]
     photos = words_runs.photos(Path(root, "photos"))
-    for objective in objectives:
-        folder = Path(root, objective)
+    for name in names:
+        folder = Path(root, name)
         folder.mkdir(exist_ok=True)
-        config = (OBJECTIVES | FULL)[objective](folder, photos)
-        for name in ("single", *LAYOUTS[objective]):
-            found = run(copy.deepcopy(config), folder / name, *RUNS[name])
-            np.savez(folder / f"{name}.npz", **found)
-            print(objective, name, found["losses"], flush=True)
+        config = (OBJECTIVES | FULL)[name](folder, photos)
+        for layout in ("single", *LAYOUTS[name]):
+            found = run(copy.deepcopy(config), folder / layout, *RUNS[layout])
+            np.savez(folder / f"{layout}.npz", **found)
+            print(name, layout, found["losses"], flush=True)

@@ -53,6 +53,9 @@ class Small(models.Capabilities):
         shapes = {"into": (3, 3, 3, width), "gate": (dim, width), "out": (3, 3, width, 3)}
         return {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
 
+    def has(self, method):
+        return method == "__call__"
+
     def apply(self, params, images, vectors):
         def conv(x, kernel):
             numbers = ("NHWC", "HWIO", "NHWC")

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file
 
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
-from tdr_jax.train import assemble, loop
+from tdr_jax.objectives.restore import RestoreObjective
+from tdr_jax.train import loop
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.state import State
 from tests.support.small import (
@@ -129,10 +130,10 @@ def photos(tmp_path_factory):
 
 def stop_before(monkeypatch, batch, error=None):
     """Makes the pipeline's iterator, before it gives `batch`, stop the run."""
-    make = assemble.examples
+    make = RestoreObjective.batches
 
-    def examples(config, network, encoder, step):
-        for number, value in enumerate(make(config, network, encoder, step), start=step):
+    def batches(objective, step):
+        for number, value in enumerate(make(objective, step), start=step):
             if number == batch:
                 monkeypatch.undo()
                 if error:
@@ -140,7 +141,7 @@ def stop_before(monkeypatch, batch, error=None):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield value
 
-    monkeypatch.setattr(assemble, "examples", examples)
+    monkeypatch.setattr(RestoreObjective, "batches", batches)
 
 
 def test_data_stages_and_evaluation_resume_where_they_were(

@@ -8,7 +8,7 @@ from configs import common
 from tdr_jax import models
 from tdr_jax.analysis import flops
 from tdr_jax.errors import InputError
-from tdr_jax.objectives.backbone import Backbone
+from tdr_jax.objectives.restore import RestorationLoss
 from tdr_jax.train import loop
 from tdr_jax.train.profile import Profile
 from tests.support.sizes import SMALLEST
@@ -51,7 +51,8 @@ def test_what_is_computed_twice_to_save_memory_counts_once():
     found = {}
     for remat in (False, True):
         network = models.build("restormer", **SMALLEST["restormer"], remat=remat)
-        found[remat] = flops.of_step(Backbone(network, weights), network.abstract_params(), batch)
+        loss = RestorationLoss(network, weights)
+        found[remat] = flops.of_step(loss, network.abstract_params(), batch)
     assert found[True] == found[False]
     alone = jax.make_jaxpr(network.apply)(network.abstract_params(), batch["degraded"])
     # Each product has two in the backward pass, but for what nothing learnt comes before.
