@@ -26,7 +26,7 @@ from tdr_jax.models.dinov2 import most_alike
 # Right guidance, a second view or another part of the same photograph; and wrong guidance, the view
 # that belongs to the next photograph.
 KINDS = ("view", "part", "shuffled")
-EXPORTED = "weights.safetensors"  # of a run, see train.assemble.export
+EXPORTED = "weights.safetensors"  # of a run, see `objectives.base`
 
 
 def load(run):

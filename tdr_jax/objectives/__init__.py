@@ -40,7 +40,7 @@ def make(config, workdir, *, weights: bool = True, devices: int | None = None) -
                 f"a batch of {batch} in config.data.stages does not divide into "
                 f"config.accumulate={config.accumulate} parts for {devices} devices"
             )
-    found = _class_of(config.objective)
+    found = class_of(config.objective)
     if found is None:
         raise InputError(
             f"config.objective is {config.objective!r}; give one of {', '.join(names())}"
@@ -52,10 +52,10 @@ def names() -> tuple[str, ...]:
     """What `config.objective` can be."""
     short = {file: name for name, file in FILES.items()}
     files = [module.name for module in pkgutil.iter_modules(__path__)]
-    return tuple(short.get(file, file) for file in files if _class_of(file))
+    return tuple(short.get(file, file) for file in files if class_of(file))
 
 
-def _class_of(name: str) -> type | None:
+def class_of(name: str) -> type | None:
     """The class of that objective; None if there is none."""
     name = FILES.get(name, name)
     if not name.isidentifier() or not importlib.util.find_spec(f"{__name__}.{name}"):

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tdr_jax.errors import InputError
 from tdr_jax.degradations.vocabulary import ESTIMATED
+from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
 from tdr_jax.objectives.base import ConfiguredObjective
 from tdr_jax.objectives.held_out import HeldOut

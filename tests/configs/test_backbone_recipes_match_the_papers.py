@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import backbone
-from tdr_jax.errors import InputError
 from tdr_jax import objectives
+from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
 from tdr_jax.objectives.restore import check
 from tdr_jax.train import optim, state

@@ -9,8 +9,8 @@ from ml_collections import config_flags
 
 from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
-from tdr_jax.errors import InputError
 from tdr_jax.data import sources
+from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
 from tdr_jax.train import optim, state
 from tests.support import words_arguments as words

@@ -11,12 +11,16 @@ import pytest
 from ml_collections import config_flags
 
 from configs import common, tdr_i2t, tdr_towers, tdr_tr
-from tdr_jax import models, weights
+from tdr_jax import models, objectives, weights
 from tdr_jax.data import latents
 from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.diffusion.schedule import Schedule
 from tdr_jax.errors import InputError
-from tdr_jax.train import jobs, optim, sharding, words
+from tdr_jax.objectives import pretrained, reconstruct
+from tdr_jax.objectives.image_to_text import ImageToTextLoss
+from tdr_jax.objectives.latent_examples import LatentObjective
+from tdr_jax.objectives.textual_restoration import TextualRestorationLoss
+from tdr_jax.train import optim, sharding
 from tdr_jax.train.state import create, make_step
 from tests.support import pipelines
 from tests.support.words_arguments import ARGUMENTS, SIZES
@@ -25,7 +29,7 @@ FOLDER = Path(common.__file__).parent
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 MODULES = {"tdr_towers": tdr_towers, "tdr_i2t": tdr_i2t, "tdr_tr": tdr_tr}
 PUBLISHED = ("sd21", "sd15")
-PARTS = {"contrast": "views", "reconstruct": "drawn", "denoise": "caption", "i2t": "same"}
+PARTS = {"contrast": "views", "reconstruct": "target", "denoise": "caption", "i2t": "same"}
 
 
 @pytest.mark.parametrize("name, argument", CASES)
@@ -58,10 +62,10 @@ def test_every_config_parses_and_builds_its_network_and_examples(name, argument)
                 yield from fields(value, f"{prefix}{key}.")
 
     assert set(fields(config)) == set(fields(common.get_config()))
-    assert config.objective in jobs.OBJECTIVES
-    assert words.JOBS[config.objective].panels or not config.panel_every
+    learnt = objectives.class_of(config.objective)
+    assert not learnt.no_panel or not config.panel_every
     config.panel_every = 0
-    network = words.Job(config, Path("unused")).build()
+    network = LatentObjective(config, Path("unused")).build()
     assert network.name == config.network.name and network.config.dtype == "bfloat16"
     if config.objective == "denoise":
         text = models.build(config.network.text_encoder).config
@@ -124,7 +128,7 @@ def test_both_stages_are_optimised_as_published(module, size):
     ],
 )
 def test_as_many_parameters_are_trained_as_published(module, size, perceptrons, copies):
-    params = words.Job(module.get_config(f"size={size}"), Path()).build().abstract_params()
+    params = LatentObjective(module.get_config(f"size={size}"), Path()).build().abstract_params()
     sizes = {name: math.prod(spec.shape) for name, spec in params.items()}
     assert sum(n for name, n in sizes.items() if name.startswith("mapping")) == perceptrons
     assert sum(n for name, n in sizes.items() if name.startswith("kv.")) == copies
@@ -140,7 +144,7 @@ def tokenizer(tmp_path_factory):
 @functools.cache
 def published(size):
     """The frozen networks of a size, as the recipe computes with them, and their parameters."""
-    names = dict(words.NAMES[size]) | {"image_to_text": words.MAPPERS[size]}
+    names = dict(pretrained.NAMES[size]) | {"image_to_text": pretrained.MAPPERS[size]}
     networks = {part: models.build(name, dtype="bfloat16") for part, name in names.items()}
     frozen = {
         part: {
@@ -162,8 +166,8 @@ MORE = [(tdr_i2t, "sd21"), (tdr_tr, "sd15"), (tdr_tr, "sd21")]
 def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, tokenizer):
     config = module.get_config(f"size={size}")
     networks, frozen = published(size)
-    network = words.Job(config, Path()).build()
-    towers = words.towers(
+    network = LatentObjective(config, Path()).build()
+    towers = pretrained.towers(
         networks,
         Schedule().to_config(),
         tokenizer,
@@ -174,13 +178,13 @@ def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, toke
     assert towers.unet.config.remat and len(towers.ids) == 77
     if config.objective == "i2t":
         frozen = {part: params for part, params in frozen.items() if part != "image_to_text"}
-        task = words.i2t.ImageToText(towers, network)
+        loss = ImageToTextLoss(towers, network)
     else:
         mapper = networks["image_to_text"]
-        task = words.tr.TextualRestoration(towers, mapper, network, config.loss)
+        loss = TextualRestorationLoss(towers, mapper, network, config.loss)
     optimiser, schedule = optim.make(config.optim, 200_000)
     step = make_step(
-        task,
+        loss,
         optimiser,
         schedule,
         seed=config.seed,
@@ -192,8 +196,8 @@ def test_a_whole_step_at_published_size_has_consistent_shapes(module, size, toke
     view = networks["image_encoder"].config.image_size
     assert view == 224
     pictures = {
-        "seen": jax.ShapeDtypeStruct((batch, view, view, 3), "float32"),
-        "drawn": jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32"),
+        "clip_image": jax.ShapeDtypeStruct((batch, view, view, 3), "float32"),
+        "target": jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32"),
         "kind": jax.ShapeDtypeStruct((batch,), "int32"),
     }
     state = jax.eval_shape(
@@ -235,7 +239,7 @@ def test_unknown_arguments_are_told_in_one_line(module, argument, line):
         (tdr_i2t, {}, "config.stack.path is empty; .*--config.stack.path=FOLDER"),
         (tdr_i2t, {"accumulate": 0}, "config.accumulate is 0; give 1 for whole batches"),
         (tdr_i2t, {"accumulate": 3}, "a batch of 64 .* does not divide into config.accumulate=3"),
-        (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of restore, guided"),
+        (tdr_i2t, {"objective": "t2i"}, "config.objective is 't2i'; give one of contrast, denoise"),
         (tdr_tr, {"save_every": 0}, "config.save_every is 0"),
         (tdr_tr, {"stack.path": "nowhere"}, "nowhere"),
         (
@@ -260,31 +264,29 @@ def test_fields_that_do_not_fit_are_told_in_one_line(module, fields, line, tmp_p
         else:
             setattr(node, last, value)
     with pytest.raises(InputError, match=line) as refused:
-        jobs.make(config, tmp_path)
+        objectives.make(config, tmp_path)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_networks_of_a_size_fit_each_other(size):
-    networks = {part: models.build(name) for part, name in words.NAMES[size]}
-    first = models.build(words.MAPPERS[size])
-    assert tdr_i2t.SIZES[size] == words.MAPPERS[size] == first.name
+    networks = {part: models.build(name) for part, name in pretrained.NAMES[size]}
+    first = models.build(pretrained.MAPPERS[size])
+    assert tdr_i2t.SIZES[size] == pretrained.MAPPERS[size] == first.name
     networks |= {"image_to_text": first, "textual_restoration": models.build(tdr_tr.SIZES[size])}
     tdr_pipeline.TDRPipeline(networks, {}, {}, None).check(size)
     assert first.config.num_words == 20
 
 
-def test_every_objective_has_a_job():
-    others = {"restore", "guided", "text_encoder", "estimate"}
-    assert set(words.JOBS) | others == set(jobs.OBJECTIVES)
-    for name, job in words.JOBS.items():
-        assert job.wanted == PARTS.get(name, "pair")
+def test_each_stage_learns_from_examples_of_its_own():
+    for name in ("contrast", "reconstruct", "denoise", "i2t", "tr"):
+        assert objectives.class_of(name).wanted == PARTS.get(name, "pair")
 
 
 def test_an_autoencoder_starts_with_eyes_for_colour(tmp_path):
     config = tdr_towers.get_config("part=vae")
-    job = jobs.make(config, tmp_path)
-    plain, begun = job.network.init(config.seed), job.initial_params()
+    objective = objectives.make(config, tmp_path)
+    plain, begun = objective.network.init(config.seed), objective.initial_params()
     name = "encoder.conv_in.kernel"
     changed = {key for key in plain if not np.array_equal(plain[key], begun[key])}
     assert changed == {name, "quant_conv.bias"}
@@ -293,7 +295,7 @@ def test_an_autoencoder_starts_with_eyes_for_colour(tmp_path):
     def seen(kernel, colour):
         return np.einsum("hwio,i->hwo", kernel, colour)
 
-    for colour, gain in ((grey, 1), (red_green, words.COLOUR)):
+    for colour, gain in ((grey, 1), (red_green, reconstruct.COLOUR)):
         seen_before, seen_now = (seen(params[name], colour) for params in (plain, begun))
         np.testing.assert_allclose(seen_now, gain * seen_before, atol=1e-5)
 
@@ -302,7 +304,7 @@ def test_a_unet_goes_on_from_a_folder_of_diffusers(tmp_path):
     shipped = weights.ASSETS / "tdr-tiny"
     config = tdr_towers.get_config(f"part=unet,vae={shipped / 'vae'}")
     config.init_from = str(shipped)
-    begun = jobs.make(config, tmp_path).initial_params()
+    begun = objectives.make(config, tmp_path).initial_params()
     for part in ("unet", "text_encoder"):
         _, params = weights.load(shipped / part)
         assert params
@@ -310,4 +312,4 @@ def test_a_unet_goes_on_from_a_folder_of_diffusers(tmp_path):
             np.testing.assert_array_equal(begun[f"{part}.{name}"], value)
     config.init_from = str(shipped / "vae")
     with pytest.raises(InputError, match="has no text_encoder; give the folder stack/"):
-        jobs.make(config, tmp_path).initial_params()
+        objectives.make(config, tmp_path).initial_params()

@@ -47,7 +47,8 @@ def numbers(objective, batch):
     """Which of the distinct examples a batch holds: each epoch goes through all of them."""
     places = (divmod(batch * BATCH + i, DISTINCT) for i in range(BATCH))
     return [
-        int(feature_cache.order(objective.config.seed, epoch, DISTINCT)[place]) for epoch, place in places
+        int(feature_cache.order(objective.config.seed, epoch, DISTINCT)[place])
+        for epoch, place in places
     ]
 
 
@@ -158,14 +159,18 @@ def test_no_latents_are_kept_for_a_loss_without_pictures(folders, kept, tmp_path
     for name, array in batch.items():
         np.testing.assert_allclose(array, whole[name], rtol=1e-5, atol=1e-6)  # another program
     batch["row"] = np.arange(BATCH)
-    loss, metrics = objective.loss(objective.initial_params(), batch, jax.random.key(0), objective.frozen[0])
+    loss, metrics = objective.loss(
+        objective.initial_params(), batch, jax.random.key(0), objective.frozen[0]
+    )
     assert float(loss) == float(metrics["words"]) > 0
     with pytest.raises(InputError, match="features0 holds features of other data.*remove"):
         make_objective(folders, "tr", tmp_path).batches(0)
 
 
 def test_crops_of_several_sizes_cannot_be_kept(folders, tmp_path):
-    objective = make_objective(folders, "i2t", tmp_path, **{"data.stages": ((1, 16, 4), (1, 24, 4))})
+    objective = make_objective(
+        folders, "i2t", tmp_path, **{"data.stages": ((1, 16, 4), (1, 24, 4))}
+    )
     with pytest.raises(InputError, match=r"data.distinct is 6, .*'i2t' with crops of \[16, 24\]"):
         objective.batches(0)
     assert not (tmp_path / "features0").exists()

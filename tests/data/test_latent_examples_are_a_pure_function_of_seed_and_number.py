@@ -9,6 +9,7 @@ from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
 
+SEEN, CLEAN = "clip_image", "clip_image_clean"  # names of what the vision tower sees
 SIZES = [(48, 120), (120, 48), (90, 90)]  # height, width: landscape, portrait, square
 NEAR = 1.5  # pixels: levels are whole, and are rounded twice
 
@@ -79,25 +80,25 @@ def test_an_example_is_a_function_of_its_number(wanted):
         for name, array in example.items():
             np.testing.assert_array_equal(array, made[n][name])
             assert array.dtype == made[n][name].dtype
-    pixels = "seen" if wanted == "views" else "drawn"
+    pixels = "clip_image" if wanted == "views" else "target"
     assert not np.array_equal(made[0][pixels], made[5][pixels])
     assert not np.array_equal(made[0][pixels], other(0, 16)[pixels])
     expected = {
-        "drawn": {"drawn"},
-        "views": {"seen", "seen_too", "seen_other"},
-        "caption": {"drawn", "ids"},
-        "same": {"seen", "drawn"},
-        "pair": {"seen", "seen_clean", "drawn"},
+        "target": {"target"},
+        "views": {"clip_image", "clip_image_other_crop", "clip_image_other_state"},
+        "caption": {"target", "ids"},
+        "same": {"clip_image", "target"},
+        "pair": {"clip_image", "clip_image_clean", "target"},
     }[wanted]
     for example in made.values():
         assert example.keys() == expected | {"kind"}
         assert example["kind"].dtype == "int32" and latents.KINDS[example["kind"]] in TASKS
         for name in expected - {"ids"}:
-            array, side = example[name], 16 if name == "drawn" else 24
+            array, side = example[name], 16 if name == "target" else 24
             assert array.dtype == "float32" and array.shape == (side, side, 3)
-            assert array.max() <= 1 and array.min() >= (-1 if name == "drawn" else 0)
-        if "drawn" in example:
-            assert example["drawn"].min() < 0  # in [-1, 1], not in [0, 1]
+            assert array.max() <= 1 and array.min() >= (-1 if name == "target" else 0)
+        if "target" in example:
+            assert example["target"].min() < 0  # in [-1, 1], not in [0, 1]
 
 
 @pytest.mark.parametrize("cover, oversample", [((), (1, 1)), ((0.4, 0.8), (1, 1)), ((1,), (1, 3))])
@@ -107,15 +108,15 @@ def test_what_is_seen_and_drawn_is_one_square_of_the_picture(height, width, cove
     places = []
     for n in range(24):
         example = squared(n, 32)
-        drawn, seen = window(example["drawn"] / 2 + 0.5), window(example["seen"])
+        drawn, seen = window(example["target"] / 2 + 0.5), window(example[SEEN])
         np.testing.assert_allclose(drawn, seen, atol=NEAR)
         left, top, right, bottom = drawn
         # As wide as high: neither side is stretched, and nothing lies outside.
         assert abs((right - left) - (bottom - top)) < NEAR
         assert min(left, top) > -NEAR and right < width + NEAR and bottom < height + NEAR
         # Nor is it almost black: blue is the level that it was.
-        np.testing.assert_allclose(example["drawn"][..., 2], 128 / 127.5 - 1, atol=1e-5)
-        np.testing.assert_allclose(example["seen"][..., 2], 128 / 255, atol=1e-5)
+        np.testing.assert_allclose(example["target"][..., 2], 128 / 127.5 - 1, atol=1e-5)
+        np.testing.assert_allclose(example[SEEN][..., 2], 128 / 255, atol=1e-5)
         places.append(drawn)
     left, top, right, bottom = np.array(places).T
     sides, short = right - left, min(height, width)
@@ -140,7 +141,7 @@ def test_pictures_smaller_than_the_square_give_their_middle(height, width):
     top, left = (height - short) // 2, (width - short) // 2
     for n in range(3):
         example = squared(n, 48)
-        for picture in (example["drawn"] / 2 + 0.5, example["seen"]):
+        for picture in (example["target"] / 2 + 0.5, example[SEEN]):
             expected = [left, top, left + short, top + short]
             np.testing.assert_allclose(window(picture), expected, atol=NEAR)
 
@@ -148,10 +149,10 @@ def test_pictures_smaller_than_the_square_give_their_middle(height, width):
 def test_whole_levels_come_through_unchanged():
     picture = ramp(32, 80)
     example = make([picture], view=32)(3, 32)
-    left, top, right, bottom = np.rint(window(example["seen"])).astype(int)
+    left, top, right, bottom = np.rint(window(example[SEEN])).astype(int)
     cut = picture[top:bottom, left:right]
-    np.testing.assert_array_equal(np.rint(example["seen"] * 255), cut)
-    np.testing.assert_allclose(example["drawn"], cut / 127.5 - 1, atol=1e-6)
+    np.testing.assert_array_equal(np.rint(example[SEEN] * 255), cut)
+    np.testing.assert_allclose(example["target"], cut / 127.5 - 1, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -183,14 +184,14 @@ def test_both_pictures_of_a_pair_give_one_window(pairs, cover):
     for n in range(8):
         example = upright(n, 32)
         assert latents.KINDS[example["kind"]] == "rain"
-        drawn = example["drawn"] / 2 + 0.5
-        sides = [blue(picture) for picture in (example["seen"], example["seen_clean"], drawn)]
+        drawn = example["target"] / 2 + 0.5
+        sides = [blue(picture) for picture in (example[SEEN], example[CLEAN], drawn)]
         assert sides == [40, 200, 200]
-        for picture in (example["seen"], example["seen_clean"]):
+        for picture in (example[SEEN], example[CLEAN]):
             np.testing.assert_allclose(window(picture), window(drawn), atol=NEAR)
         other = turned(n, 32)
-        np.testing.assert_array_equal(other["seen"][..., :2], other["seen_clean"][..., :2])
-        changed += not np.array_equal(other["seen"], example["seen"])
+        np.testing.assert_array_equal(other[SEEN][..., :2], other[CLEAN][..., :2])
+        changed += not np.array_equal(other[SEEN], example[SEEN])
     assert changed > 4
 
 
@@ -201,22 +202,22 @@ def test_a_mixture_of_pairs_gives_both_sides(pairs):
         example = mixed(n, 32)
         kind = latents.KINDS[example["kind"]]
         found[kind] += 1
-        drawn = example["drawn"] / 2 + 0.5
-        assert blue(example["seen"]) == blue(drawn) == {"rain": 40, "clean": 200}[kind]
-        np.testing.assert_allclose(window(example["seen"]), window(drawn), atol=NEAR)
+        drawn = example["target"] / 2 + 0.5
+        assert blue(example[SEEN]) == blue(drawn) == {"rain": 40, "clean": 200}[kind]
+        np.testing.assert_allclose(window(example[SEEN]), window(drawn), atol=NEAR)
     assert min(found.values()) > 8
 
 
 def test_tasks_are_drawn_as_often_as_their_weights_say():
     tasks, weights = ("clean", "noise", "blur", "haze"), (1.0, 4.0, 0.0, 3.0)
-    squared = make([ramp(12, 16)], "drawn", tasks=tasks, weights=weights, sigma_range=(20.0, 50.0))
+    squared = make([ramp(12, 16)], "target", tasks=tasks, weights=weights, sigma_range=(20.0, 50.0))
     grey = ramp(12, 16)
     count = 600
     kinds = []
     for n in range(count):
         example = squared(n, 12)
         kinds.append(latents.KINDS[example["kind"]])
-        levels = np.rint((example["drawn"] / 2 + 0.5) * 255)
+        levels = np.rint((example["target"] / 2 + 0.5) * 255)
         whole = [np.array_equal(levels, grey[:, x : x + 12]) for x in range(5)]
         assert any(whole) == (kinds[-1] == "clean")
     for task, weight in zip(tasks, weights, strict=True):
@@ -228,12 +229,12 @@ def test_tasks_are_drawn_as_often_as_their_weights_say():
 def test_the_clean_picture_of_a_restoration_is_clean():
     squared = make([ramp(40, 70)], "pair", tasks=("noise",), sigma_range=(50.0, 50.0), view=32)
     example = squared(0, 32)
-    noise = (example["seen"] - example["seen_clean"])[..., 2] * 255
+    noise = (example[SEEN] - example[CLEAN])[..., 2] * 255
     assert 40 < noise.std() < 60
-    np.testing.assert_array_equal(example["drawn"], example["seen_clean"] * np.float32(2) - 1)
+    np.testing.assert_array_equal(example["target"], example[CLEAN] * np.float32(2) - 1)
     same = make([ramp(40, 70)], tasks=("noise",), sigma_range=(50.0, 50.0), view=32)(0, 32)
-    np.testing.assert_array_equal(same["seen"], example["seen"])  # one draw, whatever is wanted
-    np.testing.assert_array_equal(same["drawn"], same["seen"] * np.float32(2) - 1)
+    np.testing.assert_array_equal(same[SEEN], example[SEEN])  # one draw, whatever is wanted
+    np.testing.assert_array_equal(same["target"], same[SEEN] * np.float32(2) - 1)
 
 
 def test_pictures_in_other_colours_are_seen_and_drawn_in_the_same():
@@ -242,14 +243,14 @@ def test_pictures_in_other_colours_are_seen_and_drawn_in_the_same():
     changed = 0
     for n in range(40):
         before, after = plain(n, 40), some(n, 40)
-        np.testing.assert_array_equal(after["drawn"], after["seen_clean"] * np.float32(2) - 1)
-        if np.array_equal(before["drawn"], after["drawn"]):
-            np.testing.assert_array_equal(before["seen"], after["seen"])
+        np.testing.assert_array_equal(after["target"], after[CLEAN] * np.float32(2) - 1)
+        if np.array_equal(before["target"], after["target"]):
+            np.testing.assert_array_equal(before[SEEN], after[SEEN])
             continue
         changed += 1
         # Rain adds light, wherever it falls: to the other colours too.
-        assert (after["seen"] - after["seen_clean"]).mean() > 0
-        wrong = (after["seen"] - after["seen_clean"]) - (before["seen"] - before["seen_clean"])
+        assert (after[SEEN] - after[CLEAN]).mean() > 0
+        wrong = (after[SEEN] - after[CLEAN]) - (before[SEEN] - before[CLEAN])
         assert np.abs(wrong).mean() < 0.1
     assert 10 < changed < 30
 
@@ -263,7 +264,7 @@ def test_a_view_is_shown_in_another_state_too(tasks):
     for n in range(8):
         example = squared(n, 48)
         kinds.add(latents.KINDS[example["kind"]])
-        noisy, clean = example["seen"], example["seen_other"]
+        noisy, clean = example[SEEN], example["clip_image_other_state"]
         if latents.KINDS[example["kind"]] == "clean":
             noisy, clean = clean, noisy
         assert clean[..., 2].std() < 0.01 < 0.03 < noisy[..., 2].std()  # the ramp has no blue
@@ -280,14 +281,14 @@ def test_views_of_pairs_in_another_state_are_the_other_side(tmp_path):
     squared = latents.LatentExamples(pairs, settings(**fields), 0, wanted="views", view=32)
     for n in range(8):
         example = squared(n, 48)
-        ratio = example["seen_other"].sum() / example["seen"].sum()
+        ratio = example["clip_image_other_state"].sum() / example[SEEN].sum()
         wanted = 0.5 if latents.KINDS[example["kind"]] == "clean" else 2
         np.testing.assert_allclose(ratio, wanted, rtol=0.05)
 
 
 def test_a_clean_picture_is_a_pair_with_itself():
     example = make([ramp(40, 70)], "pair", tasks=("clean",), view=32)(0, 32)
-    np.testing.assert_array_equal(example["seen"], example["seen_clean"])
+    np.testing.assert_array_equal(example[SEEN], example[CLEAN])
     assert latents.KINDS[example["kind"]] == "clean"
 
 
@@ -296,7 +297,7 @@ def test_views_are_crops_of_one_square():
     squared = make([ramp(60, 110)], "views", view=32, **fields)
     for n in range(6):
         example = squared(n, 48)
-        first, second = window(example["seen"]), window(example["seen_too"])
+        first, second = window(example[SEEN]), window(example["clip_image_other_crop"])
         assert not np.allclose(first, second, atol=2)
         for left, top, right, bottom in (first, second):
             assert 0.6 * 60 - 2 < right - left < 60 + 1
@@ -327,5 +328,5 @@ def test_what_cannot_be_made_is_refused_in_one_line(wanted, fields, line):
 
 
 def test_a_word_that_is_no_kind_of_example_is_refused():
-    with pytest.raises(ValueError, match="no examples of kind 'both'; there are drawn, views"):
+    with pytest.raises(ValueError, match="no examples of kind 'both'; there are target, views"):
         make([ramp(20, 20)], "both")

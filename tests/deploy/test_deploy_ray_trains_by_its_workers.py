@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from configs import backbone
+from tdr_jax import objectives
 from tdr_jax.errors import InputError
 from tests.support.programs import SMALL_RUN
 from tests.support.small import records

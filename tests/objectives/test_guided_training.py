@@ -170,7 +170,11 @@ def test_windows_are_chosen_by_a_frozen_dinov2(folders):
     batch = next(objective.batches(0))
     assert batch["guidance"].shape == (2, 48, 48, 3)
     loss, metrics = jax.eval_shape(
-        objective.loss, objective.network.abstract_params(), batch, jax.random.key(0), *objective.frozen
+        objective.loss,
+        objective.network.abstract_params(),
+        batch,
+        jax.random.key(0),
+        *objective.frozen,
     )
     assert loss.shape == () and set(metrics) == {"l1", "psnr", "align"}
     assert not any("embeddings" in name for name in objective.network.abstract_params())

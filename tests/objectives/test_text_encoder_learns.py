@@ -73,7 +73,9 @@ def test_what_learns_is_computed_as_the_whole_encoder_is(folder, tmp_path, layer
     objective = objectives.make(tiny_bert.config(folder, layers=layers), tmp_path)
     batch = batch_of(objective)
     tokens, mask = (batch[name][:, 0] for name in learning.TOKENS)
-    whole = objective.encoder.network.apply(objective.encoder.params, tokens, mask, method="mean_pool")
+    whole = objective.encoder.network.apply(
+        objective.encoder.params, tokens, mask, method="mean_pool"
+    )
     own = objective.initial_params()
     found = objective.network.pool(own, objective.frozen[0], tokens, mask)
     np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
@@ -89,7 +91,9 @@ def test_the_loss_is_the_squared_difference_of_cosine_and_label(folder, tmp_path
     params, frozen = objective.initial_params(), objective.frozen[0]
     loss, metrics = objective.loss(params, batch, None, frozen)
     first, second = (
-        np.asarray(objective.network.pool(params, frozen, batch["tokens"][:, i], batch["mask"][:, i]))
+        np.asarray(
+            objective.network.pool(params, frozen, batch["tokens"][:, i], batch["mask"][:, i])
+        )
         for i in (0, 1)
     )
     norms = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)

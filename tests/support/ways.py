@@ -163,15 +163,16 @@ def of_a_batch(config, workdir: Path) -> Way:
     """
     import jax
 
-    from tdr_jax.train import jobs
+    from tdr_jax import objectives
 
     config.data.workers = 0
     with followed() as way:
-        job = jobs.make(config, workdir)
-        params = job.initial_params()
-        batch = next(iter(job.batches(0)))
+        objective = objectives.make(config, workdir)
+        params = objective.initial_params()
+        batch = next(iter(objective.batches(0)))
         key = jax.random.key(0)
-        loss = lambda params: job.task.loss(params, batch, key, *job.frozen)[0]  # noqa: E731
+        frozen = objective.frozen
+        loss = lambda params: objective.loss(params, batch, key, *frozen)[0]  # noqa: E731
         jax.eval_shape(jax.grad(loss), params)
     return way
 
