@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tdr_jax.degradations.synthesis import example_rng
+from tdr_jax.degradations.draws import GUIDANCE, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.models import matching
 from tdr_jax.models.dinov2 import most_alike
@@ -122,7 +122,7 @@ def second_view(example) -> np.ndarray:
     height, width, _ = example.clean.shape
     side = max(height, width)
     picture = np.broadcast_to(example.clean, (height, width, 3))
-    rng = example_rng(0, example.index, guidance.STREAM)
+    rng = example_rng(0, example.index, GUIDANCE)
     square = guidance.view(picture, side, (0, 0, height, width), rng)
     top, left = (side - height) // 2, (side - width) // 2
     return square[top : top + height, left : left + width]
