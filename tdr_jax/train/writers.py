@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from tdr_jax import disk
-from tdr_jax.train.workdir import HPARAMS, METRICS
+from tdr_jax.train.workdir import HPARAMS, METRICS, RESULT
 
 
 class Writer(Protocol):
@@ -194,10 +194,10 @@ def write_result(workdir, step: int, weights) -> None:
         weights: the path of what was exported.
     """
     metrics = {}
-    for record in read_jsonl(Path(workdir) / "metrics.jsonl"):
+    for record in read_jsonl(Path(workdir) / METRICS):
         metrics |= {name: value for name, value in record.items() if isinstance(value, float)}
     result = {"step": step, "weights": os.path.relpath(weights, workdir), "metrics": metrics}
-    disk.write_json(Path(workdir) / "result.json", result)
+    disk.write_json(Path(workdir) / RESULT, result)
 
 
 def read_jsonl(path) -> list[dict]:
