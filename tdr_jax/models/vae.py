@@ -205,17 +205,17 @@ class AutoencoderKL(nnx.Module):
             else None
         )
 
-    def __call__(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b h2 w2 d"]:
+    def __call__(self, pictures: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         """Reconstructs pictures in [-1, 1] from the means of their latents."""
         return self.decode(self.encode(pictures)[0])
 
     def encode(
-        self, pictures: Float[Array, "b h w 3"], *, slicing: bool = False, tiling: bool = False
-    ) -> tuple[Float[Array, "b h2 w2 c"], Float[Array, "b h2 w2 c"]]:
+        self, pictures: Float[Array, "b h w c"], *, slicing: bool = False, tiling: bool = False
+    ) -> tuple[Float[Array, "b h2 w2 d"], Float[Array, "b h2 w2 d"]]:
         """Encodes pictures.
 
         Args:
-            pictures: in [-1, 1], sides multiples of `config.factor` (8).
+            pictures: in [-1, 1], c = in_channels, sides multiples of `config.factor` (8).
             slicing: one picture of the batch after the other, for less memory.
             tiling: in tiles of `sample_size` pixels where pictures are larger, blended where they
                 overlap: memory no longer grows with the picture, and the latents differ a little,
@@ -223,7 +223,7 @@ class AutoencoderKL(nnx.Module):
 
         Returns:
             Mean and logarithm of the variance (in [-30, 20]) of the latents, not scaled, of the
-            config's dtype; h2 = h / `config.factor`, c = latent_channels.
+            config's dtype; h2 = h / `config.factor`, d = latent_channels.
         """
         config = self.config
         tile = (config.sample_size, config.sample_size // config.factor)
