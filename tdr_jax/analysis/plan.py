@@ -10,7 +10,8 @@ import numpy as np
 
 from tdr_jax import objectives
 from tdr_jax.errors import InputError
-from tdr_jax.train import loop, optim, sharding
+from tdr_jax.train import optim, sharding
+from tdr_jax.train.config import length
 from tdr_jax.train.state import State, create, make_step
 
 
@@ -106,7 +107,7 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
             f"a batch of {size} in config.data.stages does not divide over {len(devices)} devices; "
             f"make it a multiple of {multiple}"
         )
-    steps = loop.length(config)
+    steps = length(config)
     config = config.copy_and_resolve_references()
     config.data.stages = ((steps, crop, size),)
     with tempfile.TemporaryDirectory() as folder:

@@ -33,7 +33,7 @@ class Run:
     @property
     def steps(self) -> int:
         """The step at which the run is finished."""
-        return sum(steps for steps, _, _ in self.config.data.stages)
+        return configs.length(self.config)
 
     def command(self, python: str = "python") -> list[str]:
         """The words of the command line that starts the run, or goes on with it."""

@@ -66,6 +66,11 @@ def read(file: str, overrides: Sequence[str]):
     return holder.value
 
 
+def length(config) -> int:
+    """The number of steps of a whole run."""
+    return sum(steps for steps, _, _ in config.data.stages)
+
+
 def refuse_renamed_words(words: Sequence[str]) -> None:
     """Say of a setting by a name of before what it is called now.
 

@@ -10,6 +10,7 @@ from tdr_jax.analysis import flops, hardware
 from tdr_jax.errors import InputError
 from tdr_jax.train import optim, sharding, writers
 from tdr_jax.train.checkpoint import Checkpoints
+from tdr_jax.train.config import length
 from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
 from tdr_jax.train.state import State, create, make_step
@@ -158,11 +159,6 @@ def run(
                 "the same command goes on from there"
             )
     return state
-
-
-def length(config) -> int:
-    """The number of steps of a whole run."""
-    return sum(steps for steps, _, _ in config.data.stages)
 
 
 def finished(config, state: State) -> bool:
