@@ -141,7 +141,9 @@ class ConfiguredObjective:
         from tdr_jax import weights
 
         path = self.workdir / "weights.safetensors"
-        weights.save(path, self.network, jax.device_get(params), encoder=self.encoder)
+        # The encoder whose vectors it learnt from; batches of one's own may come without.
+        encoder = vars(self).get("encoder")
+        weights.save(path, self.network, jax.device_get(params), encoder=encoder)
         return path
 
 
