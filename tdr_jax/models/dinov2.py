@@ -7,6 +7,7 @@ Architecture: Oquab et al. 2023, arXiv 2304.07193, section 4, without registers.
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -207,7 +208,12 @@ class Dinov2(nnx.Module):
         return x.reshape(x.shape[0], height, width, -1)
 
 
-def most_alike(selector, params, degraded, guidance):
+def most_alike(
+    selector: Any,
+    params: dict,
+    degraded: Float[Array, "b p p c"],
+    guidance: Float[Array, "b g g 3"],
+) -> Float[Array, "b p p 3"]:
     """Choose, for each crop, the window of its guidance that DINOv2 finds the most alike.
 
     Windows are as large as the crop and a quarter of it apart. Pictures go in as they are, in
@@ -216,11 +222,11 @@ def most_alike(selector, params, degraded, guidance):
 
     Args:
         selector: a Dinov2 network and, `params`, its parameters.
-        degraded: float32 (B, P, P, C): grey, colour, or two views, of which the left one is seen.
-        guidance: float32 (B, G, G, 3), G >= P.
+        degraded: in [0, 1]: grey, colour, or two views, of which the left one is seen.
+        guidance: in [0, 1], g at least p.
 
     Returns:
-        float32 (B, P, P, 3), parts of the guidance.
+        Parts of the guidance.
 
     Source: TDR, its training code.
     """

@@ -58,15 +58,13 @@ def match(
     Args:
         query: features; h and w are multiples of `block`.
         reference: features of 3x3 positions or more.
-        block: side of the query's blocks, in positions; the patches of one are looked for in one
-            window.
+        block: side of the query's blocks, in positions; each is looked for in one window.
         ratio: of a window's side to the block's share of the reference.
         dilations: of the 3x3 samples around a block's middle that place its window; all count alike
             and stay within the block.
 
     Returns:
-        The match, computed in float32. Its confidence has gradients, the first of equal cosines
-            wins.
+        The match, computed in float32; its confidence has gradients. The first of equals wins.
 
     Raises:
         InputError: the query is not made of whole blocks, or the reference holds no patch.
@@ -159,8 +157,7 @@ def alignment(
     Args:
         query, reference: features of one scene in two states.
         temperature: of the softmax over all patches of the reference.
-        step: between the patches of the query that are asked, down and across; neighbours would
-            answer much alike.
+        step: between the patches of the query that are asked; neighbours would answer much alike.
 
     Returns:
         the mean cross-entropy in nats.
@@ -290,8 +287,7 @@ def transfer(
     are averaged, and the confidence, enlarged bilinearly within the block, weighs the result.
 
     Args:
-        features: a level of the reference whose cells of s x s pixels, s whole, belong to the
-            positions that were matched.
+        features: a level of the reference, s x s pixels for each of its positions, s whole.
         match: of b pictures with a reference of h2 / s x w2 / s positions.
         block: as for `match`.
 
