@@ -361,9 +361,8 @@ def _enlarge(confidence, block, scale):
     return _merge(jax.image.resize(blocks, (*blocks.shape[:3], side, side), "linear"))
 
 
-def _transfer_forward(features, rows, columns, confidence, block, scale):
-    y = _transfer(features, rows, columns, confidence, block, scale)
-    return y, (features, rows, columns, confidence)
+def _transfer_forward(*arguments):
+    return _transfer(*arguments), arguments[:4]
 
 
 def _transfer_backward(block, scale, residuals, dy):
