@@ -33,14 +33,8 @@ _log = logging.getLogger(__name__)
 
 def shipped() -> list[str]:
     """Returns the names of the restoration weights that come with the package."""
-    import safetensors
-
-    names = []
-    for path in ASSETS.glob(f"*/{FILE_NAME}"):
-        with safetensors.safe_open(path, framework="numpy") as file:  # reads no tensor
-            if "network" in (file.metadata() or {}):  # not so the sentence encoder's
-                names.append(path.parent.name)
-    return sorted(names)
+    folders = (path.parent for path in ASSETS.glob(f"*/{FILE_NAME}"))
+    return sorted(folder.name for folder in folders if io.names_network(folder))
 
 
 def shipped_pipelines() -> list[str]:
@@ -98,11 +92,12 @@ def load(
         InputError: there is no such file or name, it is damaged, or it holds no network known here.
     """
     path = find(path_or_name)
-    if pipeline_folder.is_folder(path) or ldm.is_file(path):
-        return _load_pipeline(path, part, lazy.placing(dtype, shardings))
-    if hugging_face.is_folder(path):
+    if not io.names_network(path):
         place = lazy.placing(dtype, shardings)
-        return _read(path, *hugging_face.read(path, part), place)
+        if pipeline_folder.is_folder(path) or ldm.is_file(path):
+            return _load_pipeline(path, part, place)
+        if hugging_face.is_folder(path):
+            return _read(path, *hugging_face.read(path, part), place)
     if part is not None or dtype != "float32" or shardings is not None:
         raise InputError(
             f"{path}: part, dtype and shardings are for towers and diffusion networks; leave them"
@@ -128,7 +123,7 @@ def adopt(
     """
     tensors = checkpoint.tensors
     with _about(checkpoint.path):
-        network = recognise.network_of(checkpoint, name, overrides)
+        network = _network_of(checkpoint, name, overrides or {})
         record = {field: checkpoint.metadata.get(key) for field, key in _RECORD.items()}
         if all(record.values()):
             network = dataclasses.replace(network, encoder=models.EncoderRecord(**record))
@@ -136,6 +131,16 @@ def adopt(
             return network, exchange.from_tensors(network, tensors)
         models.check(tensors, network.abstract_params(), f"network {network.name}")
         return network, {key: jnp.asarray(t, jnp.float32) for key, t in tensors.items()}
+
+
+def _network_of(checkpoint: io.Checkpoint, name: str | None, overrides: dict) -> models.Network:
+    """The network that a file says it holds, or else looks like."""
+    if checkpoint.network is None:
+        return recognise.network_of(checkpoint, name, overrides)
+    network = models.build_from(checkpoint.network, checkpoint.config | overrides)
+    if name is not None and models.build_from(name, {}).kind != network.kind:
+        raise InputError(f"it holds {network.name}, not {name}: leave the network's name out")
+    return network
 
 
 def _read(path: Path, network: models.Network, tensors, place):

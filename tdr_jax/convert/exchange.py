@@ -76,20 +76,6 @@ def to_arrays(network: models.Network, params: models.Params) -> dict[str, np.nd
     return state
 
 
-def build(name: str, fields: dict) -> models.Network:
-    """Builds a network from fields that come from outside."""
-    try:
-        network = models.build(name, **fields)
-        network.abstract_params()
-    except Exception as error:  # wrong numbers and types fail in every way that there is
-        said = ", ".join(f"{key}={value}" for key, value in fields.items())
-        reason = error if isinstance(error, ValueError) else repr(error)
-        raise InputError(
-            f"no {name} can be built with {said or 'its defaults'}: {reason}"
-        ) from error
-    return network
-
-
 def ignored(network: models.Network, names: Iterable[str]) -> list[str]:
     """Returns those PyTorch names that are of tensors which the reference never uses."""
     table, entries = _table_and_entries(network)

@@ -166,7 +166,7 @@ def read(folder: Path, part: str | None = None) -> tuple[models.Network, Mapping
     if kind.projection:
         fields["with_projection"] = kind.projection in tensors
     try:
-        return exchange.build(kind.name, fields), tensors
+        return models.build_from(kind.name, fields), tensors
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
 

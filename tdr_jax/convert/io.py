@@ -60,6 +60,20 @@ def files_of(path: Path) -> tuple[Path, ...]:
     return (path / FILE_NAME, path / CONFIG_NAME) if path.is_dir() else (path,)
 
 
+def names_network(path: Path) -> bool:
+    """Whether a `.safetensors` file, or that of a folder, says which network of ours it holds."""
+    import safetensors
+
+    file = path / FILE_NAME if path.is_dir() else path
+    if file.suffix != SUFFIX or not file.is_file():
+        return False
+    try:
+        with safetensors.safe_open(file, framework="numpy") as opened:  # reads no tensor
+            return "network" in (opened.metadata() or {})
+    except (safetensors.SafetensorError, OSError):  # which its reader says
+        return False
+
+
 def read(path: str | os.PathLike) -> Checkpoint:
     """Reads the weights out of any container.
 

@@ -93,7 +93,7 @@ def read(tensors: Mapping, name: str) -> tuple[models.Network, Mapping]:
         kind, fields, renamed = layout(own)
     except (KeyError, IndexError) as error:
         raise InputError(f"its {name} has no {error}: it is of another architecture") from error
-    return exchange.build(kind, fields), renamed
+    return models.build_from(kind, fields), renamed
 
 
 def _unet(own: Mapping) -> tuple[str, dict, dict]:

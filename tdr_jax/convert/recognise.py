@@ -299,22 +299,16 @@ def recognise(state_dict: dict, name: str | None = None) -> tuple[str, dict]:
 def network_of(
     checkpoint: io.Checkpoint, name: str | None = None, overrides: dict | None = None
 ) -> models.Network:
-    """Tells which network a file holds, by what it says or else by its tensors.
+    """Tells by its tensors which network a file holds that does not say it.
 
     Args:
         checkpoint: of `io.read`.
-        name: of the network it must be; by default what the file says, or what is recognised.
-        overrides: fields of the config, over what the file says or the shapes tell.
+        name: of the network it must be; by default what is recognised.
+        overrides: fields of the config, over what the shapes tell.
 
     Raises:
         InputError: the tensors are of no known network or of another one.
     """
-    overrides = overrides or {}
-    if checkpoint.network is not None:
-        network = exchange.build(checkpoint.network, checkpoint.config | overrides)
-        if name is not None and exchange.build(name, {}).kind != network.kind:
-            raise InputError(f"it holds {network.name}, not {name}: leave the network's name out")
-        return network
     if checkpoint.ours:
         raise InputError("it names no network: give the folder with its config.json")
     try:
@@ -322,7 +316,7 @@ def network_of(
     except InputError as error:
         silent = "it names no network, and " if checkpoint.path.suffix == io.SUFFIX else ""
         raise InputError(f"{silent}{error}") from error
-    return exchange.build(name, fields | overrides)
+    return models.build_from(name, fields | (overrides or {}))
 
 
 def _build(name: str) -> models.Network:

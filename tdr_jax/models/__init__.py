@@ -1,7 +1,7 @@
 """The networks: `build(name, **overrides)` gives one ready to initialise and apply."""
 
 from tdr_jax.models.network import RUNNING, Capabilities, EncoderRecord, Network, Params, check
-from tdr_jax.models.registry import build, config_class, names
+from tdr_jax.models.registry import build, build_from, config_class, names
 
 __all__ = [
     "RUNNING",
@@ -10,6 +10,7 @@ __all__ = [
     "Network",
     "Params",
     "build",
+    "build_from",
     "check",
     "config_class",
     "names",

@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+from tdr_jax.errors import InputError
 from tdr_jax.models.network import Network
 
 # family -> (file, class)
@@ -85,6 +86,28 @@ def build(name: str, **overrides: Any) -> Network:
     elif unknown:
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has: {', '.join(fields)}")
     return Network(name, config(**values), getattr(module, kind))
+
+
+def build_from(name: str, fields: dict[str, Any]) -> Network:
+    """Builds a network from fields that a file tells.
+
+    Args:
+        name: one of `names()`.
+        fields: of its config.
+
+    Raises:
+        InputError: no such network can be built.
+    """
+    try:
+        network = build(name, **fields)
+        network.abstract_params()
+    except Exception as error:  # wrong numbers and types fail in every way that there is
+        said = ", ".join(f"{key}={value}" for key, value in fields.items())
+        reason = error if isinstance(error, ValueError) else repr(error)
+        raise InputError(
+            f"no {name} can be built with {said or 'its defaults'}: {reason}"
+        ) from error
+    return network
 
 
 def _where(name: str) -> tuple[str, str]:
