@@ -218,7 +218,7 @@ def test_the_config_has_the_fields_of_all_configs():
 
 MISTAKES = {
     "network.layers is 3, but .* has 3 layers; give 1 to 2": dict(network=dict(layers=3)),
-    "panel_every is 5 for objective": dict(panel_every=5),
+    "panel_every is 5, but objective": dict(panel_every=5),
     "config.init_from is 'x'.*config.encoder says": dict(init_from="x"),
     "config.encoder is empty": dict(encoder=""),
     "no text encoder 'nowhere'": dict(encoder="nowhere"),
