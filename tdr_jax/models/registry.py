@@ -1,4 +1,4 @@
-"""The networks by name: `build(name, **overrides: Any)` gives one ready to initialise and apply.
+"""The networks by name: `build(name, **overrides)` gives one ready to initialise and apply.
 
 A name is of the family that it is or begins with, `nafnet-32` of `nafnet`; or of the part of a
 pipeline behind its slash. The sizes of a family stand in its file, as SIZES; files load when a
