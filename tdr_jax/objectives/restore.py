@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax.errors import InputError
+from tdr_jax.infer import restorer
 from tdr_jax.objectives import networks, pixels
 from tdr_jax.objectives.base import ConfiguredObjective, first_rows, side_by_side
 
@@ -98,7 +99,6 @@ class RestoreObjective(ConfiguredObjective):
         self.network = networks.of_config(config)
         check(config, self.network)
         self.loss = RestorationLoss(self.network, config.loss)
-        self._predict = jax.jit(self.predict)
 
     def predict(self, params, batch, *frozen):
         """Restores a batch, guided by the whole guidance where there is any.
@@ -110,7 +110,7 @@ class RestoreObjective(ConfiguredObjective):
         Returns:
             float32 (B, H, W, C), not clipped.
         """
-        return self.network.apply(params, *inputs(batch)).astype(jnp.float32)
+        return restorer.program(self.network)(params, *inputs(batch))
 
     def batches(self, step: int):
         """Degraded and clean pictures, see `data.pipeline.batches`."""
@@ -166,7 +166,7 @@ class RestoreObjective(ConfiguredObjective):
 
     def panel(self, params, batch):
         """Degraded, restored and clean pictures side by side; guidance, if any, comes first."""
-        restored = {"restored": self._predict(params, batch)}
+        restored = {"restored": self.predict(params, batch)}
         columns = [_colour(first_rows(batch | restored, of)) for of in PANEL]
         if "guidance" in batch:
             guidance = first_rows(batch, "guidance")

@@ -81,7 +81,8 @@ def small_network():
     """Adds the network "small" to those that the loop can build, for each test of a module that
     imports this fixture."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "build", build)
+        for module in (models, models.registry):  # the second builds what files name
+            patch.setattr(module, "build", build)
         yield
 
 
