@@ -11,6 +11,7 @@ from tdr_jax import objectives
 from tdr_jax.data import feature_cache, latents, sources
 from tdr_jax.errors import InputError
 from tests.support import stacks, words_runs
+from tests.support.stops import PowerCut, stop
 
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 DISTINCT, BATCH = 6, 4
@@ -187,17 +188,13 @@ def test_nothing_is_kept_where_no_network_is_frozen(folders, tmp_path):
 COUNT = 150  # three batches of rows, the last one not full
 
 
-class PowerCut(Exception):
-    """What the tests throw into the making of features."""
-
-
 def keep(folder, *, cut=None, settings=None, size=4):
     """Keeps squares and cubes of numbers, until row `cut` is to be made."""
     made = []
 
     def make(m, size):
         if cut is not None and m >= cut:
-            raise PowerCut
+            stop("exception")
         made.append(m)
         return {"n": np.float32(m)}
 

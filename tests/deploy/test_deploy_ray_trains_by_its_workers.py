@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from tdr_jax import objectives
 from tdr_jax.errors import InputError
 from tests.support.programs import SMALL_RUN
 from tests.support.small import records
+from tests.support.stops import stopping
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "deploy" / "ray" / "train.py"
@@ -61,14 +61,7 @@ def config():
 def asked_to_stop(*arguments):
     """A run's parts, whose first batch comes with SIGTERM."""
     objective = MAKE(*arguments)
-    batches = objective.batches
-
-    def interrupted(step):
-        for batch in batches(step):
-            os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    objective.batches = interrupted
+    objective.batches = stopping(objective.batches, 0, "signal")
     return objective
 
 

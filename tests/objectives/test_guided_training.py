@@ -17,6 +17,7 @@ from tdr_jax.objectives import pretrained, restore
 from tdr_jax.train import loop, optim
 from tests.support.sizes import SMALLEST
 from tests.support.small import assert_bit_identical, records
+from tests.support.stops import PowerCut, stop_once
 
 STEPS = 12
 GUIDED = SMALLEST["nafnet"] | dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
@@ -84,21 +85,9 @@ def test_the_loss_falls_and_what_is_written_is_what_was_learnt(straight):
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(folders, straight, monkeypatch):
-    class PowerCut(Exception):
-        pass
-
-    make = restore.RestoreObjective.batches
-
-    def batches(objective, step):
-        for number, batch in enumerate(make(objective, step)):
-            if number == 6:
-                raise PowerCut
-            yield batch
-
-    monkeypatch.setattr(restore.RestoreObjective, "batches", batches)
+    stop_once(monkeypatch, restore.RestoreObjective, 6, "exception")
     with pytest.raises(PowerCut):
         loop.run(recipe(folders), folders / "stopped")
-    monkeypatch.undo()
     state = loop.run(recipe(folders), folders / "stopped")
     assert_bit_identical(state, straight.state)
     losses = [[r["loss"] for r in records(folders / run)] for run in ("stopped", "straight")]

@@ -1,8 +1,6 @@
 """Training words changes what is to learn, all of it, and leaves the frozen networks alone."""
 
 import hashlib
-import os
-import signal
 import types
 
 import jax
@@ -19,6 +17,7 @@ from tdr_jax.objectives.latent_examples import LatentObjective
 from tdr_jax.train import loop
 from tests.support import stacks, words_runs
 from tests.support.small import assert_bit_identical, records
+from tests.support.stops import stop_once
 
 STAGES = pytest.mark.parametrize("stage", ["i2t", "tr"])
 STEPS = 3
@@ -151,16 +150,7 @@ def test_a_batch_in_parts_teaches_what_the_whole_batch_does(folders, recipe, run
 def test_a_run_taken_up_again_ends_bit_for_bit_the_same(
     folders, recipe, runs, stage, monkeypatch, capsys
 ):
-    make = LatentObjective.batches
-
-    def stopping(objective, step):
-        for number, batch in enumerate(make(objective, step), start=step):
-            if number == 1:
-                monkeypatch.undo()
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    monkeypatch.setattr(LatentObjective, "batches", stopping)
+    stop_once(monkeypatch, LatentObjective, 1, "signal")
     workdir = folders[0] / f"{stage}-stopped"
     stopped = loop.run(recipe(stage), workdir)
     assert int(stopped.step) == 2 and f"step 2 of {STEPS} is saved" in capsys.readouterr().out

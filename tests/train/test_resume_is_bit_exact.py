@@ -1,6 +1,5 @@
 """Stopping a run at any step and starting it again changes nothing in what comes out."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -27,26 +26,14 @@ from tests.support.small import (
     small_network,  # noqa: F401
     tiny_config,
 )
+from tests.support.stops import PowerCut, stop_once, stopping
 
 STEPS = 10
 
 
-class PowerCut(Exception):
-    """What the tests throw into a run."""
-
-
 def interrupted(at, how):
     """Batches that, before batch `at` is given, stop the run by an exception or a signal."""
-
-    def batches(step):
-        for number, batch in enumerate(photo_batches(step), start=step):
-            if number == at and how == "exception":
-                raise PowerCut
-            if number == at:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    return batches
+    return stopping(photo_batches, at, how)
 
 
 def kept(record):
@@ -128,22 +115,6 @@ def photos(tmp_path_factory):
     return folder
 
 
-def stop_before(monkeypatch, batch, error=None):
-    """Makes the pipeline's iterator, before it gives `batch`, stop the run."""
-    make = RestoreObjective.batches
-
-    def batches(objective, step):
-        for number, value in enumerate(make(objective, step), start=step):
-            if number == batch:
-                monkeypatch.undo()
-                if error:
-                    raise error
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield value
-
-    monkeypatch.setattr(RestoreObjective, "batches", batches)
-
-
 def test_data_stages_and_evaluation_resume_where_they_were(
     photos,
     tmp_path,
@@ -163,10 +134,14 @@ def test_data_stages_and_evaluation_resume_where_they_were(
         return config
 
     straight = loop.run(config(), tmp_path / "straight")
-    stop_before(monkeypatch, 3)  # by a signal: step 4 is saved, its evaluation left for later
+    stop_once(
+        monkeypatch, RestoreObjective, 3, "signal"
+    )  # by a signal: step 4 is saved, its evaluation left for later
     loop.run(config(), tmp_path / "run")
     assert not any("eval/noise25/psnr" in record for record in records(tmp_path / "run"))
-    stop_before(monkeypatch, 6, PowerCut)  # in the second stage: back to step 4, evaluated by now
+    stop_once(
+        monkeypatch, RestoreObjective, 6, "exception"
+    )  # in the second stage: back to step 4, evaluated by now
     with pytest.raises(PowerCut):
         loop.run(config(), tmp_path / "run")
     resumed = loop.run(config(), tmp_path / "run")
@@ -187,7 +162,7 @@ def test_the_real_network_resumes_bit_exactly(photos, tmp_path, monkeypatch):
     config = tiny_config()
     config.data.path = str(photos)
     straight = loop.run(config, tmp_path / "straight")
-    stop_before(monkeypatch, 13)
+    stop_once(monkeypatch, RestoreObjective, 13, "signal")
     stopped = loop.run(config, tmp_path / "run")
     assert int(stopped.step) == 14
     assert_bit_identical(loop.run(config, tmp_path / "run"), straight)
