@@ -40,6 +40,7 @@ class Small(models.Capabilities):
     name: str = "small"
     kind: str = "Small"
     size: int = 0  # the number of parameters, which the first line of a run tells
+    encoder: models.EncoderRecord | None = None
 
     def init(self, seed=0):
         keys = jax.random.split(jax.random.key(seed), 3)

@@ -12,6 +12,7 @@ import pytest
 import skimage.data
 from safetensors.numpy import load_file
 
+from tdr_jax import weights
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
 from tdr_jax.objectives.restore import RestoreObjective
@@ -134,14 +135,12 @@ def test_data_stages_and_evaluation_resume_where_they_were(
         return config
 
     straight = loop.run(config(), tmp_path / "straight")
-    stop_once(
-        monkeypatch, RestoreObjective, 3, "signal"
-    )  # by a signal: step 4 is saved, its evaluation left for later
+    # Step 4 is saved, its evaluation left for later.
+    stop_once(monkeypatch, RestoreObjective, 3, "signal")
     loop.run(config(), tmp_path / "run")
     assert not any("eval/noise25/psnr" in record for record in records(tmp_path / "run"))
-    stop_once(
-        monkeypatch, RestoreObjective, 6, "exception"
-    )  # in the second stage: back to step 4, evaluated by now
+    # In the second stage: back to step 4, evaluated by now.
+    stop_once(monkeypatch, RestoreObjective, 6, "exception")
     with pytest.raises(PowerCut):
         loop.run(config(), tmp_path / "run")
     resumed = loop.run(config(), tmp_path / "run")
@@ -155,6 +154,8 @@ def test_data_stages_and_evaluation_resume_where_they_were(
         load_file(tmp_path / run / "weights.safetensors") for run in ("run", "straight")
     )
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    network, _ = weights.load(tmp_path / "run" / "weights.safetensors")
+    assert network.encoder.name == "minilm"  # whoever uses the weights is told
 
 
 @pytest.mark.full
