@@ -7,7 +7,9 @@ The file `some_thing.py` holds the class `SomeThingObjective`, and a config asks
 import importlib
 import importlib.util
 import pkgutil
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -18,7 +20,9 @@ from tdr_jax.objectives.base import Objective
 FILES = {"i2t": "image_to_text", "tr": "textual_restoration"}
 
 
-def make(config, workdir, *, weights: bool = True, devices: int | None = None) -> Objective:
+def make(
+    config: Any, workdir: str | PathLike, *, weights: bool = True, devices: int | None = None
+) -> Objective:
     """Builds the objective of a config.
 
     Args:

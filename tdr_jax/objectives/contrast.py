@@ -5,8 +5,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float32, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.models import clip_vision
+from tdr_jax.nn.typing import Array
+from tdr_jax.objectives.base import Batch, Frozen, Measured
 from tdr_jax.objectives.latent_examples import VIEWS, LatentObjective
 
 
@@ -27,17 +31,17 @@ class ContrastiveLoss:
     network: Any
     temperature: float = 0.1
 
-    def __call__(self, params, batch, rng):
+    def __call__(self, params: models.Params, batch: Batch, rng: PRNGKeyArray) -> Measured:
         """Measure how often the wrong crop looks nearer.
 
         Args:
-            params: flat dict of the tower's parameters.
+            params: the tower's.
             batch: `clip_image`, `clip_image_other_crop` and `clip_image_other_state` float32
-                (B, H, W, 3) in [0, 1], see `tdr_jax.data.latents`.
+                (b, h, w, 3) in [0, 1], see `tdr_jax.data.latents`.
             rng: a key; unused.
 
         Returns:
-            the loss, a float32 scalar, and `top1`, the share of crops whose nearest is the right
+            the loss, in nats, and `top1`, the share of crops whose nearest is the right
             one.
         """
         del rng
@@ -53,8 +57,18 @@ class ContrastiveLoss:
         return 0.5 * loss, {"top1": (logits.argmax(-1) == right).mean()}
 
 
-def project(network, params, pictures):
-    """Vectors of pictures, float32 (B, H, W, 3) in [0, 1] -> float32 (B, D) of norm 1."""
+def project(
+    network: models.Network, params: models.Params, pictures: Float32[Array, "b h w 3"]
+) -> Float32[Array, "b d"]:
+    """Carries pictures into the space that both towers share.
+
+    Args:
+        network: a ClipVision with projection and, `params`, its parameters.
+        pictures: in [0, 1].
+
+    Returns:
+        Vectors of norm 1.
+    """
     pixels = clip_vision.normalise(pictures)
     vectors = network.apply(params, pixels, method="project").astype(jnp.float32)
     return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -71,6 +85,8 @@ class ContrastObjective(LatentObjective):
         self.view = self.network.config.image_size
         self.loss = ContrastiveLoss(self.network)
 
-    def predict(self, params, batch, *frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, *frozen: Frozen
+    ) -> Float32[Array, "b d"]:
         """The vectors of `clip_image`, see `project`."""
         return project(self.network, params, batch["clip_image"])

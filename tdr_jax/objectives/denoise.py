@@ -2,17 +2,22 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int32, PRNGKeyArray
 
 from tdr_jax import diffusion, models
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pretrained
+from tdr_jax.objectives.base import Batch, Frozen, Measured, Shapes
 from tdr_jax.objectives.latent_diffusion import denoising_loss, draws, latents, moments
-from tdr_jax.objectives.latent_examples import LatentObjective, moments_shape
+from tdr_jax.objectives.latent_examples import FeatureShapes, LatentObjective, moments_shape
 from tdr_jax.text import templates
 
 
@@ -36,18 +41,23 @@ class CaptionedDenoisingLoss:
     empty: tuple[int, ...]
     dropout: float = 0.1
 
-    def __call__(self, params, batch, rng, frozen):
+    def __call__(
+        self,
+        params: models.Params,
+        batch: Batch,
+        rng: PRNGKeyArray,
+        frozen: dict[str, models.Params],
+    ) -> Measured:
         """Measure how well noise is told from pictures.
 
         Args:
-            params: flat dict of the parameters, those of the networks after "unet." and
-                "text_encoder.".
-            batch: `ids` int32 (B, T), `row` int (B,), and pictures or moments, see `latents`.
+            params: those of the networks after "unet." and "text_encoder.".
+            batch: `ids` int32 (b, t), `row` int (b,), and pictures or moments, see `latents`.
             rng: a key.
-            frozen: dict with the autoencoder's parameters, `vae`.
+            frozen: the autoencoder's parameters, `vae`.
 
         Returns:
-            the loss, a float32 scalar, and an empty dict.
+            the loss, see `denoising_loss`, and an empty dict.
         """
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(draws(rng, batch["row"]))
         clean = latents(self.vae, frozen["vae"], batch, keys[:, 0])
@@ -61,7 +71,7 @@ class CaptionedDenoisingLoss:
         return errors.mean(), {}
 
 
-def part(params, name: str) -> dict:
+def part(params: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The entries of one network in a dict of several, under its own names."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): v for k, v in params.items() if k.startswith(prefix)}
@@ -75,19 +85,23 @@ class Several:
 
     @property
     def name(self) -> str:
+        """The names of all."""
         return " and ".join(network.name for network in self.parts.values())
 
     @functools.cached_property
     def size(self) -> int:
+        """The number of learnt parameters."""
         return sum(network.size for network in self.parts.values())
 
-    def init(self, seed: int = 0):
+    def init(self, seed: int = 0) -> models.Params:
+        """Draws float32 parameters, as each of the networks does."""
         return self.joined(lambda _, network: network.init(seed))
 
-    def abstract_params(self):
+    def abstract_params(self) -> Shapes:
+        """The shapes and dtypes of the parameters."""
         return self.joined(lambda _, network: network.abstract_params())
 
-    def joined(self, of) -> dict:
+    def joined(self, of: Callable[[str, models.Network], Mapping]) -> dict[str, Any]:
         """One dict of `of(part, network)`, the parameters of each."""
         return {
             f"{part}.{name}": value
@@ -119,7 +133,7 @@ class DenoiseObjective(LatentObjective):
         empty = tuple(int(i) for i in templates.empty(self.tokenizer, self.length))
         self.loss = CaptionedDenoisingLoss(unet, text, self.vae, self.schedule, empty)
 
-    def initial_params(self):
+    def initial_params(self) -> models.Params:
         """From scratch, or those of the folder of diffusers that config.init_from names."""
         if not self.config.init_from:
             return self.network.init(self.config.seed)
@@ -132,37 +146,39 @@ class DenoiseObjective(LatentObjective):
         params = self.network.joined(lambda part, _: params[part])
         return networks.checked(params, self.network, where)
 
-    def predict(self, params, batch, *frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, *frozen: Frozen
+    ) -> Float[Array, "b h w c"]:
         """What the UNet says of noisy latents, told in captions.
 
         Args:
             params: as for the loss.
-            batch: `noisy` float32 (B, h, w, C), `t` int32 (B,) timesteps, and `ids`.
+            batch: `noisy` float32 (b, h, w, c), `t` int32 (b,) timesteps, and `ids`.
 
         Returns:
-            (B, h, w, C), the noise or what else the schedule's prediction_type says.
+            The noise or what else the schedule's prediction_type says.
         """
         unet, text = self.network.parts.values()
         context = text.apply(part(params, "text_encoder"), batch["ids"])
         return unet.apply(part(params, "unet"), batch["noisy"], batch["t"], context)
 
-    def tokenize(self, caption: str) -> np.ndarray:
-        """A caption's token ids, int32 (length,)."""
+    def tokenize(self, caption: str) -> Int32[np.ndarray, " t"]:
+        """A caption's token ids, padded or cut to `length`."""
         options = dict(padding="max_length", max_length=self.length, truncation=True)
         return np.asarray(self.tokenizer(caption, **options)["input_ids"], np.int32)
 
-    def feature_shapes(self, crop: int):
+    def feature_shapes(self, crop: int) -> FeatureShapes:
         """Of the latents."""
         return {"moments": moments_shape(self.vae.config, crop)}
 
-    def encode(self, frozen, batch):
+    def encode(self, frozen: dict[str, models.Params], batch: Batch) -> Batch:
         """Latents in place of pictures."""
         return {
             "moments": moments(self.vae, frozen["vae"], batch["target"]),
             "ids": batch["ids"],
         }
 
-    def export(self, params, step: int):
+    def export(self, params: models.Params, step: int) -> Path:
         """Writes a folder of diffusers that draws what captions say."""
         from tdr_jax import weights
         from tdr_jax.diffusion import pipeline

@@ -1,16 +1,28 @@
 """Degradations told from pictures: how the estimator learns."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Bool, Float32, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks
-from tdr_jax.objectives.base import ConfiguredObjective
+from tdr_jax.objectives.base import (
+    Batch,
+    ConfiguredObjective,
+    Evaluator,
+    Frozen,
+    Measured,
+    Scalars,
+    Shapes,
+)
 from tdr_jax.objectives.held_out import HeldOut
 
 NOISE = 0  # its place among what is looked for
@@ -26,18 +38,18 @@ class EstimationLoss:
 
     network: Any
 
-    def __call__(self, params, batch, rng):
+    def __call__(self, params: models.Params, batch: Batch, rng: PRNGKeyArray) -> Measured:
         """Measure how surprising the truth is.
 
         Args:
-            params: flat dict of the network's parameters.
-            batch: `degraded` float32 (B, H, W, 3) in [0, 1], `present` float32 (B, 4), 0 or 1, and
-                `sigma` float32 (B,) on the scale of 0 to 255, 0 without noise.
+            params: the network's.
+            batch: `degraded` float32 (b, h, w, 3) in [0, 1], `present` float32 (b, 4), 0 or 1, and
+                `sigma` float32 (b,) on the scale of 0 to 255, 0 without noise.
             rng: a key; unused.
 
         Returns:
-            the loss, a float32 scalar: the cross-entropies' sum and the absolute error of the
-            noise's level, 0 where there is none; and `cross_entropy`, the former,
+            the loss: the cross-entropies' sum, in nats, and the absolute error of the noise's
+            level, in octaves, 0 where there is none; and `cross_entropy`, the former,
             `log2_sigma_error`, the latter, and `accuracy`, the share of pictures about which
             everything is right.
         """
@@ -52,8 +64,13 @@ class EstimationLoss:
         return cross_entropy + error, metrics
 
 
-def right(logits, present):
-    """Whether each answer is right: (B, 4) -> bool (B, 4)."""
+def right(logits: Float32[Array, "b 4"], present: Float32[Array, "b 4"]) -> Bool[Array, "b 4"]:
+    """Whether each answer is right.
+
+    Args:
+        logits: log-odds, in nats.
+        present: 0 or 1, whether that degradation is there.
+    """
     return (logits > 0) == (present > 0.5)
 
 
@@ -73,18 +90,20 @@ class EstimateObjective(ConfiguredObjective):
         _check(config.data)
         self.loss = EstimationLoss(self.network)
 
-    def predict(self, params, batch, *frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, *frozen: Frozen
+    ) -> tuple[Float32[Array, "b 4"], Float32[Array, " b"]]:
         """Answers for `degraded` of the batch, see `DegradationEstimator.conclude`."""
         return self.network.apply(params, batch["degraded"])
 
-    def batches(self, step: int):
+    def batches(self, step: int) -> Iterator[Batch]:
         """Degraded pictures and what is in them."""
         from tdr_jax.data import sources
 
         make = self._examples(sources.from_config(self.config.data), self.config.seed)
         return self.stream(make, step)
 
-    def shapes(self, batch: int, crop: int):
+    def shapes(self, batch: int, crop: int) -> Shapes:
         """What a whole batch looks like, examples in the first axis."""
         return {
             "degraded": jax.ShapeDtypeStruct((batch, crop, crop, 3), "float32"),
@@ -92,7 +111,7 @@ class EstimateObjective(ConfiguredObjective):
             "sigma": jax.ShapeDtypeStruct((batch,), "float32"),
         }
 
-    def evaluators(self):
+    def evaluators(self) -> tuple[Evaluator, ...]:
         """The loss and each degradation's accuracy, on one example of each held-out picture."""
         from tdr_jax.data import sources
 
@@ -103,7 +122,7 @@ class EstimateObjective(ConfiguredObjective):
         make, count = self._examples(pictures, seed=0), given.limit or len(pictures)
         return (HeldOut(self.measure, make, count, crop),)
 
-    def measure(self, params, batch, rng):
+    def measure(self, params: models.Params, batch: Batch, rng: PRNGKeyArray) -> Scalars:
         """The loss, its metrics, and the accuracy of each answer alone."""
         logits, _ = self.predict(params, batch)
         shares = right(logits, batch["present"]).mean(0, dtype=jnp.float32)

@@ -1,16 +1,21 @@
 """Restoration with a guidance picture beside the degraded one: the third stage of TDR."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.degradations.draws import GUIDANCE, example_rng
 from tdr_jax.errors import InputError
 from tdr_jax.models import matching
 from tdr_jax.models.dinov2 import most_alike
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import pixels, pretrained
+from tdr_jax.objectives.base import Batch, Shapes
 from tdr_jax.objectives.restore import RestoreObjective, inputs
 
 
@@ -34,18 +39,24 @@ class GuidedLoss:
     weights: Any
     selector: Any = None
 
-    def __call__(self, params, batch, rng, frozen=None):
+    def __call__(
+        self,
+        params: models.Params,
+        batch: Batch,
+        rng: PRNGKeyArray,
+        frozen: models.Params | None = None,
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""] | models.Params]]:
         """Measures a batch.
 
         Args:
-            params: flat dict of the network's parameters.
-            batch: `degraded` float32 (B, H, W, C_in), `clean` (B, H, W, C) and `guidance`
-                (B, G, G, 3), in [0, 1], and `vector` float32 (B, D) for a network that takes one.
+            params: the network's.
+            batch: `degraded` float32 (b, h, w, c), `clean` (b, h, w, d) and `guidance`
+                (b, g, g, 3), in [0, 1], and `vector` float32 (b, e) for a network that takes one.
             rng: a key; unused.
             frozen: parameters of the selector, where there is one.
 
         Returns:
-            the loss, a float32 scalar, and a dict as that of `restore.RestorationLoss`.
+            the loss, and a dict as that of `restore.RestorationLoss`.
         """
         del rng
         if self.selector is not None:
@@ -72,7 +83,7 @@ class GuidedObjective(RestoreObjective):
         self.loss = GuidedLoss(self.network, config.loss, selector)
         self.frozen = () if selector is None else (params,)
 
-    def initial_params(self):
+    def initial_params(self) -> models.Params:
         """As of any network; around the weights that `config.init_base` names, where it does."""
         params, config = super().initial_params(), self.config
         if not config.init_base:
@@ -91,13 +102,13 @@ class GuidedObjective(RestoreObjective):
         except InputError as error:
             raise InputError(f"config.init_base={config.init_base}: {error}") from None
 
-    def shapes(self, batch: int, crop: int):
+    def shapes(self, batch: int, crop: int) -> Shapes:
         """What a whole batch looks like, examples in the first axis."""
         side = self.config.guidance.size
         guidance = jax.ShapeDtypeStruct((batch, side, side, 3), "float32")
         return super().shapes(batch, crop) | {"guidance": guidance}
 
-    def eval_guidance(self):
+    def eval_guidance(self) -> str | Callable:
         """The folder that the config names, or else another view of each clean picture."""
         return self.config.eval_data.guidance or second_view
 
@@ -108,14 +119,14 @@ class GuidedObjective(RestoreObjective):
         return Guidance(pictures, config.guidance, config.seed, config.data.cache_mb)
 
 
-def second_view(example) -> np.ndarray:
+def second_view(example: Any) -> Float32[np.ndarray, "h w 3"]:
     """Guidance for a picture that is measured: its scene once more, a function of its place.
 
     Args:
         example: a `tdr_jax.evaluate.protocols.Example`.
 
     Returns:
-        float32 (H, W, 3) in [0, 1], as large as the picture, see `data.guidance.view`.
+        In [0, 1], as large as the picture, see `data.guidance.view`.
     """
     from tdr_jax.data import guidance
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from tdr_jax import distributed
+from tdr_jax import distributed, models
 
 ROWS = 16  # examples that are measured at once
 
@@ -29,11 +29,11 @@ class HeldOut:
         self.make, self.count, self.size = make, count, size
         self._measure, self._frozen, self._seed = jax.jit(measure), frozen, seed
 
-    def run(self, params) -> Iterator[tuple[str, float]]:
+    def run(self, params: models.Params) -> Iterator[tuple[str, float]]:
         """Yields (name, mean); of several processes each measures its share, and all call this.
 
         Args:
-            params: flat dict of the network's parameters.
+            params: the network's, on the host.
         """
         params = jax.device_put(params)
         mine = {}

@@ -4,11 +4,15 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.models import mapper
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pretrained
+from tdr_jax.objectives.base import Batch, Measured
 from tdr_jax.objectives.latent_diffusion import Towers, moments
-from tdr_jax.objectives.latent_examples import LatentObjective, moments_shape
+from tdr_jax.objectives.latent_examples import FeatureShapes, LatentObjective, moments_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,18 +29,24 @@ class ImageToTextLoss:
     towers: Towers
     network: Any
 
-    def __call__(self, params, batch, rng, frozen):
+    def __call__(
+        self,
+        params: models.Params,
+        batch: Batch,
+        rng: PRNGKeyArray,
+        frozen: dict[str, models.Params],
+    ) -> Measured:
         """Measure how well the frozen UNet denoises the picture it is told of.
 
         Args:
-            params: flat dict of the mapper's parameters, copies of keys and values among them.
+            params: the mapper's, copies of keys and values among them.
             batch: `clip_image` and `target` of one picture (or `hidden` and `moments`), `row` int
-                (B,).
+                (b,); see `latents` and `Towers.hidden`.
             rng: a key.
             frozen: parameters of the towers, by name.
 
         Returns:
-            the loss, a float32 scalar, and an empty dict.
+            the loss, see `denoising_loss`, and an empty dict.
         """
         words = self.network.apply(params, self.towers.hidden(frozen, batch))
         return self.towers.errors(frozen, batch, rng, words, mapper.kv(params)).mean(), {}
@@ -76,7 +86,7 @@ class ImageToTextObjective(WordsObjective):
         self.frozen = ({name: self.stack.params[name] for name in names},)
         self.loss = ImageToTextLoss(self.towers, self.network)
 
-    def initial_params(self):
+    def initial_params(self) -> models.Params:
         """From scratch, with the UNet's own keys and values as copies."""
         params = super().initial_params()
         if self.config.init_from:
@@ -84,18 +94,20 @@ class ImageToTextObjective(WordsObjective):
         own = self.frozen[0]["unet"]
         return mapper.with_kv(params, {k: own[k].astype(jnp.float32) for k in own})
 
-    def predict(self, params, batch, frozen):
-        """The words of `clip_image`, (B, N, C)."""
+    def predict(
+        self, params: models.Params, batch: Batch, frozen: dict[str, models.Params]
+    ) -> Float[Array, "b n c"]:
+        """The words of `clip_image`."""
         return self.network.apply(params, self.towers.hidden(frozen, batch))
 
-    def feature_shapes(self, crop: int):
+    def feature_shapes(self, crop: int) -> FeatureShapes:
         """Of latents and hidden states."""
         vision = self.networks["image_encoder"].config
         tokens = 1 + (vision.image_size // vision.patch_size) ** 2
         latent = moments_shape(self.networks["vae"].config, crop)
         return {"moments": latent, "hidden": ((tokens, vision.hidden_size), "float32")}
 
-    def encode(self, frozen, batch):
+    def encode(self, frozen: dict[str, models.Params], batch: Batch) -> Batch:
         """Hidden states and latents in place of pictures."""
         return {
             "kind": batch["kind"],

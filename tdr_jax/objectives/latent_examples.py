@@ -1,13 +1,19 @@
 """What the objectives of textual degradation removal share: their examples, drawn or cached."""
 
 import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import jax
 
+from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
-from tdr_jax.objectives.base import ConfiguredObjective
+from tdr_jax.objectives.base import Batch, ConfiguredObjective, Evaluator, Shapes
 from tdr_jax.objectives.held_out import HeldOut
+
+FeatureShapes = dict[str, tuple[tuple[int, ...], str]]  # shape and dtype of one example's
 
 # What an example has, by what is wanted of it, see `data.latents.LatentExamples`.
 VIEWS = ("clip_image", "clip_image_other_crop", "clip_image_other_state")
@@ -48,12 +54,12 @@ class LatentObjective(ConfiguredObjective):
     folder = ""
     no_panel = "nothing of it is a picture"
 
-    def build(self):
+    def build(self) -> models.Network:
         """The network that the config names."""
         given = self.config.network
         return networks.build(given.name, "config.network", **given.overrides)
 
-    def examples(self, pictures, seed: int):
+    def examples(self, pictures: Any, seed: int) -> Callable[[int, int], dict]:
         """`make(n, size)`, see `data.latents.LatentExamples`."""
         from tdr_jax.data import latents
 
@@ -68,7 +74,7 @@ class LatentObjective(ConfiguredObjective):
 
     tokenize = None  # caption -> int32 token ids, where there are captions
 
-    def batches(self, step: int):
+    def batches(self, step: int) -> Iterator[Batch]:
         """Examples of the pictures of `config.data`; of `data.distinct` of them, the features."""
         from tdr_jax.data import feature_cache, sources
 
@@ -103,7 +109,7 @@ class LatentObjective(ConfiguredObjective):
             )
         return self.stream(make, step)
 
-    def encode(self, frozen, batch):
+    def encode(self, frozen: dict[str, models.Params], batch: Batch) -> Batch:
         """What frozen networks make of a batch.
 
         Args:
@@ -111,15 +117,15 @@ class LatentObjective(ConfiguredObjective):
             batch: of examples.
 
         Returns:
-            dict of arrays (B, ...), float32 what `feature_shapes` tells of, and the rest as it was.
+            what `feature_shapes` tells of, float32, and the rest as it was.
         """
         raise NotImplementedError
 
-    def feature_shapes(self, crop: int) -> dict:
-        """(shape, dtype) of what `encode` makes of one example, by name."""
+    def feature_shapes(self, crop: int) -> FeatureShapes:
+        """Those of what `encode` makes of one example, by name."""
         return {}
 
-    def shapes(self, batch: int, crop: int):
+    def shapes(self, batch: int, crop: int) -> Shapes:
         """What a whole batch looks like, examples in the first axis."""
         picture = (self.view, self.view, 3), "float32"
         made = {
@@ -138,7 +144,7 @@ class LatentObjective(ConfiguredObjective):
             if name in names
         }
 
-    def evaluators(self):
+    def evaluators(self) -> tuple[Evaluator, ...]:
         """The loss of one example of each picture of `config.eval_data`."""
         from tdr_jax.data import sources
 
@@ -149,7 +155,7 @@ class LatentObjective(ConfiguredObjective):
         make, count = self.examples(pictures, seed=0), given.limit or len(pictures)
         return (HeldOut(self.measure, make, count, crop, self.frozen),)
 
-    def export(self, params, step: int):
+    def export(self, params: models.Params, step: int) -> Path:
         """Writes the trained network to a folder of its own in the run's."""
         from tdr_jax import weights
 
@@ -158,7 +164,12 @@ class LatentObjective(ConfiguredObjective):
         return path
 
 
-def moments_shape(config, crop: int):
-    """(shape, dtype) of an example's moments, of the config of an autoencoder."""
+def moments_shape(config: Any, crop: int) -> tuple[tuple[int, ...], str]:
+    """Shape and dtype of an example's moments.
+
+    Args:
+        config: of an autoencoder.
+        crop: side of the picture, in pixels.
+    """
     side = crop // config.factor
     return (side, side, 2 * config.latent_channels), "float32"

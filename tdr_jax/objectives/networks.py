@@ -1,19 +1,16 @@
 """The networks of a config: built, begun and given their sentence encoder, or refused."""
 
-import jax
+from typing import Any
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
 
 
-def of_config(config):
+def of_config(config: Any) -> models.Network:
     """Builds the network that learns, for pictures.
 
     Args:
         config: `network.name`, `network.overrides` and `data.stages`.
-
-    Returns:
-        a `tdr_jax.models.Network`.
 
     Raises:
         InputError: a field does not fit.
@@ -24,7 +21,7 @@ def of_config(config):
     return built
 
 
-def build(name: str, field: str, **overrides):
+def build(name: str, field: str, **overrides: Any) -> models.Network:
     """Builds a network, or says with an InputError which field of the config names none."""
     try:
         return models.build(name, **overrides)
@@ -32,7 +29,7 @@ def build(name: str, field: str, **overrides):
         raise InputError(f"{field}: {error}") from None
 
 
-def check_lengths(config) -> None:
+def check_lengths(config: Any) -> None:
     """Refuses intervals and stages that are none, with an InputError."""
     for name in ("log_every", "save_every", "keep"):
         if config[name] < 1:
@@ -44,7 +41,7 @@ def check_lengths(config) -> None:
             )
 
 
-def check_crops(config, multiple: int, name: str) -> None:
+def check_crops(config: Any, multiple: int, name: str) -> None:
     """Refuses crops that a network does not take, with an InputError."""
     for _, crop, _ in config.data.stages:
         if crop % multiple:
@@ -54,20 +51,17 @@ def check_crops(config, multiple: int, name: str) -> None:
             )
 
 
-def has_batch_stats(network) -> bool:
+def has_batch_stats(network: models.Network) -> bool:
     """Whether the network normalises by the statistics of its batch in training."""
     return any(name.endswith(models.RUNNING) for name in network.abstract_params())
 
 
-def initial_params(config, network) -> dict[str, jax.Array]:
+def initial_params(config: Any, network: models.Network) -> models.Params:
     """Where training starts: from scratch, or from the weights that `config.init_from` names.
 
     Args:
         config: `seed`, and `init_from`, a name with shipped weights, a folder or a file, or "".
         network: the network to train.
-
-    Returns:
-        flat dict of parameters.
 
     Raises:
         InputError: the weights belong to another network.
@@ -80,7 +74,7 @@ def initial_params(config, network) -> dict[str, jax.Array]:
     return checked(params, network, f"config.init_from={config.init_from}")
 
 
-def checked(params, network, where: str):
+def checked(params: models.Params, network: models.Network, where: str) -> models.Params:
     """The parameters, or an InputError that says where those of another network are."""
     try:
         models.check(params, network.abstract_params(), f"network {network.name}")
@@ -89,7 +83,7 @@ def checked(params, network, where: str):
     return params
 
 
-def text_encoder(config, network):
+def text_encoder(config: Any, network: models.Network) -> Any:
     """Loads the text encoder and compares its width with the network's.
 
     Args:

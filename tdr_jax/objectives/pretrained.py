@@ -1,7 +1,9 @@
 """Frozen networks beside those that learn: loaded, or their published shapes to be looked at."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -9,6 +11,7 @@ from tdr_jax import diffusion, models
 from tdr_jax.diffusion import pipeline, tdr_pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
+from tdr_jax.objectives.base import Shapes
 from tdr_jax.objectives.latent_diffusion import Towers
 from tdr_jax.text import captions, templates
 
@@ -31,7 +34,7 @@ SELECTOR = "dinov2-vitb14"  # TDR's
 RANDOM = "random:"  # before the name of a network in config.guidance.dinov2
 
 
-def stack(config, *, weights: bool = True) -> tdr_pipeline.TDRPipeline:
+def stack(config: Any, *, weights: bool = True) -> tdr_pipeline.TDRPipeline:
     """The networks that draw pictures from words, and those that find words for pictures.
 
     Args:
@@ -79,19 +82,27 @@ def published(name: str, dtype: str) -> tdr_pipeline.TDRPipeline:
     return found
 
 
-def caption_tokenizer(folder: Path):
+def caption_tokenizer(folder: Path) -> Any:
     """Writes the tokenizer of captions to a folder, and reads it as a pipeline does."""
     captions.write_tokenizer(folder)
     return pipeline.load_tokenizer(folder)
 
 
-def shapes(network, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(network: models.Network, dtype: str) -> Shapes:
     """Those of a network's parameters, in a dtype."""
     specs = network.abstract_params().items()
     return {name: jax.ShapeDtypeStruct(spec.shape, dtype) for name, spec in specs}
 
 
-def towers(parts, scheduler, tokenizer, *, template: str, words: int, remat: bool | str) -> Towers:
+def towers(
+    parts: Mapping[str, models.Network],
+    scheduler: Mapping[str, Any],
+    tokenizer: Any,
+    *,
+    template: str,
+    words: int,
+    remat: bool | str,
+) -> Towers:
     """Puts the frozen networks together.
 
     Args:
@@ -120,7 +131,9 @@ def towers(parts, scheduler, tokenizer, *, template: str, words: int, remat: boo
     )
 
 
-def autoencoder(settings, *, weights: bool = True):
+def autoencoder(
+    settings: Any, *, weights: bool = True
+) -> tuple[models.Network, models.Params | Shapes]:
     """The autoencoder whose latents a UNet learns to draw.
 
     Args:
@@ -146,7 +159,9 @@ def autoencoder(settings, *, weights: bool = True):
     return built, shapes(built, settings.dtype)
 
 
-def selector(config, *, weights: bool = True):
+def selector(
+    config: Any, *, weights: bool = True
+) -> tuple[models.Network | None, models.Params | Shapes | None]:
     """The network that chooses a window of the guidance.
 
     Args:
@@ -184,7 +199,7 @@ def selector(config, *, weights: bool = True):
     return load_selector(guidance.dinov2, config.seed)
 
 
-def load_selector(path: str, seed: int):
+def load_selector(path: str, seed: int) -> tuple[models.Network, models.Params]:
     """Loads a DINOv2.
 
     Args:

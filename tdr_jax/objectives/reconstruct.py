@@ -1,14 +1,18 @@
 """Pictures through the latents of an autoencoder and back."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, PRNGKeyArray
 
+from tdr_jax import models
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pixels
-from tdr_jax.objectives.base import first_rows, side_by_side
+from tdr_jax.objectives.base import Batch, Frozen, Measured, Scalars, first_rows, side_by_side
 from tdr_jax.objectives.latent_diffusion import draws
 from tdr_jax.objectives.latent_examples import LatentObjective
 
@@ -32,17 +36,17 @@ class ReconstructionLoss:
     network: Any
     weights: Any
 
-    def __call__(self, params, batch, rng):
+    def __call__(self, params: models.Params, batch: Batch, rng: PRNGKeyArray) -> Measured:
         """Measure what is lost.
 
         Args:
-            params: flat dict of the autoencoder's parameters.
-            batch: `target` float32 (B, H, W, 3) in [-1, 1], `row` int (B,).
+            params: the autoencoder's.
+            batch: `target` float32 (b, h, w, 3) in [-1, 1], `row` int (b,).
             rng: a key.
 
         Returns:
-            the loss, a float32 scalar, and a dict of float32 scalars: the terms of
-            `pixels.weighted` of pictures in [0, 1], `coarse`, `kl`, `latent_std` and `psnr`.
+            the loss; and the terms of `pixels.weighted` of pictures in [0, 1], `coarse`, `kl`,
+            `latent_std` and `psnr`.
         """
         mean, logvar = self.network.apply(params, batch["target"], method="encode")
         mean, logvar = mean.astype(jnp.float32), logvar.astype(jnp.float32)
@@ -62,8 +66,8 @@ class ReconstructionLoss:
         }
         return loss + self.weights.kl * kl + self.weights.coarse * coarse, metrics
 
-    def _cells(self, pictures):
-        """Mean colours under each latent, as brightness and two differences: -> (B, h, w, 3)."""
+    def _cells(self, pictures: Float32[Array, "b h w 3"]) -> Float32[Array, "b h2 w2 3"]:
+        """Mean colours under each latent, as brightness and two differences."""
         b, h, w, c = pictures.shape
         f = self.network.config.factor
         red, green, blue = jnp.moveaxis(
@@ -88,7 +92,7 @@ class ReconstructObjective(LatentObjective):
         self.loss = ReconstructionLoss(self.network, config.loss)
         self._predict = jax.jit(self.predict)
 
-    def initial_params(self):
+    def initial_params(self) -> models.Params:
         """From scratch, with filters that see colours and latents of little noise."""
         params = super().initial_params()
         if self.config.init_from:
@@ -103,32 +107,36 @@ class ReconstructObjective(LatentObjective):
             params["quant_conv.bias"] = bias.at[len(bias) // 2 :].set(LOGVAR)
         return params
 
-    def predict(self, params, batch, *frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, *frozen: Frozen
+    ) -> Float32[Array, "b h w c"]:
         """Gives the pictures back, from the means of their latents.
 
         Args:
-            params: flat dict of the autoencoder's parameters.
-            batch: `target` float32 (B, H, W, 3) in [-1, 1].
+            params: the autoencoder's.
+            batch: `target` float32 (b, h, w, c) in [-1, 1].
 
         Returns:
-            float32 (B, H, W, 3), about [-1, 1], not clipped.
+            About [-1, 1], not clipped.
         """
         mean, _ = self.network.apply(params, batch["target"], method="encode")
         return self.network.apply(params, mean, method="decode").astype(jnp.float32)
 
-    def measure(self, params, batch, rng, *frozen):
+    def measure(
+        self, params: models.Params, batch: Batch, rng: PRNGKeyArray, *frozen: Frozen
+    ) -> Scalars:
         """The loss and its metrics, the PSNR of what is given back without a draw among them."""
         given = self.predict(params, batch)
         exact = pixels.psnr(0.5 * given + 0.5, 0.5 * batch["target"] + 0.5)
         return super().measure(params, batch, rng) | {"psnr": exact}
 
-    def panel(self, params, batch):
+    def panel(self, params: models.Params, batch: Batch) -> Float32[np.ndarray, "h w 3"]:
         """Pictures and what the autoencoder makes of them, side by side."""
         pictures = first_rows(batch, "target")
         given = self._predict(params, {"target": pictures})
         return side_by_side([0.5 * pictures + 0.5, 0.5 * np.asarray(given) + 0.5])
 
-    def export(self, params, step: int):
+    def export(self, params: models.Params, step: int) -> Path:
         """Writes the autoencoder, its scaling factor set so that latents have a deviation of 1."""
         from tdr_jax import weights
 

@@ -2,16 +2,28 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.infer import restorer
+from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pixels
-from tdr_jax.objectives.base import ConfiguredObjective, first_rows, side_by_side
+from tdr_jax.objectives.base import (
+    Batch,
+    ConfiguredObjective,
+    Evaluator,
+    Frozen,
+    Shapes,
+    first_rows,
+    side_by_side,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +48,21 @@ class RestorationLoss:
     network: Any
     weights: Any
 
-    def __call__(self, params, batch, rng):
+    def __call__(
+        self, params: models.Params, batch: Batch, rng: PRNGKeyArray
+    ) -> tuple[Float32[Array, ""], dict[str, Float32[Array, ""] | models.Params]]:
         """Measures a batch.
 
         Args:
-            params: flat dict of the network's parameters.
-            batch: `degraded` float32 (B, H, W, C_in) and `clean` (B, H, W, C), clean in [0, 1], and
-                `vector` float32 (B, D) for a network that takes one.
+            params: the network's.
+            batch: `degraded` float32 (b, h, w, c) and `clean` (b, h, w, d), clean in [0, 1], and
+                `vector` float32 (b, e) for a network that takes one.
             rng: a key, for `blend`.
 
         Returns:
-            the loss, a float32 scalar, and a dict of float32 scalars of the full-size picture:
-            the terms of `pixels.weighted`, and `psnr`; and `batch_stats`, see `base.Objective`,
-            with a network that keeps running statistics.
+            the loss, and a dict of values of the full-size picture: the terms of `pixels.weighted`,
+            and `psnr`; and `batch_stats`, see `base.Objective`, with a network that keeps running
+            statistics.
         """
         degraded, *sentence = inputs(batch)
         clean = batch["clean"]
@@ -65,18 +79,20 @@ class RestorationLoss:
         return loss, metrics | ({"batch_stats": batch_stats} if batch_stats else {})
 
 
-def inputs(batch) -> list:
+def inputs(batch: Batch) -> list[Float[Array, "b ..."]]:
     """What of a batch goes into a network, in the order in which it takes it."""
     return [batch[name] for name in ("degraded", "guidance", "vector") if name in batch]
 
 
-def blend(rng, beta: float, *batches):
+def blend(
+    rng: PRNGKeyArray, beta: float, *batches: Float[Array, "b ..."]
+) -> tuple[Float[Array, "b ..."], ...]:
     """Mix each picture with another one of the batch, in half of the steps.
 
     Args:
         rng: a key.
         beta: both parameters of the Beta distribution that the share is drawn from.
-        *batches: arrays (B, ...); all are mixed alike.
+        *batches: of any range; all are mixed alike.
 
     Returns:
         the batches, as they were or each x_i as s x_i + (1 - s) x_p(i), with one share s and one
@@ -100,19 +116,21 @@ class RestoreObjective(ConfiguredObjective):
         check(config, self.network)
         self.loss = RestorationLoss(self.network, config.loss)
 
-    def predict(self, params, batch, *frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, *frozen: Frozen
+    ) -> Float32[Array, "b h w c"]:
         """Restores a batch, guided by the whole guidance where there is any.
 
         Args:
-            params: flat dict of the network's parameters.
+            params: the network's.
             batch: as for the loss.
 
         Returns:
-            float32 (B, H, W, C), not clipped.
+            About [0, 1], not clipped.
         """
         return restorer.program(self.network)(params, *inputs(batch))
 
-    def batches(self, step: int):
+    def batches(self, step: int) -> Iterator[Batch]:
         """Degraded and clean pictures, see `data.pipeline.batches`."""
         from tdr_jax.data import pipeline, sources
 
@@ -128,7 +146,7 @@ class RestoreObjective(ConfiguredObjective):
             process_count=jax.process_count(),
         )
 
-    def shapes(self, batch: int, crop: int):
+    def shapes(self, batch: int, crop: int) -> Shapes:
         """What a whole batch looks like, examples in the first axis."""
         given, made = self.network.config.channels
         found = {
@@ -141,7 +159,7 @@ class RestoreObjective(ConfiguredObjective):
             found["vector"] = jax.ShapeDtypeStruct((batch, width), "float32")
         return found
 
-    def evaluators(self):
+    def evaluators(self) -> tuple[Evaluator, ...]:
         """The protocol of `tdr eval` on the pictures of `config.eval_data`."""
         from tdr_jax.evaluate import Restoration
 
@@ -160,11 +178,11 @@ class RestoreObjective(ConfiguredObjective):
             ),
         )
 
-    def eval_guidance(self):
+    def eval_guidance(self) -> str | Callable | None:
         """What guides the restoration of the pictures that are measured: nothing."""
         return None
 
-    def panel(self, params, batch):
+    def panel(self, params: models.Params, batch: Batch) -> Float32[np.ndarray, "h w 3"]:
         """Degraded, restored and clean pictures side by side; guidance, if any, comes first."""
         restored = {"restored": self.predict(params, batch)}
         columns = [_colour(first_rows(batch | restored, of)) for of in PANEL]
@@ -185,7 +203,7 @@ class RestoreObjective(ConfiguredObjective):
 PANEL = ("degraded", "restored", "clean")
 
 
-def check(config, network) -> None:
+def check(config: Any, network: models.Network) -> None:
     """Refuses a loss or data that do not fit the network, with an InputError."""
     guided, sentence = network.takes_guidance, network.takes_sentence
     if guided != (config.objective == "guided"):
@@ -238,6 +256,6 @@ def _vectors(encoder, data):
     return found | phrasings.mixed_vectors(encoder, data.tasks) if data.p_joint else found
 
 
-def _colour(pictures):
+def _colour(pictures: Float32[np.ndarray, "n h w c"]) -> Float32[np.ndarray, "n h w 3"]:
     """Three channels to look at: grey repeated, of two views the left one."""
     return np.repeat(pictures, 3, axis=-1) if pictures.shape[-1] == 1 else pictures[..., :3]

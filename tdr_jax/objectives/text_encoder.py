@@ -1,6 +1,7 @@
 """Sentences that ask for the same brought together, others apart: how text encoders learn."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Bool, Float32, Int, PRNGKeyArray
 
-from tdr_jax import disk, text
+from tdr_jax import disk, models, text
 from tdr_jax.data.sentence_pairs import SentencePairs
 from tdr_jax.degradations.vocabulary import MEANINGS
 from tdr_jax.errors import InputError
 from tdr_jax.models import bert
-from tdr_jax.objectives.base import ConfiguredObjective
+from tdr_jax.nn.typing import Array
+from tdr_jax.objectives.base import (
+    Batch,
+    ConfiguredObjective,
+    Evaluator,
+    Measured,
+    Scalars,
+    Shapes,
+)
 from tdr_jax.objectives.held_out import HeldOut
 from tdr_jax.text import intent, phrasings
 
@@ -42,10 +52,12 @@ class LastLayers:
 
     @property
     def name(self) -> str:
+        """The BERT's."""
         return self.network.name
 
     @property
-    def config(self):
+    def config(self) -> Any:
+        """The BERT's."""
         return self.network.config
 
     @property
@@ -53,13 +65,15 @@ class LastLayers:
         """The number of parameters that learn."""
         return sum(spec.size for spec in self.abstract_params().values())
 
-    def init(self, seed: int = 0):
+    def init(self, seed: int = 0) -> models.Params:
+        """Draws a whole BERT, and gives the part that learns."""
         return self.cut(self.network.init(seed))
 
-    def abstract_params(self):
+    def abstract_params(self) -> Shapes:
+        """The shapes and dtypes of what learns."""
         return jax.eval_shape(self.cut, self.network.abstract_params())
 
-    def cut(self, params):
+    def cut(self, params: models.Params) -> models.Params:
         """The part of a whole BERT's parameters that learns, and the probe as it begins."""
         probe = jnp.zeros((self.meanings, self.config.hidden_size))
         own = {PROBE: probe} if self.meanings else {}
@@ -67,7 +81,7 @@ class LastLayers:
             return dict(params) | own
         return {n: v[-self.layers :] for n, v in params.items() if n.startswith(STACK)} | own
 
-    def join(self, params, own):
+    def join(self, params: models.Params, own: models.Params) -> models.Params:
         """The whole BERT's parameters, with the part that has learnt in its place."""
         own = {name: value for name, value in own.items() if name != PROBE}
         if not self.layers:
@@ -75,16 +89,23 @@ class LastLayers:
         below = {n: v[: -self.layers] for n, v in params.items() if n in own}
         return params | {n: jnp.concatenate([v, own[n]]) for n, v in below.items()}
 
-    def pool(self, own, whole, tokens, mask):
+    def pool(
+        self,
+        own: models.Params,
+        whole: models.Params,
+        tokens: Int[Array, "n t"],
+        mask: Bool[Array, "n t"],
+    ) -> Float32[Array, "n c"]:
         """Means over tokens, as `Bert.mean_pool` gives them; layers below are not differentiated.
 
         Args:
             own: parameters that learn.
-            whole: parameters of the BERT they were cut from.
-            tokens, mask: (B, T).
+            whole: parameters of the BERT they were cut from; none where all of it learns.
+            tokens: ids in [0, vocab_size).
+            mask: False marks padding.
 
         Returns:
-            float32 (B, hidden_size).
+            c = hidden_size.
         """
         own = {name: value for name, value in own.items() if name != PROBE}
         if not self.layers:
@@ -115,18 +136,20 @@ class SentencePairLoss:
     network: Any
     weights: Any
 
-    def __call__(self, params, batch, rng, frozen):
+    def __call__(
+        self, params: models.Params, batch: Batch, rng: PRNGKeyArray, frozen: models.Params
+    ) -> Measured:
         """Measure how far cosines are from labels.
 
         Args:
-            params: flat dict of what learns.
-            batch: `tokens` int and `mask` bool (B, 2, T), `label` float32 (B,) and `meaning`
-                float32 (B, 2, M), see `tdr_jax.data.sentence_pairs`.
+            params: what learns.
+            batch: `tokens` int and `mask` bool (b, 2, t), `label` float32 (b,) and `meaning`
+                float32 (b, 2, m), see `tdr_jax.data.sentence_pairs`.
             rng: a key; unused.
-            frozen: parameters of the whole BERT as it was.
+            frozen: parameters of the whole BERT as it was; none where all of it learns.
 
         Returns:
-            the loss, a float32 scalar, and `accuracy`, the share of pairs whose cosine is on the
+            the loss, and `accuracy`, the share of pairs whose cosine is on the
             right side of one half, with `cosine`, `same` and `meaning`, the terms.
         """
         del rng
@@ -147,27 +170,36 @@ class SentencePairLoss:
         return loss, metrics | {"accuracy": accuracy}
 
 
-def sentence_vectors(network: LastLayers, params, batch, frozen):
-    """The vectors of a batch's sentences, one after another: float32 (2 B, D) of norm 1."""
+def sentence_vectors(
+    network: LastLayers, params: models.Params, batch: Batch, frozen: models.Params
+) -> Float32[Array, "2*b d"]:
+    """The vectors of a batch's sentences, one after another, of norm 1; args as for the loss."""
     tokens, mask = (batch[name].reshape(-1, batch[name].shape[-1]) for name in TOKENS)
     vectors = network.pool(params, frozen, tokens, mask)
     return vectors / (jnp.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-12)
 
 
-def probed(params, vectors):
-    """The linear probe's logits of the meanings: float32 (N, D) -> (N, M)."""
+def probed(params: models.Params, vectors: Float32[Array, "n d"]) -> Float32[Array, "n m"]:
+    """The linear probe's logits of the meanings.
+
+    Args:
+        params: what learns, the probe among it.
+        vectors: of norm 1.
+    """
     return SHARPNESS * vectors @ params[PROBE].T
 
 
-def same(vectors, meaning):
+def same(vectors: Float32[Array, "n d"], meaning: Float32[Array, "n m"]) -> Float32[Array, ""]:
     """SupCon: how much likelier another sentence of the same meaning should be than the others.
 
     Args:
-        vectors: float32 (N, D), of norm 1.
-        meaning: float32 (N, M); sentences with equal rows mean the same.
+        vectors: of norm 1.
+        meaning: sentences with equal rows mean the same.
 
     Returns:
-        float32 scalar, the mean over sentences that have another of their meaning.
+        The mean over sentences that have another of their meaning, in nats.
+
+    Source: arXiv 2004.11362, eq. 2.
     """
     alone = jnp.eye(len(vectors), dtype=bool)
     logits = jnp.where(alone, -jnp.inf, vectors @ vectors.T / TEMPERATURE)
@@ -202,20 +234,22 @@ class TextEncoderObjective(ConfiguredObjective):
         self.loss = SentencePairLoss(self.network, config.loss)
         self.frozen = (self.encoder.params if layers else {},)
 
-    def initial_params(self):
+    def initial_params(self) -> models.Params:
         """What learns of the encoder that the config names."""
         return self.network.cut(self.encoder.params)
 
-    def predict(self, params, batch, frozen):
+    def predict(
+        self, params: models.Params, batch: Batch, frozen: models.Params
+    ) -> Float32[Array, "n d"]:
         """The vectors of the sentences, see `sentence_vectors`."""
         return sentence_vectors(self.network, params, batch, frozen)
 
-    def batches(self, step: int):
+    def batches(self, step: int) -> Iterator[Batch]:
         """Pairs of training sentences, see `data.sentence_pairs`."""
         config = self.config
         return self.stream(self._pairs("training", config.seed, config.data.typos), step)
 
-    def shapes(self, batch: int, crop: int):
+    def shapes(self, batch: int, crop: int) -> Shapes:
         """What a whole batch looks like, examples in the first axis; `crop` counts tokens."""
         meanings = len(MEANINGS)
         return {
@@ -225,13 +259,15 @@ class TextEncoderObjective(ConfiguredObjective):
             "label": jax.ShapeDtypeStruct((batch,), "float32"),
         }
 
-    def evaluators(self):
+    def evaluators(self) -> tuple[Evaluator, ...]:
         """Pairs of sentences in phrasings that training does not see, and that settings may."""
         tokens = max(tokens for _, tokens, _ in self.config.data.stages)
         make, count = self._pairs("calibration", 0, 0.0), self.config.eval_data.limit or PAIRS
         return (HeldOut(self.measure, make, count, tokens, self.frozen),)
 
-    def measure(self, params, batch, rng, frozen):
+    def measure(
+        self, params: models.Params, batch: Batch, rng: PRNGKeyArray, frozen: models.Params
+    ) -> Scalars:
         """The loss, its metrics, and how often the probe, if any, finds what is asked for."""
         found = super().measure(params, batch, rng, frozen)
         if PROBE in params:
@@ -241,7 +277,7 @@ class TextEncoderObjective(ConfiguredObjective):
             found["meaning_accuracy"] = told.mean(dtype=jnp.float32)
         return found
 
-    def export(self, params, step: int) -> Path:
+    def export(self, params: models.Params, step: int) -> Path:
         """Writes the encoder, and the head that reads its vectors, to `text_encoder/`."""
         whole = self.network.join(self.encoder.params, jax.device_get(params))
         encoder = self.encoder.with_params(whole)

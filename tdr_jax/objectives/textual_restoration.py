@@ -5,13 +5,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, PRNGKeyArray
 
+from tdr_jax import models
 from tdr_jax.diffusion import tdr_pipeline
 from tdr_jax.errors import InputError
 from tdr_jax.models import mapper
+from tdr_jax.nn.typing import Array
+from tdr_jax.objectives.base import Batch, Measured, Scalars
 from tdr_jax.objectives.image_to_text import WordsObjective
 from tdr_jax.objectives.latent_diffusion import Towers, moments
-from tdr_jax.objectives.latent_examples import moments_shape
+from tdr_jax.objectives.latent_examples import FeatureShapes, moments_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +39,24 @@ class TextualRestorationLoss:
     network: Any
     weights: Any
 
-    def __call__(self, params, batch, rng, frozen):
+    def __call__(
+        self,
+        params: models.Params,
+        batch: Batch,
+        rng: PRNGKeyArray,
+        frozen: dict[str, models.Params],
+    ) -> Measured:
         """Measure how well the frozen UNet denoises the clean picture, told in restored words.
 
         Args:
-            params: flat dict of the restoration's parameters.
+            params: the restoration's.
             batch: `clip_image`, degraded, and `target`, clean (or `words` and `moments`), `kind`
-                and `row` int (B,); with `weights.words` also `clip_image_clean` (or `words_clean`).
+                and `row` int (b,); with `weights.words` also `clip_image_clean` (or `words_clean`).
             rng: a key.
             frozen: parameters of the towers and of `image_to_text`, by name.
 
         Returns:
-            the loss, a float32 scalar, and the distances to the clean picture's words,
+            the loss, and the distances to the clean picture's words,
             `words` and `words_before`, with `weights.words` or where these words are known.
         """
         predicted = self.words(frozen, batch)
@@ -66,13 +76,17 @@ class TextualRestorationLoss:
         }
         return loss + self.weights.words * metrics["words"], metrics
 
-    def restored(self, params, words, batch):
-        """The words (B, N, C) of a degraded picture, restored; `kind` of the batch may be told."""
+    def restored(
+        self, params: models.Params, words: Float[Array, "b n c"], batch: Batch
+    ) -> Float[Array, "b n c"]:
+        """The words of a degraded picture, restored; `kind` of the batch may be told."""
         task = (batch["kind"],) if self.network.config.tasks else ()
         return self.network.apply(params, words, *task)
 
-    def words(self, frozen, batch, which: str = ""):
-        """Returns the words (B, N, C) of `clip_image`, or those that `words` of the batch holds.
+    def words(
+        self, frozen: dict[str, models.Params], batch: Batch, which: str = ""
+    ) -> Float[Array, "b n c"]:
+        """Returns the words of `clip_image`, or those that `words` of the batch holds.
 
         Args:
             frozen: parameters by network.
@@ -85,8 +99,10 @@ class TextualRestorationLoss:
         return jax.lax.stop_gradient(self.mapper.apply(frozen["image_to_text"], hidden))
 
 
-def _distance(words, others):
-    """Root of the mean squared difference, for each example: (B, N, C) -> (B,)."""
+def _distance(
+    words: Float32[Array, "b n c"], others: Float32[Array, "b n c"]
+) -> Float32[Array, " b"]:
+    """Root of the mean squared difference, for each example."""
     # 1e-8 keeps the gradient finite where nothing is wrong.
     return jnp.sqrt(jnp.square(words - others).mean((-2, -1)) + 1e-8)
 
@@ -123,16 +139,24 @@ class TextualRestorationObjective(WordsObjective):
         first = self.networks[tdr_pipeline.IMAGE_TO_TEXT]
         self.loss = TextualRestorationLoss(self.towers, first, self.network, config.loss)
 
-    def predict(self, params, batch, frozen):
-        """The restored words of `clip_image`, (B, N, C)."""
+    def predict(
+        self, params: models.Params, batch: Batch, frozen: dict[str, models.Params]
+    ) -> Float[Array, "b n c"]:
+        """The restored words of `clip_image`."""
         return self.loss.restored(params, self.loss.words(frozen, batch), batch)
 
-    def measure(self, params, batch, rng, frozen):
+    def measure(
+        self,
+        params: models.Params,
+        batch: Batch,
+        rng: PRNGKeyArray,
+        frozen: dict[str, models.Params],
+    ) -> Scalars:
         """The loss, and how far words are from the clean picture's, restored and before."""
         features = self.encode(frozen, batch)
         return super().measure(params, features | {"row": batch["row"]}, rng, frozen)
 
-    def feature_shapes(self, crop: int):
+    def feature_shapes(self, crop: int) -> FeatureShapes:
         """Of the words of both pictures and, where they are needed, latents."""
         config = self.network.config
         words = (config.num_words, config.input_dim), "float32"
@@ -141,7 +165,7 @@ class TextualRestorationObjective(WordsObjective):
             found["moments"] = moments_shape(self.networks["vae"].config, crop)
         return found
 
-    def encode(self, frozen, batch):
+    def encode(self, frozen: dict[str, models.Params], batch: Batch) -> Batch:
         """Words of both pictures and, where they are needed, latents, in place of pictures."""
         found = {
             f"words{which}": self.loss.words(frozen, batch, which).astype(jnp.float32)

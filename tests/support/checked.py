@@ -13,8 +13,7 @@ ROOMS = (
     "tdr_jax.diffusion",
     "tdr_jax.infer",
     "tdr_jax.evaluate.metrics",
-    "tdr_jax.objectives.losses",
-    "tdr_jax.objectives.pixels",
+    "tdr_jax.objectives",
 )
 
 _check = beartype(conf=BeartypeConf(is_pep484_tower=True))
