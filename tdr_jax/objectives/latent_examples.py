@@ -13,7 +13,7 @@ from tdr_jax.objectives import networks
 from tdr_jax.objectives.base import Batch, ConfiguredObjective, Evaluator, Shapes
 from tdr_jax.objectives.held_out import HeldOut
 
-FeatureShapes = dict[str, tuple[tuple[int, ...], str]]  # shape and dtype of one example's
+FeatureShapes = dict[str, tuple[tuple[int, ...], str]]  # of one example: shape and dtype, by name
 
 # What an example has, by what is wanted of it, see `data.latents.LatentExamples`.
 VIEWS = ("clip_image", "clip_image_other_crop", "clip_image_other_state")
@@ -122,7 +122,7 @@ class LatentObjective(ConfiguredObjective):
         raise NotImplementedError
 
     def feature_shapes(self, crop: int) -> FeatureShapes:
-        """Those of what `encode` makes of one example, by name."""
+        """Of what `encode` makes."""
         return {}
 
     def shapes(self, batch: int, crop: int) -> Shapes:

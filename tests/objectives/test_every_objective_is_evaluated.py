@@ -138,7 +138,7 @@ def test_means_are_over_examples_and_do_not_depend_on_who_measures_what(count, m
         return {"n": batch["n"].mean() + params["a"], "drawn": jax.random.normal(rng)}
 
     evaluator = held_out.HeldOut(measure, lambda n, size: {"n": np.float32(n)}, count, 8)
-    params = {"a": np.float32(0.5)}
+    params = {"a": np.array(0.5, np.float32)}
     alone = dict(evaluator.run(params))
     assert alone["n"] == pytest.approx((count - 1) / 2 + 0.5)
 

@@ -89,7 +89,7 @@ def test_the_loss_is_the_squared_difference_of_cosine_and_label(folder, tmp_path
     objective = objectives.make(tiny_bert.config(folder), tmp_path)
     batch = batch_of(objective)
     params, frozen = objective.initial_params(), objective.frozen[0]
-    loss, metrics = objective.loss(params, batch, None, frozen)
+    loss, metrics = objective.loss(params, batch, jax.random.key(0), frozen)
     first, second = (
         np.asarray(
             objective.network.pool(params, frozen, batch["tokens"][:, i], batch["mask"][:, i])
@@ -101,7 +101,7 @@ def test_the_loss_is_the_squared_difference_of_cosine_and_label(folder, tmp_path
     assert float(loss) == pytest.approx(errors.mean(), rel=1e-4)
     # A pair's loss is its own: that of a batch is the mean of its halves, wherever it is cut.
     halves = [{n: v[i::2] for n, v in batch.items()} for i in (0, 1)]
-    parts = [float(objective.loss(params, half, None, frozen)[0]) for half in halves]
+    parts = [float(objective.loss(params, half, jax.random.key(0), frozen)[0]) for half in halves]
     assert np.mean(parts) == pytest.approx(float(loss), rel=1e-5)
 
 
