@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 from tdr_jax.errors import InputError
-from tdr_jax.infer.restorer import MODEL
 
 EPILOG = """\
 examples:
@@ -27,7 +26,7 @@ def add_arguments(parser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "--model",
-        default=MODEL,
+        default="textpromptir-compact",
         metavar="NAME|PATH",
         help="shipped weights, a folder, a .safetensors file or a PyTorch checkpoint "
         "(default: %(default)s)",

@@ -19,6 +19,9 @@ from tdr_jax.models import clip_vision, mapper
 from tdr_jax.nn.typing import Array
 from tdr_jax.text import templates
 
+# One after another, of any sizes, or all in one array.
+Pictures = Sequence[Shaped[np.ndarray, "_ _ 3"]] | Shaped[np.ndarray, "_ _ _ 3"]
+
 
 def central_square(
     picture: Shaped[Array, "h w 3"], side: int
@@ -133,7 +136,7 @@ class Guide:
 
     def words(
         self,
-        pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]],
+        pictures: Pictures,
         *,
         restore: bool = True,
         task: int | None = None,
@@ -156,9 +159,7 @@ class Guide:
         found = self._words(self._mode(restore, task))(self._sampler.params, spread)
         return tuple(np.asarray(words)[: len(pixels)] for words in found)
 
-    def features(
-        self, pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]]
-    ) -> Float32[np.ndarray, "n c"]:
+    def features(self, pictures: Pictures) -> Float32[np.ndarray, "n c"]:
         """Says what whole pictures look like to the vision tower.
 
         Args:
@@ -208,7 +209,7 @@ class Guide:
 
     def __call__(
         self,
-        pictures: Sequence[Shaped[np.ndarray, "_ _ 3"]],
+        pictures: Pictures,
         *,
         steps: int = 100,
         scale: float = 5.0,

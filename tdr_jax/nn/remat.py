@@ -15,11 +15,15 @@ from jaxtyping import Float
 
 from tdr_jax.nn.typing import Array
 
-_HALF = "half"
+_HALF, _PRODUCT = "half", "product"
 _POLICIES = {
     "full": None,
     "halves": jax.checkpoint_policies.save_only_these_names(_HALF),
-    "dots": jax.checkpoint_policies.dots_saveable,
+    # The products of `ops` have gradients of their own, inside which the second does not look.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(_HALF, _PRODUCT),
+        jax.checkpoint_policies.dots_saveable,
+    ),
 }
 NAMES = ("none", *_POLICIES)
 _SWITCHES = {"false": "none", "true": "full"}
@@ -43,6 +47,11 @@ def name_of(remat: bool | str) -> str:
 def half(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Marks what stands between the two halves of a block."""
     return checkpoint_name(x, _HALF)
+
+
+def product(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Marks the result of a matrix product."""
+    return checkpoint_name(x, _PRODUCT)
 
 
 def apply(remat: bool | str, function: Callable) -> Callable:

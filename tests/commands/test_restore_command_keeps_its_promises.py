@@ -57,9 +57,11 @@ def tdr(model, cache, restorers, capsys, monkeypatch):
     """Run `tdr` in this process; give the exit status and the lines on standard error."""
     load = Restorer.from_pretrained
 
-    def loaded_once(name, encoder, rows):  # so that the network is compiled once for all tests
+    def loaded_once(
+        name, encoder, *, insist, rows
+    ):  # so that the network is compiled once for all tests
         if name not in restorers:
-            restorers[name] = load(name, encoder, rows=rows)
+            restorers[name] = load(name, encoder, insist=insist, rows=rows)
         return restorers[name]
 
     monkeypatch.setenv("TDR_CACHE", cache)

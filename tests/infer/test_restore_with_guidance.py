@@ -147,7 +147,7 @@ def tdr(restorer, capsys, monkeypatch):
     """Run `tdr` in this process; give the exit status, the lines on standard error, the models."""
     asked = []
 
-    def load(name, encoder, rows):
+    def load(name, encoder, *, insist, rows):
         asked.append(name)
         return Restorer(blind(), {}) if name == "blind" else restorer  # compiled once for all
 

@@ -58,8 +58,8 @@ def test_each_policy_computes_less_again_than_the_one_before():
         function, inputs = gradient_of(remat=remat)
         return str(jax.make_jaxpr(function)(*inputs)).count("dot_general[")
 
-    counts = [products(remat) for remat in ("full", "halves", "dots")]
-    assert counts == sorted(set(counts), reverse=True)
+    full, halves, dots, everything = map(products, ("full", "halves", "dots", "none"))
+    assert full > halves > dots == everything  # "dots" keeps every product
 
 
 def test_parts_run_one_after_the_other_where_they_divide_the_batch():
