@@ -73,6 +73,9 @@ class LatentObjective(ConfiguredObjective):
         )
 
     tokenize = None  # caption -> int32 token ids, where there are captions
+    # (parameters of frozen networks, batch) -> the batch with what these make of it, float32, as
+    # `feature_shapes` tells; where networks are frozen.
+    encode = None
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Examples of the pictures of `config.data`; of `data.distinct` of them, the features."""
@@ -108,18 +111,6 @@ class LatentObjective(ConfiguredObjective):
                 },
             )
         return self.stream(make, step)
-
-    def encode(self, frozen: dict[str, models.Params], batch: Batch) -> Batch:
-        """What frozen networks make of a batch.
-
-        Args:
-            frozen: their parameters, by network.
-            batch: of examples.
-
-        Returns:
-            what `feature_shapes` tells of, float32, and the rest as it was.
-        """
-        raise NotImplementedError
 
     def feature_shapes(self, crop: int) -> FeatureShapes:
         """Of what `encode` makes."""
