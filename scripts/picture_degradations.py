@@ -23,7 +23,8 @@ from tdr_jax.degradations.synthesis import (
     synthetic_depth,
 )
 from tdr_jax.degradations.vocabulary import SYNTHESISED
-from tdr_jax.images.files import list_pictures, read_rgb
+from tdr_jax.images.files import read_rgb
+from tdr_jax.images.folders import list_pictures
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = (

@@ -14,7 +14,7 @@ from tdr_jax.data.pipeline import as_float, dihedral, grown
 from tdr_jax.data.sources import Folder
 from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import partners
+from tdr_jax.images.folders import partners
 
 KINDS = ("file", "view", "part", "other")
 

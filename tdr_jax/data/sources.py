@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import list_pictures, partners, read_picture, read_rgb
+from tdr_jax.images.files import read_picture, read_rgb
+from tdr_jax.images.folders import list_pictures, partners
 
 PACKAGE = "package:"  # before the name of a package in a path
 

@@ -18,7 +18,8 @@ from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import grey_of, partners, read_rgb
+from tdr_jax.images.files import grey_of, read_rgb
+from tdr_jax.images.folders import partners
 from tdr_jax.infer.conditioning import AUTO
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers

@@ -6,13 +6,12 @@ from tdr_jax.images.files import (
     WRITABLE,
     check_writable,
     grey_of,
-    list_pictures,
-    partners,
     read_picture,
     read_rgb,
     write_picture,
     write_rgb,
 )
+from tdr_jax.images.folders import list_pictures, partners
 
 __all__ = [
     "SUFFIXES",

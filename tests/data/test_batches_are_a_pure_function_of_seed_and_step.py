@@ -14,7 +14,8 @@ from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.deep import encode_png
-from tdr_jax.images.files import list_pictures, read_rgb
+from tdr_jax.images.files import read_rgb
+from tdr_jax.images.folders import list_pictures
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 WEATHER = ("noise", "rain", "haze")

@@ -11,7 +11,8 @@ from configs import common
 from tdr_jax.data import guidance, pipeline, sources
 from tdr_jax.data.guidance import KINDS, Guidance
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import list_pictures, read_rgb, write_rgb
+from tdr_jax.images.files import read_rgb, write_rgb
+from tdr_jax.images.folders import list_pictures
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 MADE = ("view", "part", "other")

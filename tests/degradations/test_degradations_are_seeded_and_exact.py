@@ -9,7 +9,8 @@ from tdr_jax.degradations import synthesis
 from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.vocabulary import SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import list_pictures, read_rgb
+from tdr_jax.images.files import read_rgb
+from tdr_jax.images.folders import list_pictures
 
 PHOTOS = Path(__file__).parents[2] / "examples" / "photos"
 

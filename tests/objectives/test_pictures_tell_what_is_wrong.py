@@ -13,7 +13,8 @@ from tdr_jax.degradations.synthesis import degrade, gaussian_noise
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import evaluate, metrics
-from tdr_jax.images.files import list_pictures, read_rgb
+from tdr_jax.images.files import read_rgb
+from tdr_jax.images.folders import list_pictures
 from tdr_jax.infer import blind
 from tdr_jax.infer.restorer import Restorer
 from tdr_jax.models import estimator
