@@ -1,0 +1,1 @@
+"""The field's data sets: what they hold, how their folders are recognised, and their builders."""
