@@ -1,6 +1,7 @@
 """The command `tdr`: finds the subcommand, turns errors into one line and an exit status."""
 
 import argparse
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -65,6 +66,9 @@ def main(argv: list[str] | None = None) -> int:
     except FloatingPointError as error:  # training met NaN and kept its last good checkpoint
         print(f"tdr: error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as the shell says of what SIGPIPE ended
     except KeyboardInterrupt:
         print("tdr: interrupted; every file that was finished is kept", file=sys.stderr)
         return 130

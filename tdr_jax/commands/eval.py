@@ -47,6 +47,9 @@ def add_arguments(parser) -> None:
         "--right", metavar="DIR", help="right views, where --degraded holds the left ones"
     )
     parser.add_argument("--clean", metavar="DIR", help="their clean pictures, matched by name")
+    parser.add_argument(
+        "--list-pairs", action="store_true", help="print what is paired with what, and leave"
+    )
     parser.add_argument("--task", metavar="TASK", help="what separates pairs: noise, rain, haze...")
     parser.add_argument(
         "--tasks",
@@ -74,7 +77,7 @@ def add_arguments(parser) -> None:
         "--guidance",
         metavar="DIR",
         help="for guided networks: a picture for each degraded one, of the same name but for the "
-        "extension, or of what stands before its first underscore",
+        "extension, or named by another rule that holds for all of them",
     )
     parser.add_argument(
         "--panels", metavar="DIR", help="write pictures: input, restored and clean side by side"
@@ -104,6 +107,8 @@ def run(args) -> int:
     Raises:
         InputError: weights, pictures or arguments that cannot be used.
     """
+    if args.list_pairs:
+        return _list_pairs(args)
     source, settings = _what(args)
     _measure(
         args.model,
@@ -162,13 +167,7 @@ def _what(args):
     """The source and the settings that the arguments ask for."""
     from tdr_jax.evaluate import protocols
 
-    folders = args.degraded is not None and args.clean is not None
-    if folders == (args.data is not None) or (args.degraded is None) != (args.clean is None):
-        raise InputError("give either --data FOLDER, or both --degraded DIR and --clean DIR")
-    if args.right is not None and not folders:
-        raise InputError("--right goes with the left views: --degraded DIR --clean DIR")
-    views = (args.degraded,) if args.right is None else (args.degraded, args.right)
-    source = protocols.open_source((*views, args.clean) if folders else args.data)
+    source = _source(args)
     if protocols.is_paired(source):
         if args.task is None or args.tasks is not None:
             raise InputError("these pictures come in pairs; name what separates them: --task rain")
@@ -178,6 +177,30 @@ def _what(args):
             f"{args.data} holds clean pictures only; name the rows: --tasks {args.task}"
         )
     return source, protocols.DEFAULT_SETTINGS if args.tasks is None else args.tasks
+
+
+def _list_pairs(args) -> int:
+    """Print the rule by which pictures are paired, and each pair."""
+    source = _source(args)
+    if not hasattr(source, "matching"):
+        raise InputError(f"{args.data} holds clean pictures only; there are no pairs to list")
+    print(f"# {len(source)} pairs by the rule: {source.matching.rule}")
+    for degraded, clean in source.paths:
+        print(f"{degraded}\t{clean}")
+    return 0
+
+
+def _source(args):
+    """The pictures that the arguments name."""
+    from tdr_jax.evaluate import protocols
+
+    folders = args.degraded is not None and args.clean is not None
+    if folders == (args.data is not None) or (args.degraded is None) != (args.clean is None):
+        raise InputError("give either --data FOLDER, or both --degraded DIR and --clean DIR")
+    if args.right is not None and not folders:
+        raise InputError("--right goes with the left views: --degraded DIR --clean DIR")
+    views = (args.degraded,) if args.right is None else (args.degraded, args.right)
+    return protocols.open_source((*views, args.clean) if folders else args.data)
 
 
 def _measure(model, encoder, source, settings, output, insist=False, **options):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tdr_jax import images
+from tdr_jax.data import pairs
 from tdr_jax.errors import InputError
 
 
@@ -37,10 +38,10 @@ def plan(
             folders is kept.
         panel: a folder for a NAME_panel.png of each picture; "" puts it beside the output, None
             makes none.
-        right: the right view of a single input file, or the folder that holds those of all inputs
-            under the same names; None where pictures have one view.
-        guidance: a picture that guides all inputs, or a folder in which `images.partners` finds
-            that of each; None for neither.
+        right: the right view of a single input file, or the folder in which `data.pairs.find`
+            finds those of all inputs; None where pictures have one view.
+        guidance: a picture that guides all inputs, or a folder in which `data.pairs.find`
+            finds that of each; None for neither.
         drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
 
     Returns:
@@ -71,7 +72,7 @@ def plan(
         root = Path(out).parent if single else Path(out)
         places = [Path(panel) / t.relative_to(root) if panel else t for t in targets]
         panels = [_claim(p.with_name(f"{p.stem}_panel.png"), taken) for p in places]
-    rights = [_right_view(right, name, len(sources)) for _, name in sources]
+    rights = _right_views(right, [name for _, name in sources])
     guides: list[Path | None] = [None] * len(targets)
     made = []
     if drawn is not None:
@@ -154,7 +155,7 @@ def read_prompts(path: str) -> dict[str, str]:
             and a first line "file<TAB>prompt" are passed over.
 
     Returns:
-        name -> prompt.
+        name -> prompt; names as `pairs.normal` spells them.
 
     Raises:
         InputError: the file cannot be read, or a line is not like that.
@@ -172,9 +173,9 @@ def read_prompts(path: str) -> dict[str, str]:
             continue
         if not (name and prompt):
             raise InputError(f"{path}:{number}: expected a file, a tab and a prompt")
-        if name in prompts:
+        if pairs.normal(name) in prompts:
             raise InputError(f"{path}:{number}: {name} has a prompt already")
-        prompts[name] = prompt
+        prompts[pairs.normal(name)] = prompt
     return prompts
 
 
@@ -186,7 +187,10 @@ def prompts_of(
     Raises:
         InputError: there is none.
     """
-    prompt = prompts.get(planned.name, prompts.get(planned.source.name))
+    prompt = None
+    if prompts:
+        names = map(pairs.normal, (planned.name, planned.source.name))
+        prompt = next((prompts[name] for name in names if name in prompts), None)
     if prompt is None and default is None:
         raise InputError(
             f"{planned.name}: has no prompt; give --prompt TEXT, or --prompt auto, for what "
@@ -207,18 +211,18 @@ def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
             root = Path(given)
             names = [path.relative_to(root).as_posix() for path in images.list_pictures(root)]
             inside = [other for other in others if _is_below(other, os.path.realpath(root))]
-            pairs = [
+            here = [
                 (root / name, name)
                 for name in names
                 if not any(_is_below(os.path.realpath(root / name), other) for other in inside)
             ]
-            if not pairs:
+            if not here:
                 raise InputError(f"{given}: holds no picture ({' '.join(sorted(images.SUFFIXES))})")
         elif os.path.lexists(given):
-            pairs = [(Path(given), Path(given).name)]
+            here = [(Path(given), Path(given).name)]
         else:
             raise InputError(f"{given}: no such file or folder")
-        for path, name in pairs:
+        for path, name in here:
             found.setdefault(os.path.abspath(path), (path, name))
     return list(found.values())
 
@@ -230,25 +234,25 @@ def _drawn_name(name: str, by_scene: bool = False) -> str:
     return path.with_name(f"{scene or path.stem}.png").as_posix()
 
 
-def _right_view(right: str | None, name: str, count: int) -> Path | None:
-    """Return the right view of the picture of that name."""
+def _right_views(right: str | None, names: list[str]) -> list[Path] | list[None]:
+    """Return the right view of the picture of each name."""
     if right is None:
-        return None
-    if not os.path.isdir(right):
-        if count > 1:
-            raise InputError(f"{right}: is no folder; the right views of {count} pictures need one")
-        view = Path(right)
-    else:
-        view = Path(right, name)
-    if not view.is_file():
-        raise InputError(f"{view}: no such file; it is the right view of {name}")
-    return view
+        return [None] * len(names)
+    if os.path.isdir(right):
+        return pairs.find(right, names, "right view", pairs.VIEWS)
+    if len(names) > 1:
+        raise InputError(
+            f"{right}: is no folder; the right views of {len(names)} pictures need one"
+        )
+    if not os.path.isfile(right):
+        raise InputError(f"{right}: no such file; it is the right view of {names[0]}")
+    return [Path(right)]
 
 
 def _guidance(guidance: str, names: list[str]) -> list[Path]:
     """Return the picture that guides the restoration of each name."""
     if os.path.isdir(guidance):
-        return images.partners(guidance, names, "guidance")
+        return pairs.find(guidance, names, "guidance")
     if not os.path.isfile(guidance):
         raise InputError(f"{guidance}: no such file or folder; it is the guidance")
     return [Path(guidance)] * len(names)

@@ -27,8 +27,9 @@ def add_arguments(parser) -> None:
         "--guidance",
         metavar="PATH|auto",
         help="a picture that guides all inputs, such as another photograph of the scene; a folder "
-        "with one for each, of the same name but for the extension, or of what stands before its "
-        "first underscore; or auto, which draws them from the inputs (a path of that name: ./auto)",
+        "with one for each, of the same name but for the extension, or named by another rule that "
+        "holds for all of them; or auto, which draws them from the inputs (a path of that name: "
+        "./auto)",
     )
     group.add_argument(
         "--guidance-model",

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tdr_jax.data import pairs
 from tdr_jax.data.pipeline import as_float, dihedral, grown
-from tdr_jax.data.sources import Folder
+from tdr_jax.data.sources import Folder, name_groups
 from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
-from tdr_jax.images.folders import partners
 
 KINDS = ("file", "view", "part", "other")
 
@@ -33,7 +33,7 @@ class Guidance:
         source: see `tdr_jax.data.sources`; with `names` where guidance comes from files.
         settings: the `guidance` part of a config: `kinds`, some of KINDS, and their `weights`;
             `size`, the side of the guidance; and of files `path`, the folder, in which
-            `images.partners` finds that of each picture.
+            `data.pairs.find` finds that of each picture.
         seed: int.
         cache_mb: how many MiB of decoded guidance pictures to keep.
 
@@ -67,10 +67,10 @@ class Guidance:
         if settings.path:
             self.folder = Folder(settings.path, cache_mb)
             place = {path: i for i, path in enumerate(self.folder.paths)}
-            found = partners(settings.path, source.names, "guidance")
-            self.places = {
-                name: place[path] for name, path in zip(source.names, found, strict=True)
-            }
+            self.places = {}
+            for names in name_groups(source):
+                found = pairs.find(settings.path, names, "guidance")
+                self.places |= {name: place[path] for name, path in zip(names, found, strict=True)}
 
     def __call__(self, n, index, name, picture, window, how):
         """Makes the guidance of example n.

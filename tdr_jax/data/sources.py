@@ -7,14 +7,18 @@ one, says what the example is for. `source.names` lists every name at least once
 """
 
 import importlib
+import logging
 import threading
 from pathlib import Path
 
 import numpy as np
 
+from tdr_jax.data import pairs
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_picture, read_rgb
-from tdr_jax.images.folders import list_pictures, partners
+from tdr_jax.images.folders import listed
+
+_log = logging.getLogger(__name__)
 
 PACKAGE = "package:"  # before the name of a package in a path
 
@@ -59,17 +63,6 @@ def _read_deep(path):
     return np.rint(picture.pixels * np.float32(np.iinfo(kind).max)).astype(kind)
 
 
-def _listed(path):
-    """Lists the pictures of a folder, or raises an InputError that says what is wrong with it."""
-    path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"{path} is not a folder; give a folder of pictures")
-    found = list_pictures(path)
-    if not found:
-        raise InputError(f"no picture in {path}; put .png, .jpg or similar files there")
-    return found
-
-
 class Folder:
     """The pictures of a folder and of its subfolders, in sorted order.
 
@@ -83,7 +76,7 @@ class Folder:
     """
 
     def __init__(self, path, cache_mb=1024, task=None):
-        self.root, self.paths, self.task = Path(path), _listed(path), task
+        self.root, self.paths, self.task = Path(path), [*listed(path).values()], task
         self._decoded = _Decoded(cache_mb)
 
     @property
@@ -155,46 +148,24 @@ def package_pictures(package="skimage", task=None):
     return Pictures([getattr(data, name)() for name in PACKAGES[package]], task)
 
 
-def match_pairs(degraded_dir, clean_dir):
-    """Finds the clean picture of every degraded one by name.
-
-    A clean picture belongs to a degraded one named `S` if it is named `S`, `noS` (Rain100L's
-    rain-1 and norain-1) or as what stands before the first underscore of `S` (RESIDE's
-    0001_0.8_0.2 and 0001); extensions and subfolders do not matter.
-
-    Args:
-        degraded_dir: folder of the degraded pictures; each of them must have its clean one.
-        clean_dir: folder of the clean pictures; it may hold more of them.
-
-    Returns:
-        list of (degraded, clean) paths, sorted by the degraded one.
-
-    Raises:
-        InputError: if a folder is missing or empty, two clean pictures fit a degraded one, or none
-            does.
-    """
-    _listed(clean_dir)  # which refuses a folder without pictures
-    degraded = _listed(degraded_dir)
-    names = [path.name for path in degraded]
-    clean = partners(clean_dir, names, "clean picture", flat=True)
-    return list(zip(degraded, clean, strict=True))
-
-
 class Pairs:
     """Degraded pictures and their clean ones, from two folders.
 
     Args:
-        degraded_dir, clean_dir: folders, matched by `match_pairs`.
+        degraded_dir, clean_dir: folders, matched by `data.pairs`; clean pictures that belong to no
+            degraded one are told to the log.
         task: what separates the two, such as "rain".
         cache_mb: how many MiB of decoded pictures to keep.
 
     Raises:
-        InputError: see `match_pairs`; at `[i]`, if a file is unreadable or two sizes differ.
+        InputError: see `pairs.of_folders`; at `[i]`, if a file is unreadable or two sizes differ.
     """
 
     def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024):
         self.root, self.task = Path(degraded_dir), task
-        self.paths = match_pairs(degraded_dir, clean_dir)
+        self.paths, self.matching = pairs.of_folders(degraded_dir, clean_dir)
+        if line := pairs.left_over(self.matching, clean_dir):
+            _log.warning(line)
         self._decoded = _Decoded(cache_mb)
 
     @property
@@ -217,7 +188,8 @@ class DualPixel:
 
     Args:
         left_dir, right_dir: folders of the views.
-        clean_dir: folder of the clean pictures; `match_pairs` finds the one of each view.
+        clean_dir: folder of the clean pictures; `data.pairs` finds the one of each left view, and
+            its right one.
         task: what separates them, such as "blur".
         cache_mb: how many MiB of decoded pictures to keep.
 
@@ -225,19 +197,20 @@ class DualPixel:
     Dual-Pixel Defocus Deblurring data set's do.
 
     Raises:
-        InputError: see `match_pairs`, or a view has no partner; at `[i]`, if a file is unreadable
+        InputError: see `pairs.of_folders`; a view has no partner; at `[i]`, if a file is unreadable
             or two sizes or depths differ.
     """
 
     def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024):
         self.root, self.task = Path(left_dir), task
-        self.paths = match_pairs(left_dir, clean_dir)
-        right = [path for path, _ in match_pairs(right_dir, clean_dir)]
-        names = [[path.stem for path in paths] for paths in ([p for p, _ in self.paths], right)]
-        if names[0] != names[1]:
-            alone = sorted(set(names[0]) ^ set(names[1])) or names[0]
-            raise InputError(f"{alone[0]} is not in both {left_dir} and {right_dir}; views pair up")
-        self.right = right
+        self.paths, self.matching = pairs.of_folders(left_dir, clean_dir)
+        views, others = pairs.of_folders(left_dir, right_dir, pairs.VIEWS, "right view")
+        if others.left_over:
+            alone = pairs.shown(others.left_over)
+            raise InputError(f"{right_dir}: no left view in {left_dir} for {alone}; views pair up")
+        if line := pairs.left_over(self.matching, clean_dir):
+            _log.warning(line)
+        self.right = [right for _, right in views]
         self._decoded = _Decoded(cache_mb, deep=True)
 
     @property
@@ -291,6 +264,11 @@ class Concat:
         source = self.sources[part]
         start = self.ends[part - 1] if part else 0
         return source[int(index - start) % len(source)]
+
+
+def name_groups(source):
+    """Lists the names of a source set by set, for what goes by a rule of a whole set."""
+    return [part.names for part in source.sources] if isinstance(source, Concat) else [source.names]
 
 
 def open_folder(path, cache_mb=1024, task=None):

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax.data import sources
+from tdr_jax.data import pairs, sources
 from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of, read_rgb
-from tdr_jax.images.folders import partners
 from tdr_jax.infer.conditioning import AUTO
 
 MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
@@ -214,7 +213,7 @@ def open_source(source):
     Args:
         source: a folder of clean pictures; a folder that holds `degraded/` and `clean/`, or
             `left/`, `right/` and `clean/`; a tuple of two or three such folders (names matched by
-            `tdr_jax.data.sources.match_pairs`); a list of uint8 arrays (H, W, 3); or a source of
+            `tdr_jax.data.pairs`); a list of uint8 arrays (H, W, 3); or a source of
             `tdr_jax.data.sources`.
 
     Returns:
@@ -255,7 +254,7 @@ def open_guidance(guidance, source, limit: int | None = None) -> Callable | None
     """Find what guides the restoration of the pictures.
 
     Args:
-        guidance: a folder with a picture for each degraded one, see `tdr_jax.images.partners`; a
+        guidance: a folder with a picture for each degraded one, see `tdr_jax.data.pairs`; a
             function from an `Example` to an array; or None.
         source: from `open_source`.
         limit: only the first so many pictures need any.
@@ -268,8 +267,11 @@ def open_guidance(guidance, source, limit: int | None = None) -> Callable | None
     """
     if not isinstance(guidance, str | Path):
         return guidance
-    names = list(dict.fromkeys(source.names[:limit]))
-    paths = dict(zip(names, partners(guidance, names, "guidance"), strict=True))
+    wanted = set(source.names[:limit])
+    paths = {}
+    for group in sources.name_groups(source):
+        names = [name for name in group if name in wanted]
+        paths |= zip(names, pairs.find(guidance, names, "guidance"), strict=True)
     return lambda example: read_rgb(paths[example.name])
 
 

@@ -11,7 +11,7 @@ from tdr_jax.images.files import (
     write_picture,
     write_rgb,
 )
-from tdr_jax.images.folders import list_pictures, partners
+from tdr_jax.images.folders import list_pictures
 
 __all__ = [
     "SUFFIXES",
@@ -20,7 +20,6 @@ __all__ = [
     "check_writable",
     "grey_of",
     "list_pictures",
-    "partners",
     "read_picture",
     "read_rgb",
     "write_picture",

@@ -1,8 +1,7 @@
-"""Which pictures a folder holds, and which of another folder goes with each."""
+"""Which pictures a folder holds."""
 
 import os
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import SUFFIXES
@@ -34,49 +33,16 @@ def list_pictures(path: str | os.PathLike) -> list[Path]:
     return sorted(found, key=lambda found_path: found_path.relative_to(root).as_posix())
 
 
-def partners(
-    folder: str | os.PathLike, names: Iterable[str], what: str, *, flat: bool = False
-) -> list[Path]:
-    """Find the picture of a folder that goes with each name.
-
-    It has that name; or that name but for the extension; or that after "no", as clean pictures of
-    rain data sets do (rain-1 and norain-1); or its part before the first underscore, after which
-    those of haze say what they did to a scene (0001_0.8_0.2 and 0001).
-
-    Args:
-        folder: searched with the folders in it.
-        names: relative paths with forward slashes.
-        what: such as "guidance", for the error.
-        flat: look at the names alone, wherever they lie in the folders.
-
-    Returns:
-        a path for each name.
+def listed(folder: str | os.PathLike) -> dict[str, Path]:
+    """Lists the pictures of a folder by their names, relative paths with forward slashes.
 
     Raises:
-        InputError: there is no such folder, some names have no partner, which lists them, or two
-            pictures differ in their extension only.
+        InputError: there is no such folder, or no picture in it.
     """
     root = Path(folder)
-    found: dict[str, list[Path]] = {}
-    for path in list_pictures(root):
-        name = path.stem if flat else path.relative_to(root).with_suffix("").as_posix()
-        found.setdefault(name, []).append(path)
-    matches, missing = [], []
-    for name in names:
-        path = PurePosixPath(PurePosixPath(name).name if flat else name)
-        stems = path.stem, f"no{path.stem}", path.stem.split("_")[0] or path.stem
-        keys = [str(path.with_name(stem)) for stem in stems]
-        match = next((found[key] for key in keys if key in found), [])
-        exact = [path for path in match if path == root / name and not flat]
-        if len(match) > 1 and not exact:
-            raise InputError(f"{match[0]} and {match[1]} both fit {name}; keep one of them")
-        matches += exact or match
-        if not match:
-            missing.append(name)
-    if missing:
-        listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise InputError(
-            f"{root}: no {what} for {listed}; give each a picture of its name, any extension, "
-            "of 'no' and its name, or of what stands before its first underscore"
-        )
-    return matches
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; give a folder of pictures")
+    found = {path.relative_to(root).as_posix(): path for path in list_pictures(root)}
+    if not found:
+        raise InputError(f"no picture in {root}; put .png, .jpg or similar files there")
+    return found

@@ -106,7 +106,9 @@ def test_views_that_do_not_fit_are_named_in_one_line(tdr, views):
     refused(tdr("dual", cat, "-o", out, "--right", views / "no.png"), "no.png: no such file")
     refused(tdr("dual", cat, "-o", right / "cat.png", "--right", right), "never overwritten")
     (right / "deeper" / "cat.png").unlink()
-    refused(tdr("dual", left, "-o", out, "--right", right), "right/deeper/cat.png: no such file")
+    refused(
+        tdr("dual", left, "-o", out, "--right", right), "right: no right view for deeper/cat.png"
+    )
     assert not out.exists()
 
     images.write_rgb(right / "deeper" / "cat.png", data.chelsea()[:HEIGHT, : WIDTH - 1])

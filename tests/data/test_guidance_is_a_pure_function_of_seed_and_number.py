@@ -196,7 +196,7 @@ def test_files_are_found_by_the_names_of_pictures_pairs_and_scenes(tmp_path):
     assert source.names == [
         "0001_0.8_0.2.png", "0001_1_0.1.png", "0002_0.8_0.2.png", "rain-1.png", "rain-2.png",
     ]  # fmt: skip
-    given = folder("given", "0001", "0002", "norain-1", "rain-2", size=(48, 48))
+    given = folder("given", "0001", "0002", "norain-1", "norain-2", size=(48, 48))
     made = Guidance(source, settings("file", path=given), 0)
     levels = []
     for index in range(len(source)):
