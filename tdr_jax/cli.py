@@ -18,6 +18,7 @@ COMMANDS = {
     "sweep": ("tdr_jax.commands.sweep", "train a config in many ways and rank the runs"),
     "eval": ("tdr_jax.commands.eval", "measure a network: PSNR and SSIM on a folder"),
     "data": ("tdr_jax.commands.data", "look through pictures before they are learnt from"),
+    "degrade": ("tdr_jax.commands.degrade", "damage clean pictures as evaluation does"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
     "guide": ("tdr_jax.commands.guide", "draw the restored words of degraded pictures"),
     "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),

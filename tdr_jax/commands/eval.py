@@ -77,7 +77,8 @@ def add_arguments(parser) -> None:
         "--guidance",
         metavar="DIR",
         help="for guided networks: a picture for each degraded one, of the same name but for the "
-        "extension, or named by another rule that holds for all of them",
+        "extension, or named by another rule that holds for all of them; or a folder of them for "
+        "each row (DIR/noise25/), as 'tdr guide --degrade' draws them",
     )
     parser.add_argument(
         "--panels", metavar="DIR", help="write pictures: input, restored and clean side by side"

@@ -1,7 +1,9 @@
 """Which file becomes which: inputs, outputs, views, guidance, prompts, settled before any work."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,41 @@ class PlannedFile:
     name: str  # relative to the folder that was given, with forward slashes
     right: Path | None = None  # the right view that goes with it
     guidance: Path | None = None  # the picture that guides it, which may have to be drawn yet
+
+
+class Tally:
+    """Counts pictures that are done; what is wrong with one is said and stops no other.
+
+    Args:
+        count: how many there are.
+        done: what is done to them, in a word.
+    """
+
+    def __init__(self, count: int, done: str):
+        self.count, self.done, self.failed = count, done, 0
+
+    @contextlib.contextmanager
+    def one(self, source: Path) -> Iterator[None]:
+        """Take the errors of what is done to one picture: it, or memory, is not as it should be."""
+        try:
+            yield
+        except InputError as error:
+            self.failed += 1
+            print(f"tdr: error: {error}", file=sys.stderr)
+        except MemoryError:
+            self.failed += 1
+            print(f"tdr: error: {source}: not enough memory for it", file=sys.stderr)
+
+    def close(self) -> int:
+        """Say how many were done, and return the exit status: 0, or 1 if one failed."""
+        failed = f"; {self.failed} failed" if self.failed else ""
+        say(f"{self.done} {self.count - self.failed} of {self.count}{failed}")
+        return 1 if self.failed else 0
+
+
+def say(line: str) -> None:
+    """Print a line about the progress."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def plan(
@@ -91,13 +128,13 @@ def plan(
 
 
 def pictures(
-    inputs: Iterable[str], out: str | None = None, *, by_scene: bool = False
+    inputs: Iterable[str], *outs: str | None, by_scene: bool = False
 ) -> list[tuple[Path, str]]:
     """List every input picture once, in the order of the inputs.
 
     Args:
         inputs: files and folders (searched with the folders in them).
-        out: a folder in one of these whose pictures are no inputs.
+        *outs: folders in one of these whose pictures are no inputs; None for nothing.
         by_scene: only the first picture of each scene. The scene is the name before its first
             underscore, in which data sets of haze keep what they did to it.
 
@@ -107,8 +144,7 @@ def pictures(
     Raises:
         InputError: an input is missing, or a folder holds no picture.
     """
-    # Nothing can lie below the null device, where there is no output.
-    found = _sources(list(inputs), os.devnull if out is None else out)
+    found = _sources(list(inputs), *filter(None, outs))
     if not by_scene:
         return found
     scenes: dict[str, tuple[Path, str]] = {}
@@ -117,12 +153,21 @@ def pictures(
     return list(scenes.values())
 
 
-def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> list[PlannedFile]:
-    """Give every input picture, or scene, the name of a PNG that is drawn after it.
+def plan_drawn(
+    inputs: Iterable[str],
+    out: str,
+    *,
+    by_scene: bool = False,
+    suffix: str = ".png",
+    within: Iterable[str] = (),
+) -> list[PlannedFile]:
+    """Give every input picture, or scene, the name of a picture that is made after it.
 
     Args:
         inputs, by_scene: as in `pictures`.
         out: a folder, in which the order of the input's folders is kept.
+        suffix: of what is made.
+        within: more folders whose pictures are no inputs, see `pictures`.
 
     Returns:
         the planned files, in the order of the inputs; no two write the same file, none writes an
@@ -137,14 +182,42 @@ def plan_drawn(inputs: Iterable[str], out: str, *, by_scene: bool = False) -> li
     _check_folder(out)
     if os.path.realpath(out) in {os.path.realpath(given) for given in inputs}:
         raise InputError(f"{out}: is the input; choose another -o, inputs are never overwritten")
-    sources = pictures(inputs, out, by_scene=by_scene)
+    within = (out, *within)
+    sources = pictures(inputs, *within, by_scene=by_scene)
     taken: set[str] = set()
-    targets = [_claim(folder / _drawn_name(name, by_scene), taken) for _, name in sources]
-    _refuse_overwriting([path for path, _ in _sources(inputs, out)], targets)
+    targets = [_claim(folder / _drawn_name(name, by_scene, suffix), taken) for _, name in sources]
+    _refuse_overwriting([path for path, _ in _sources(inputs, *within)], targets)
     return [
         PlannedFile(path, target, None, name)
         for (path, name), target in zip(sources, targets, strict=True)
     ]
+
+
+def plan_made(
+    inputs: Iterable[str],
+    out: str,
+    suffix: str,
+    writable: Collection[str],
+    within: Iterable[str] = (),
+) -> list[PlannedFile]:
+    """Give every input picture the name of one that is made after it.
+
+    Args:
+        inputs, suffix, within: as in `plan_drawn`.
+        out: a file for a single input file, else a folder.
+        writable: suffixes that such a file may have.
+
+    Raises:
+        InputError: as in `plan_drawn`, or `out` has another suffix.
+    """
+    inputs = list(inputs)
+    if len(inputs) > 1 or not os.path.isfile(inputs[0]) or _means_folder(out):
+        return plan_drawn(inputs, out, suffix=suffix, within=within)
+    source, target = Path(inputs[0]), Path(out)
+    if target.suffix.lower() not in writable:
+        raise InputError(f"{out}: '{target.suffix}' would not keep it; use {' '.join(writable)}")
+    _refuse_overwriting([source], [target])
+    return [PlannedFile(source, target, None, source.name)]
 
 
 def read_prompts(path: str) -> dict[str, str]:
@@ -227,11 +300,11 @@ def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
     return list(found.values())
 
 
-def _drawn_name(name: str, by_scene: bool = False) -> str:
-    """Return the name of the PNG that is drawn after a picture, or after its scene."""
+def _drawn_name(name: str, by_scene: bool = False, suffix: str = ".png") -> str:
+    """Return the name of what is made after a picture, or after its scene."""
     path = Path(name)
     scene = path.stem.split("_")[0] if by_scene else ""
-    return path.with_name(f"{scene or path.stem}.png").as_posix()
+    return path.with_name(f"{scene or path.stem}{suffix}").as_posix()
 
 
 def _right_views(right: str | None, names: list[str]) -> list[Path] | list[None]:

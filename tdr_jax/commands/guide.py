@@ -3,7 +3,7 @@
 import argparse
 import itertools
 import math
-import sys
+import os
 import time
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from tdr_jax import images
 from tdr_jax.commands import file_plan
+from tdr_jax.commands.file_plan import say
+from tdr_jax.commands.look import Look, report
 from tdr_jax.errors import InputError
 
 MODEL = "tdr-tiny"
@@ -22,6 +24,7 @@ examples:
   tdr guide hazy.jpg -o guidance/
   tdr guide rainy/ -o guidance/ --model my_stack/ --batch 8 --fast
   tdr guide RESIDE/hazy/ -o guidance/ --shared scene
+  tdr guide photos/ -o guidance/ --degrade noise15,noise50   guidance/noise15/, guidance/noise50/
   tdr guide noisy.png --words-only
 
 A picture is described from its central square, the rest of it is not looked at. The
@@ -98,6 +101,15 @@ def add_arguments(parser) -> None:
         "described by the first of its versions (for RESIDE's many hazes; default: none)",
     )
     parser.add_argument(
+        "--degrade",
+        metavar="LIST",
+        help="degrade the pictures first, as 'tdr degrade' and 'tdr eval' do: noise50, rain, or "
+        "several, joined by commas; each has its folder in OUT, for 'tdr eval --guidance OUT'",
+    )
+    parser.add_argument(
+        "--degrade-seed", type=int, metavar="N", help="of the damage (default: 0, as of tdr eval)"
+    )
+    parser.add_argument(
         "--show-words",
         action="store_true",
         help="print the vocabulary's nearest words to each pseudo-word, before and after",
@@ -122,11 +134,17 @@ def run(args) -> int:
     """
     _check(args)
     by_scene = args.shared == "scene"
+    folders = _folders(args)
     if args.words_only:
         todo = file_plan.pictures(args.inputs, args.output, by_scene=by_scene)
     else:
-        plan = file_plan.plan_drawn(args.inputs, args.output, by_scene=by_scene)
-        todo = [(planned.source, planned.name) for planned in plan]
+        within = filter(None, [args.output])
+        plans = [
+            file_plan.plan_drawn(args.inputs, folder, by_scene=by_scene, within=within)
+            for folder in folders
+        ]
+        todo = [(planned.source, planned.name) for planned in plans[0]]
+    places = {path: place for place, (path, _) in enumerate(todo)}
 
     from tdr_jax import runtime
 
@@ -135,11 +153,23 @@ def run(args) -> int:
 
     guide, digest = _load(args)
     failed: dict[Path, str] = {}
-    if args.words_only or args.show_words:
-        _show_words(args, guide, todo, failed)
-    if not args.words_only:
-        _draw(args, guide, digest, plan, failed)
+    for number, (folder, damage) in enumerate(folders.items()):
+        look = Look(guide, failed, damage, args.degrade_seed or 0, places)
+        if args.words_only or args.show_words:
+            _show_words(args, look, todo)
+        if not args.words_only:
+            _draw(args, look, digest, folder, plans[number])
     return 1 if failed else 0
+
+
+def _folders(args) -> dict[str, object]:
+    """The folders to draw in, and what is done to the pictures first; None for nothing."""
+    if args.degrade is None:
+        return {args.output: None}
+    from tdr_jax.commands import degrade
+
+    damages = degrade.settings_of(args.degrade)
+    return {os.path.join(args.output or "", each.degradation): each for each in damages}
 
 
 def draw_for(
@@ -166,9 +196,9 @@ def draw_for(
     vars(args).update(settings)
     _check(args)
     guide, digest = _load(args)
-    failed: dict[Path, str] = {}
-    _draw(args, guide, digest, plan, failed, remedy=remedy, chatty=chatty)
-    return failed
+    look = Look(guide, {})
+    _draw(args, look, digest, folder, plan, remedy=remedy, chatty=chatty)
+    return look.failed
 
 
 def _load(args):
@@ -199,14 +229,18 @@ def _check(args) -> None:
         raise InputError("-o OUT is missing: name a folder for the pictures, or give --words-only")
     if args.no_restore and args.task is not None:
         raise InputError("--task is for the restoration of words; leave it or --no-restore out")
+    if args.degrade_seed is not None and args.degrade is None:
+        raise InputError("--degrade-seed is for --degrade; leave it out")
+    if args.degrade is not None and args.shared != "none":
+        raise InputError("--shared is for pictures that are degraded already; leave --degrade out")
 
 
 def _draw(
     args,
-    guide,
+    look: Look,
     digest: str,
+    output: str,
     plan: list[file_plan.PlannedFile],
-    failed,
     *,
     chatty: bool = True,
     **remedy: str,
@@ -219,10 +253,11 @@ def _draw(
         steps=args.steps,
         scale=args.scale,
         sampler="dpm++" if args.fast else "ddim",
-        restore=guide.restores and not args.no_restore,
+        restore=look.guide.restores and not args.no_restore,
         task=args.task,
     )
-    settings = options | dict(
+    settings = options | look.settings
+    settings |= dict(
         batch=args.batch,
         dtype=args.dtype,
         model_sha256=digest,
@@ -230,50 +265,52 @@ def _draw(
         shared=args.shared,
         template=args.template,
     )
-    folder = Path(args.output)
+    folder = Path(output)
     targets = [planned.target for planned in plan]
     manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite, **remedy)
     kept = drawn = 0
     try:
         for batch in _batches(plan, args.batch):
-            held, new = _draw_batch(args, guide, options, batch, manifest, failed, chatty)
+            held, new = _draw_batch(args, look, options, batch, manifest, chatty)
             kept, drawn = kept + held, drawn + new
             manifest.write(final=False)
     finally:  # also where it was interrupted
         manifest.write()
     known = f"; {kept} were there already" if kept else ""
-    _say(f"drew {drawn} of {len(plan)}{known}" + (f"; {len(failed)} failed" if failed else ""))
+    what = f" after {look.damage.degradation}" if look.damage else ""
+    wrong = f"; {len(look.failed)} failed" if look.failed else ""
+    say(f"drew {drawn} of {len(plan)}{what}{known}{wrong}")
 
 
 def _draw_batch(
     args,
-    guide,
+    look: Look,
     options: dict,
     batch: list[file_plan.PlannedFile],
     manifest,
-    failed: dict[Path, str],
     chatty,
 ) -> tuple[int, int]:
     """Draws what is missing of a batch; returns how many were there and how many were drawn."""
     from tdr_jax.commands.manifest import sha256
 
-    began = time.perf_counter()
-    names = {planned: planned.target.relative_to(args.output).as_posix() for planned in batch}
+    began, failed = time.perf_counter(), look.failed
+    names = {planned: planned.target.relative_to(manifest.folder).as_posix() for planned in batch}
     missing: dict[file_plan.PlannedFile, str] = {}
     for planned in batch:
         try:
             source = sha256(planned.source)
         except InputError as error:
-            _report(failed, planned.source, error)
+            report(failed, planned.source, error)
             continue
-        if not manifest.holds(names[planned], planned.name, source):
+        about = look.about(planned.source)
+        if not manifest.holds(names[planned], planned.name, source, **about):
             missing[planned] = source
     held = sum(planned.source not in failed for planned in batch if planned not in missing)
     if not missing:
         return held, 0
     # A batch has the same pictures in the same places whatever was finished before: results could
     # else differ in their last bits. What cannot be read, or lacks at the end, another stands for.
-    pixels = [_read(guide, planned.source, failed) for planned in batch]
+    pixels = [look(planned.source) for planned in batch]
     if not any(
         row is not None for planned, row in zip(batch, pixels, strict=True) if planned in missing
     ):
@@ -285,34 +322,37 @@ def _draw_batch(
     if args.own_noise:
         labels = [*names.values(), *(args.batch - len(batch)) * [""]]
     drawn = 0
-    pictures = guide(fill, names=labels, **options)
+    pictures = look.guide(fill, names=labels, **options)
     for planned, row, picture in zip(batch, pixels, pictures, strict=False):
         if planned not in missing or row is None:
             continue
         if not np.isfinite(picture).all():
             overflow = f"{planned.source}: its picture came out as NaN; try --dtype float32"
-            _report(failed, planned.source, overflow)
+            report(failed, planned.source, overflow)
             continue
         images.write_rgb(planned.target, picture)
-        manifest.add(names[planned], planned.name, missing[planned], args.seed)
+        about = look.about(planned.source)
+        manifest.add(names[planned], planned.name, missing[planned], args.seed, **about)
         drawn += 1
         if chatty:
-            _say(f"{planned.source} -> {planned.target} ({time.perf_counter() - began:.1f} s)")
+            say(f"{planned.source} -> {planned.target} ({time.perf_counter() - began:.1f} s)")
     return held, drawn
 
 
-def _show_words(args, guide, todo: list[tuple[Path, str]], failed: dict[Path, str]) -> None:
+def _show_words(args, look: Look, todo: list[tuple[Path, str]]) -> None:
     """Prints what the pseudo-words of each picture are nearest to."""
+    guide, restore = look.guide, look.guide.restores and not args.no_restore
+    title = f" after {look.damage.degradation}" if look.damage else ""
+    title += ": nearest words" + (", before -> after restoration" if restore else "")
     for batch in _batches(todo, args.batch):
-        rows = [(name, _read(guide, path, failed)) for path, name in batch]
+        rows = [(name, look(path)) for path, name in batch]
         rows = [(name, row) for name, row in rows if row is not None]
         if not rows:
             continue
         filled = [row for _, row in rows] + (args.batch - len(rows)) * [rows[-1][1]]
-        restore = guide.restores and not args.no_restore
         found = guide.words(filled, restore=restore, task=args.task)
         for (name, _), before, after in zip(rows, *found, strict=False):
-            print(f"{name}: nearest words" + (", before -> after restoration" if restore else ""))
+            print(name + title)
             columns = [
                 _nearest(guide, words) for words in ((before, after) if restore else (before,))
             ]
@@ -329,31 +369,8 @@ def _nearest(guide, words: np.ndarray) -> list[str]:
     ]
 
 
-def _read(guide, path: Path, failed: dict[Path, str]) -> np.ndarray | None:
-    """A picture as it is looked at, small; None where it cannot be read, which is said once."""
-    from tdr_jax.infer.guide import central_square
-
-    try:
-        return central_square(images.read_rgb(path), guide.side)
-    except InputError as error:
-        _report(failed, path, error)
-    except MemoryError:
-        _report(failed, path, f"{path}: not enough memory for it")
-    return None
-
-
-def _report(failed: dict[Path, str], path: Path, error) -> None:
-    if path not in failed:
-        print(f"tdr: error: {error}", file=sys.stderr)
-    failed[path] = str(error)
-
-
 def _batches(items: list, size: int):
     """Lists of `size` items, the last of what is left."""
     rest = iter(items)
     while some := list(itertools.islice(rest, size)):
         yield some
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -32,23 +32,26 @@ class Manifest:
     files: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     _due: float = 0.0
 
-    def holds(self, name: str, source: str, source_sha256: str) -> bool:
-        """Whether a finished picture of that source is there, undamaged."""
+    def holds(self, name: str, source: str, source_sha256: str, **more: object) -> bool:
+        """Whether a finished picture of that source is there, undamaged; see `add`."""
         entry = self.files.get(name)
         if not isinstance(entry, dict):
             return False
         if (entry.get("source"), entry.get("source_sha256")) != (source, source_sha256):
             return False
+        if any(entry.get(key) != value for key, value in more.items()):
+            return False
         path = self.folder / name
         return path.is_file() and sha256(path) == entry.get("sha256")
 
-    def add(self, name: str, source: str, source_sha256: str, seed: int) -> None:
-        """Takes in a picture that was written just now."""
+    def add(self, name: str, source: str, source_sha256: str, seed: int, **more: object) -> None:
+        """Takes in a picture that was written just now, with whatever else it was made of."""
         self.files[name] = {
             "source": source,
             "source_sha256": source_sha256,
             "sha256": sha256(self.folder / name),
             "seed": seed,
+            **more,
         }
 
     def write(self, *, final: bool = True) -> None:

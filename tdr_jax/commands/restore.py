@@ -1,7 +1,6 @@
 """`tdr restore`: photographs in, restored photographs out."""
 
 import contextlib
-import sys
 import textwrap
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from tdr_jax import images
 from tdr_jax.commands import file_plan, guidance
+from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
 from tdr_jax.infer import conditioning
 from tdr_jax.infer import restorer as infer
@@ -160,23 +160,16 @@ def _restore_all(
 
         tell(asked, restorer.network)
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
-    _say("a picture size met for the first time also compiles, which takes some seconds")
-    failed = 0
+    say("a picture size met for the first time also compiles, which takes some seconds")
+    tally = file_plan.Tally(len(todo), "restored")
     for number, (planned, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
         if planned.source in undrawn:  # which was said
-            failed += 1
+            tally.failed += 1
             continue
-        label = f"[{number}/{len(todo)}] {planned.source}"
-        try:
+        with tally.one(planned.source):
+            label = f"[{number}/{len(todo)}] {planned.source}"
             _restore(restorer, planned, sentence, args, label)
-        except InputError as error:
-            failed += 1
-            print(f"tdr: error: {error}", file=sys.stderr)
-        except MemoryError:
-            failed += 1
-            print(f"tdr: error: {planned.source}: not enough memory for it", file=sys.stderr)
-    _say(f"restored {len(todo) - failed} of {len(todo)}" + (f"; {failed} failed" if failed else ""))
-    return 1 if failed else 0
+    return tally.close()
 
 
 def _sentences(
@@ -232,7 +225,7 @@ def _restore(
     if planned.panel:
         images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
     height, width, _ = restored.pixels.shape
-    _say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
+    say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
 
 
 def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:
@@ -241,7 +234,7 @@ def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:
 
     estimate = blind.shipped()(picture)
     prompts = blind.prompts(estimate, network)
-    _say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
+    say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
     return prompts
 
 
@@ -295,7 +288,3 @@ def _panel(pictures: list[np.ndarray], captions: list[str]) -> np.ndarray:
         sheet.paste(picture)
         shown.append(np.asarray(sheet))
     return report.panel(shown, [textwrap.shorten(c, 36, placeholder="...") for c in captions])
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

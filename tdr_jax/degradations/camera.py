@@ -4,8 +4,11 @@ Pictures are float32 (H, W, 3) or (H, W, 1) in [0, 1], of any size from 16 pixel
 comes from the generator that is passed in. Ranges are (lowest, highest), beside what they are of.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
+from tdr_jax.degradations.draws import draw
 from tdr_jax.degradations.weather import log_between
 
 # Noise of a sensor: variance = shot * light + read, light of 1 saturates it. Shot and read go
@@ -20,6 +23,9 @@ SAVED = 0.7  # share of camera pictures that are saved as JPEG ...
 SAVED_QUALITY = (70, 99)  # ... and how well
 BLOCK_QUALITY = (10, 75)  # where JPEG itself is the damage
 SUBSAMPLED = 0.5  # share of JPEG files with half the rows and columns of colour
+STOPS = (2.0, 5.0)  # of light that are missing in the dark, each half of the one before
+DARK_SHOT = (1e-4, 2e-3)  # where the little light is amplified; see `SHOT`
+CAST = 0.08  # most that a channel departs from grey there, as light or white balance is off
 
 # Of a typical sensor's colours to sRGB; rows sum to 1, so grey stays grey.
 COLOURS = np.array([[1.65, -0.5, -0.15], [-0.25, 1.55, -0.3], [0.05, -0.6, 1.55]], np.float32)
@@ -194,6 +200,46 @@ def camera_noise(image, rng, *, shot=None, scale=None, quality=None):
     if quality:
         return jpeg(out, rng, quality=quality)
     return np.rint(np.clip(out, 0, 1) * np.float32(255)) / np.float32(255)
+
+
+class Darkness(NamedTuple):
+    """What is drawn for a picture with too little light, beside its noise."""
+
+    stops: float
+    shot: float
+    contrast: float
+    red: float
+    green: float
+    blue: float
+
+
+def low_light(image, rng, *, stops=None):
+    """Takes a picture with too little light: underexposed, noisy, a little off in its colours.
+
+    The picture goes back to light, of which a share is left; the sensor adds its noise, and the
+    rest is developed as the picture was.
+
+    Args:
+        image: float32 (H, W, C) in [0, 1].
+        rng: `numpy.random.Generator`.
+        stops: how often the light is halved; None draws one of `STOPS`.
+
+    Returns:
+        float32 (H, W, C) in [0, 1], in whole levels of 255, of which few are left.
+
+    Source: our own, on the sensor of `sensor_noise` and the tone curve of `developed`.
+    """
+    drawn = draw(Darkness, rng)
+    stops = STOPS[0] + drawn.stops * (STOPS[1] - STOPS[0]) if stops is None else stops
+    shot = DARK_SHOT[0] * (DARK_SHOT[1] / DARK_SHOT[0]) ** drawn.shot
+    contrast = CONTRAST[0] + drawn.contrast * (CONTRAST[1] - CONTRAST[0])
+    cast = 1 + CAST * (2 * np.array([drawn.red, drawn.green, drawn.blue]) - 1)
+    left = (2.0**-stops * cast).astype(np.float32)[: image.shape[-1]]
+    light = undeveloped(image, contrast) * left
+    # Read noise as in `camera_noise`, without its luck.
+    light = light + sensor_noise(light, shot, np.exp(2.18 * np.log(shot) + 1.2), rng)
+    out = developed(np.clip(light, 0, 1), contrast)
+    return np.rint(out * np.float32(255)) / np.float32(255)
 
 
 def jpeg(image, rng, *, quality=None):

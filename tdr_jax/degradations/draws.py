@@ -4,6 +4,7 @@ The order of the fields of what `draw` fills is the order in which numbers come 
 A new name goes to the end, and none is taken away: whoever went on with a run would get others.
 """
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +49,22 @@ def task_rng(seed, index, task):
         A `numpy.random.Generator`.
     """
     return example_rng(seed, index, DEGRADATION + TASKS.index(task))
+
+
+def named_rng(seed, name, index, stream=0):
+    """Gives the random generator of one picture under a damage that has a name.
+
+    Args:
+        seed: int.
+        name: of what is done, such as "noise25"; each has generators of its own.
+        index: int >= 0, the place of the picture in its sorted folder.
+        stream: see `example_rng`.
+
+    Returns:
+        A `numpy.random.Generator`.
+    """
+    key = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return example_rng(int.from_bytes(key, "little"), index, stream)
 
 
 def draw(kind, rng):

@@ -10,6 +10,16 @@ SYNTHESISED = TASKS[:4]  # those that `degradations.synthesis` makes from a clea
 ESTIMATED = TASKS[:4]  # the answers of the degradation estimator
 LAYERS = ("haze", "rain", "blur", "noise")  # in which order they come about in the world
 
+# What a recipe can name -> the task that undoes it. The place of a kind numbers its draws in
+# training: append.
+KINDS = {task: task for task in TASKS} | {
+    "jpeg": "noise",
+    "camera": "noise",
+    "realistic_noise": "noise",
+    "realistic_rain": "rain",
+    "realistic_haze": "haze",
+}
+
 STRENGTHS = ("mild", "strong")  # that a sentence can name
 SIGMAS = (15, 25, 50)  # of 255: the levels of noise on which all-in-one restoration reports
 

@@ -66,7 +66,7 @@ def results(
     """
     check(network, encoder, [setting], prompt, guidance)
     stop = None if limit is None else start + limit
-    guide = protocols.open_guidance(guidance, protocols.open_source(source), stop)
+    guide = protocols.open_guidance(guidance, protocols.open_source(source), setting, stop)
     restorer = Restorer(network, params, encoder, rows=over_rows)
     words = _words(network, encoder, setting, prompt)
     for example in protocols.examples(
@@ -128,8 +128,9 @@ def evaluate(
         wrong_prompt: a task; adds a row for every other degradation with the words of this task.
         noise: "uint8", or "float" for the noise of the denoising papers.
         guidance: for a guided network, a folder with a picture for each degraded one, found by its
-            name; or a function that makes it of an `Example`. Both may be of any size; what is
-            larger than the picture is shrunk as by `Restorer`.
+            name, or with such a folder for each row ("noise25"); or a function that makes it of an
+            `Example`. Both may be of any size; what is larger than the picture is shrunk as by
+            `Restorer`.
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
@@ -151,7 +152,7 @@ def evaluate(
     rows = []
     settings = protocols.settings_of(settings, wrong_prompt, noise)
     check(network, encoder, settings, prompt, guidance)
-    guidance = protocols.open_guidance(guidance, source, limit)
+    guides = {row: protocols.open_guidance(guidance, source, row, limit) for row in settings}
     # Parts are of one size but for the last ones, which may be shorter or empty.
     part = -(-total // share[1])
     first = min(part * share[0], total)
@@ -165,7 +166,7 @@ def evaluate(
             setting,
             seed=seed,
             prompt=prompt,
-            guidance=guidance,
+            guidance=guides[setting],
             start=first,
             limit=min(part, total - first),
             size=size,
@@ -254,9 +255,16 @@ def _words(network, encoder, setting: Setting, prompt: str | None) -> Callable:
             "give --prompt"
         )
     elif "+" in setting.words:
-        bank = [s for tasks, s in mixed_sentences() if set(tasks) == set(setting.words.split("+"))]
-        if not bank:
-            raise InputError(f"no sentence asks for {setting.words}; give --prompt")
+        tasks = setting.words.split("+")
+        bank = [s for both, s in mixed_sentences() if set(both) == set(tasks)]
+        if not bank:  # several wishes at once
+            wishes = [sentences(task) for task in tasks]
+
+            def several(example, rng):
+                asked = [bank[int(rng.integers(len(bank)))] for bank in wishes]
+                return " ".join(asked), (conditioning.vector(encoder, asked),)
+
+            return several
         vectors = encoder.cached(bank)
     else:
         bank, vectors = sentences(setting.words), bank_vectors(encoder, [setting.words])

@@ -7,16 +7,16 @@ papers (Restormer): added in floats, not clipped, with the same generator anew f
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from tdr_jax.data import pairs, sources
-from tdr_jax.degradations.draws import example_rng
-from tdr_jax.degradations.synthesis import degrade
-from tdr_jax.degradations.vocabulary import CLEAN, LAYERS, SYNTHESISED, TASKS
+from tdr_jax.data import guidance_folders, pairs, sources
+from tdr_jax.degradations import recipes
+from tdr_jax.degradations.draws import named_rng
+from tdr_jax.degradations.vocabulary import CLEAN, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of, read_rgb
 from tdr_jax.infer.conditioning import AUTO
@@ -39,6 +39,7 @@ class Setting:
             `task` to show that words matter.
         noise: "uint8" or "float", for synthesised noise only; see docs/evaluation.md.
         over: what the picture went through before, for two degradations; or None.
+        recipe: all of it, in order, where the fields above cannot say it.
     """
 
     task: str
@@ -46,22 +47,29 @@ class Setting:
     words: str = ""
     noise: str = "uint8"
     over: "Setting | None" = None
+    recipe: tuple[recipes.Layer, ...] = ()
 
     def __post_init__(self):
         if not self.words:
             object.__setattr__(self, "words", self.asked)
 
     @property
+    def layers(self) -> tuple[recipes.Layer, ...]:
+        """What is done to a clean picture, in order."""
+        if self.recipe:
+            return self.recipe
+        own = recipes.Layer(self.task, self.sigma, self.sigma is not None and self.noise == "float")
+        return (own,) if self.over is None else (*self.over.layers, own)
+
+    @property
     def asked(self) -> str:
         """What the right words ask for: "noise", "rain+noise"."""
-        return self.task if self.over is None else f"{self.over.asked}+{self.task}"
+        return "+".join(dict.fromkeys(layer.task for layer in self.layers))
 
     @property
     def degradation(self) -> str:
-        """Name of what is done to the picture: "noise25", "noise25float", "rain+noise25"."""
-        mode = "float" if self.noise == "float" else ""
-        name = self.task + ("" if self.sigma is None else f"{self.sigma:g}{mode}")
-        return name if self.over is None else f"{self.over.degradation}+{name}"
+        """Name of what is done to the picture: "noise25", "noise25float", "blur+noise25+jpeg"."""
+        return recipes.spell(self.layers)
 
     @property
     def name(self) -> str:
@@ -70,53 +78,37 @@ class Setting:
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
-        """Read a row's name: a task, "noise" with its sigma, "@task" for the words of another.
+        """Read a row's name: a recipe of `degradations.recipes`, "@task" for the words of another.
 
         Args:
-            text: such as "noise25", "noise25float", "rain", "noise25@haze", "rain+noise25" or
-                "clean@auto".
+            text: such as "noise25", "noise25float", "rain", "noise25@haze", "rain+noise25",
+                "blur+noise25+jpeg30" or "clean@auto".
 
         Raises:
             InputError: unknown task or sigma that is not a number.
         """
         degradation, _, words = text.strip().partition("@")
-        parts = [cls._parse(part, text) for part in degradation.split("+")]
-        tasks = [part.task for part in parts]
+        layers = recipes.parse(degradation)
         for name in words.split("+") if words not in ("", AUTO) else ():
             if name not in TASKS:
                 raise _unknown(text)
-        if len(parts) == 1:
-            return dataclasses.replace(parts[0], words=words)
-        if len(set(tasks)) < len(tasks) or not set(tasks) <= set(LAYERS) or len(tasks) > 2:
-            raise InputError(f"{text!r}: two of {', '.join(LAYERS)} go together")
-        below, above = sorted(parts, key=lambda part: LAYERS.index(part.task))
-        if "float" in (below.noise, above.noise):
+        kinds = [layer.kind for layer in layers]
+        if len(layers) > 1 and CLEAN in kinds:
+            raise InputError(f"{text!r}: {CLEAN} goes with nothing else")
+        if len(layers) > 1 and any(layer.exact for layer in layers):
             raise InputError(f"{text!r}: noise in floats goes with nothing else; use whole levels")
-        return dataclasses.replace(above, words=words, over=below)
-
-    @classmethod
-    def _parse(cls, part: str, text: str) -> "Setting":
-        task, sigma, noise = part, None, "uint8"
-        if part.startswith("noise") and part != "noise":
-            task, level = "noise", part.removeprefix("noise")
-            if level.endswith("float"):
-                level, noise = level.removesuffix("float"), "float"
-            try:
-                sigma = float(level)
-            except ValueError:
-                raise _unknown(text) from None
-        if task not in (*TASKS, CLEAN):
-            raise _unknown(text)
-        if sigma is not None and not 0 <= sigma < float("inf"):
-            raise InputError(f"unknown setting {text!r}; sigma is on the scale of 0 to 255")
-        return cls(task, sigma, noise=noise)
+        plain = [k in (*TASKS, CLEAN) and (n is None or k == recipes.NOISE) for k, n, _ in layers]
+        if all(plain) and (len(layers) == 1 or recipes.of_the_world(layers)):
+            parts = [cls(k, n, noise="float" if exact else "uint8") for k, n, exact in layers]
+            over = parts[0] if len(parts) == 2 else None
+            return dataclasses.replace(parts[-1], words=words, over=over)
+        return cls(layers[-1].task, words=words, recipe=layers)
 
 
 def _unknown(text: str) -> InputError:
     return InputError(
-        f"unknown setting {text!r}; use noise<sigma> (noise25) or one of {', '.join(TASKS)}, two "
-        f"of them (rain+noise25) or {CLEAN}, with @task for the words of another task and @auto "
-        "for what the picture shows"
+        f"unknown setting {text!r}; after @ stand {', '.join(TASKS)}, two of them joined by +, or "
+        f"{AUTO} for what the picture shows"
     )
 
 
@@ -202,9 +194,8 @@ def example_streams(seed: int, setting: Setting, index: int):
         setting: only its degradation counts, so a row with the wrong words sees equal pictures.
         index: place of the picture in the sorted list.
     """
-    text = f"{seed}/{setting.degradation}".encode()
-    key = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-    return example_rng(key, index), example_rng(key, index, stream=1)
+    name = setting.degradation
+    return named_rng(seed, name, index), named_rng(seed, name, index, stream=1)
 
 
 def open_source(source):
@@ -250,13 +241,15 @@ def is_paired(source) -> bool:
     return "degraded" in source[0]
 
 
-def open_guidance(guidance, source, limit: int | None = None) -> Callable | None:
+def open_guidance(guidance, source, setting: Setting, limit: int | None = None) -> Callable | None:
     """Find what guides the restoration of the pictures.
 
     Args:
-        guidance: a folder with a picture for each degraded one, see `tdr_jax.data.pairs`; a
-            function from an `Example` to an array; or None.
+        guidance: a folder with a picture for each degraded one, see `tdr_jax.data.pairs`, or with
+            such a folder for each row, of the degradation's name ("noise25"); a function from an
+            `Example` to an array; or None.
         source: from `open_source`.
+        setting: the row.
         limit: only the first so many pictures need any.
 
     Returns:
@@ -267,11 +260,12 @@ def open_guidance(guidance, source, limit: int | None = None) -> Callable | None
     """
     if not isinstance(guidance, str | Path):
         return guidance
+    folder = guidance_folders.of_level(guidance, setting.degradation, source)
     wanted = set(source.names[:limit])
     paths = {}
     for group in sources.name_groups(source):
         names = [name for name in group if name in wanted]
-        paths |= zip(names, pairs.find(guidance, names, "guidance"), strict=True)
+        paths |= zip(names, pairs.find(folder, names, "guidance"), strict=True)
     return lambda example: read_rgb(paths[example.name])
 
 
@@ -282,6 +276,7 @@ def example(
     seed: int,
     size: int | None = None,
     channels: tuple[int, int] = COLOUR,
+    whole: bool = False,
 ) -> Example:
     """Picture `index` of a source under a setting.
 
@@ -293,6 +288,7 @@ def example(
         size: see `center_crop`.
         channels: of what goes into the network and comes out: (3, 3), (1, 1) for grey, which the
             picture is turned to before it is degraded, or (6, 3) for two views.
+        whole: do not crop, which draws otherwise.
 
     Raises:
         InputError: a setting or a number of channels that does not go with the pictures, or a
@@ -300,24 +296,18 @@ def example(
     """
     item = source[index]
     name, paired = item["name"], "degraded" in item
-    if paired and setting.sigma is not None:
+    if paired and any(layer.level is not None for layer in setting.layers):
         raise InputError(
-            f"setting {setting.name} asks for synthesised noise, but the pictures come in pairs; "
-            f"name the task alone ({setting.task}), or give a folder of clean pictures"
+            f"setting {setting.name} asks for synthesised damage, but the pictures come in pairs; "
+            f"name the task alone ({setting.asked}), or give a folder of clean pictures"
         )
-    layers = [setting] if setting.over is None else [setting.over, setting]
-    made = all(
-        layer.task in (*SYNTHESISED, CLEAN) and (layer.sigma is not None) == (layer.task == "noise")
-        for layer in layers
-    )
     if paired and setting.task == CLEAN:
         raise InputError("row clean needs clean pictures; these come in pairs")
-    if not paired and not made:
-        rest = [task for task in SYNTHESISED if task not in ("noise", *DEFAULT_SETTINGS)]
-        raise InputError(
-            f"setting {setting.name} cannot be made from clean pictures; use "
-            f"{', '.join((*DEFAULT_SETTINGS, *rest))}, or give pairs of degraded and clean pictures"
-        )
+    if not paired:
+        try:
+            recipes.check(setting.layers)
+        except InputError as error:
+            raise InputError(f"{error}; or give pairs of degraded and clean pictures") from None
     given, wanted = item["degraded"].shape[-1] if paired else 3, channels[0]
     if (given == 6) != (wanted == 6):
         raise InputError(
@@ -327,22 +317,18 @@ def example(
     prepare = grey_of if channels == (1, 1) else lambda image: image
     try:
         # Cropped first, then degraded, as the papers do.
-        clean = _unit(prepare(center_crop(item["clean" if paired else "image"], size)))
+        crop = (lambda image: image) if whole else partial(center_crop, size=size)
+        clean = _unit(prepare(crop(item["clean" if paired else "image"])))
         if paired:
-            degraded = _unit(prepare(center_crop(item["degraded"], size)))
+            degraded = _unit(prepare(crop(item["degraded"])))
             return Example(index, name, degraded, clean)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if setting.noise == "float" and setting.sigma is not None:
         noise = np.random.RandomState(FLOAT_SEED).normal(0, setting.sigma / 255, clean.shape)
         return Example(index, name, (clean + noise).astype(np.float32), clean)
-    rng, _ = example_streams(seed, setting, index)
-    degraded = clean
-    for layer in layers if setting.task != CLEAN else ():
-        degraded = degrade(degraded, layer.task, rng, sigma=layer.sigma)
-    # Haze has the three channels of its light, which are equal.
-    degraded = np.asarray(degraded, np.float32)[..., : clean.shape[-1]]
-    return Example(index, name, degraded, clean)
+    rngs = recipes.generators(seed, setting.layers, index)
+    return Example(index, name, recipes.apply(clean, setting.layers, rngs), clean)
 
 
 def examples(

@@ -15,6 +15,8 @@ def test_the_orders_are_those_of_weights_and_runs_made_before():
     assert vocabulary.SYNTHESISED == vocabulary.ESTIMATED == ("noise", "rain", "haze", "blur")
     assert vocabulary.MEANINGS == ("noise", "rain", "haze", "blur", "low light", "none")
     assert set(vocabulary.LAYERS) == set(vocabulary.SYNTHESISED)
+    assert tuple(vocabulary.KINDS)[: len(TASKS)] == TASKS
+    assert set(vocabulary.KINDS.values()) == set(TASKS)
 
 
 def test_no_other_module_lists_them():

@@ -15,6 +15,8 @@ from configs import common
 from tdr_jax import cli, models, text, weights
 from tdr_jax.commands.eval import run_config
 from tdr_jax.data import sources
+from tdr_jax.degradations.draws import named_rng
+from tdr_jax.degradations.synthesis import rain
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate import (
     Restoration,
@@ -137,9 +139,8 @@ def test_examples_depend_on_seed_task_sigma_and_place_only(folder):
     assert all(np.array_equal(first[name], wrong[name]) for name in first)
 
 
-def test_two_degradations_come_about_in_the_order_of_the_world(folder):
-    setting = Setting.parse("noise25+rain")
-    assert setting == Setting.parse("rain+noise25")
+def test_degradations_come_about_in_the_order_given(folder):
+    setting = Setting.parse("rain+noise25")
     assert (setting.name, setting.asked) == ("rain+noise25", "rain+noise")
     assert Setting.parse("rain+noise25@rain+noise").name == "rain+noise25"
     assert Setting.parse("haze+noise15@auto").name == "haze+noise15@auto"
@@ -151,11 +152,27 @@ def test_two_degradations_come_about_in_the_order_of_the_world(folder):
     assert example.degraded.min() < example.clean.min() - 0.1
     (rainy,) = protocols.examples([clean], Setting.parse("rain"))
     assert rainy.degraded.min() >= rainy.clean.min()
-    for wrong in ("rain+rain", "noise15+noise25", "rain+low_light", "haze+rain+noise25"):
-        with pytest.raises(InputError, match="go together"):
+    # The other way round, each layer draws what it draws alone.
+    turned = Setting.parse("noise25+rain")
+    assert (turned.name, turned.asked) == ("noise25+rain", "noise+rain")
+    (noisy,) = protocols.examples([clean], Setting.parse("noise25"))
+    (both,) = protocols.examples([clean], turned)
+    wet = rain(noisy.degraded, named_rng(0, "rain", 0))
+    np.testing.assert_array_equal(both.degraded, wet)
+    for wrong in ("rain+clean", "rain+noise25float"):
+        with pytest.raises(InputError, match="goes with nothing else"):
             Setting.parse(wrong)
-    with pytest.raises(InputError, match="goes with nothing else"):
-        Setting.parse("rain+noise25float")
+
+
+def test_three_degradations_are_asked_for_in_a_sentence_each(folder):
+    (row,) = evaluate(Fake(), PARAMS, Words(), folder, ["blur+noise25+haze+jpeg30"], limit=2)
+    assert row.setting == "blur+noise25+haze+jpeg30"
+    for score in row.scores:
+        rest = score.prompt
+        for task in ("blur", "noise", "haze"):
+            (found,) = {s for s in text.sentences(task) if rest.startswith(s)} or {None}
+            rest = rest.removeprefix(found).strip()
+        assert not rest
 
 
 def test_clean_pictures_are_asked_something_and_never_count_as_infinite(folder, pairs):
@@ -289,7 +306,7 @@ def test_unusable_input_is_named(folder, pairs, tmp_path):
     refused("noiseless", folder, ["noiseless"])
     refused("once", folder, ["rain", "rain"])
     refused("come in pairs", pairs, ["noise25"])
-    refused("cannot be made from clean", folder, ["low_light"])
+    refused("cannot be made without its sigma", folder, ["noise"])
     refused("right above", pairs.parent, ["noise25"])
     refused("multiples of 64", folder, network=Fake(multiple=64))
     refused(r"a.png \(noise25\): .* NaN", folder, network=Fake(scale=float("nan")))
