@@ -7,18 +7,30 @@ from tdr_jax.errors import InputError
 
 EPILOG = """\
 examples:
+  tdr data prepare rain100l ~/Rain100L -o ~/datasets  shards to read as tfds:rain100l
+  tdr data prepare paired ~/mine -o ~/datasets --as mine --task blur
   tdr data show photos/ -o sheet.png                  a contact sheet of a folder
+
+data sets:
+{sets}
+  paired            any folder of clean pictures, or of pairs in degraded/ and clean/ and the like
 """
+PAIRED = "paired"  # the name of what is in no table
 
 
 def add_arguments(parser) -> None:
     """Declare the subcommands of `tdr data` and their arguments."""
-    parser.epilog = EPILOG
+    from tdr_jax.data.benchmarks.table import BENCHMARKS
+
+    sets = "\n".join(
+        f"  {name:<18}{one.title}: "
+        + ", ".join(f"{split} {part.count}" for split, part in one.splits.items())
+        for name, one in BENCHMARKS.items()
+    )
+    parser.epilog = EPILOG.format(sets=sets)
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     for name, (line, declare, act) in ACTIONS.items():
-        action = actions.add_parser(
-            name, help=line, description=line[0].upper() + line[1:] + ".", prog=f"tdr data {name}"
-        )
+        action = actions.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
         declare(action)
         action.set_defaults(act=act)
 
@@ -59,7 +71,52 @@ def _show(args) -> int:
     return 0
 
 
+def _prepare_arguments(parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a data set, see tdr data --help, or paired")
+    parser.add_argument("path", metavar="PATH", help="the folder where it was unpacked")
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="DIR",
+        help="folder of built data sets; name it in TFDS_DATA_DIR to read tfds:NAME from there",
+    )
+    parser.add_argument("--split", metavar="NAME", help="the one in PATH, where nothing there says")
+    parser.add_argument("--as", dest="called", metavar="NAME", help="name of what is paired")
+    parser.add_argument("--task", metavar="TASK", help="what separates its pairs: noise, rain...")
+
+
+def _prepare(args) -> int:
+    from tqdm import tqdm
+
+    from tdr_jax.data import prepare
+    from tdr_jax.data.benchmarks import layouts, paired, table
+
+    if (args.name == PAIRED) != (args.called is not None):
+        raise InputError("--as goes with paired, and paired with --as: give the new set a name")
+    if args.name != PAIRED and args.task is not None:
+        raise InputError(f"--task goes with paired; {args.name} has its own")
+    if args.name == PAIRED:
+        benchmark, found = paired.find(args.path, args.called, args.task, args.split)
+    else:
+        benchmark = table.find(args.name)
+        found = layouts.find(benchmark, args.path, args.split)
+    for line in layouts.told(benchmark, found):
+        print(line, file=sys.stderr)
+    with tqdm(unit="example", desc=benchmark.title, disable=None) as bar:
+
+        def progress(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        records = {split: one.records for split, one in found.items()}
+        folder = prepare.prepare(benchmark, records, args.output, progress)
+    print(f"wrote {folder}; read it as tfds:{benchmark.name}", file=sys.stderr)
+    return 0
+
+
 # name -> (one line of help, what declares its arguments, what runs it)
 ACTIONS = {
+    "prepare": ("write a data set as shards", _prepare_arguments, _prepare),
     "show": ("write a contact sheet of pictures", _show_arguments, _show),
 }

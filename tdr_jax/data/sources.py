@@ -8,12 +8,12 @@ one, says what the example is for. `source.names` lists every name at least once
 
 import importlib
 import logging
-import threading
+import os
 from pathlib import Path
 
 import numpy as np
 
-from tdr_jax.data import pairs
+from tdr_jax.data import decoded, pairs
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_picture, read_rgb
 from tdr_jax.images.folders import listed
@@ -23,44 +23,79 @@ _log = logging.getLogger(__name__)
 PACKAGE = "package:"  # before the name of a package in a path
 
 
-class _Decoded:
-    """Decoded pictures, kept until `limit` bytes are full; what comes later is decoded each time.
+def decode(where, content=None, deep=False):
+    """Decodes a picture.
 
-    With `deep`, files of 16 bits stay uint16.
+    Args:
+        where: its path, or what stands for it in errors.
+        content: its file's bytes, where they are at hand.
+        deep: 16 bits stay uint16.
 
-    Nothing is evicted: an epoch visits every picture once in a new order, so the picture that was
-    used last is no likelier to come back than any other.
+    Returns:
+        uint8 or uint16 (H, W, 3).
+
+    Raises:
+        InputError: the picture cannot be read.
     """
-
-    def __init__(self, limit_mb, deep=False):
-        self.room, self.deep = int(limit_mb * 2**20), deep
-        self.pictures = {}
-        self.lock = threading.Lock()
-
-    def read(self, path):
-        picture = self.pictures.get(path)
-        if picture is None:
-            picture = _read_deep(path) if self.deep else read_rgb(path)
-            with self.lock:
-                if path not in self.pictures and picture.nbytes <= self.room:
-                    self.room -= picture.nbytes
-                    self.pictures[path] = picture
-        return picture
-
-    def __getstate__(self):
-        # A worker process starts with an empty cache: pixels are not sent through a pipe.
-        held = sum(picture.nbytes for picture in self.pictures.values())
-        return {"room": self.room + held, "deep": self.deep}
-
-    def __setstate__(self, state):
-        self.__init__(0, state["deep"])
-        self.room = state["room"]
-
-
-def _read_deep(path):
-    picture = read_picture(path)
+    if not deep:
+        return read_rgb(where, content)
+    picture = read_picture(where, content)
     kind = np.uint16 if picture.depth == 16 else np.uint8
     return np.rint(picture.pixels * np.float32(np.iinfo(kind).max)).astype(kind)
+
+
+class _Files:
+    """Picture files, decoded once by a store of `data.decoded`."""
+
+    def __init__(self, store, deep=False):
+        self.store, self.deep = store, deep
+
+    def read(self, path):
+        key = str(path)
+        if isinstance(self.store, decoded.Mapped):  # which outlives a file's content
+            stat = os.stat(path)
+            key = os.path.abspath(path), stat.st_size, stat.st_mtime_ns, self.deep
+        return self.store.get(key, lambda: decode(path, deep=self.deep))
+
+
+def item(views, name, task, where):
+    """Makes an item of decoded pictures.
+
+    Args:
+        views: `image`; `degraded` and `clean`; or `left`, `right` and `clean`, which become
+            `degraded`, of six channels, and `clean`.
+        name: of the item.
+        task: what it is for, or None.
+        where: {view: its place, for errors}, or the place of all.
+
+    Returns:
+        see the head of this file.
+
+    Raises:
+        InputError: sizes, or depths of two views, differ.
+    """
+    at = where if isinstance(where, dict) else {view: f"{where} {view}" for view in views}
+    first = next(iter(views))
+    for view, picture in views.items():
+        if picture.shape != views[first].shape:
+            raise InputError(
+                f"{at[first]} is {_size(views[first])} but {at[view]} is {_size(picture)}; "
+                "a pair must have one size"
+            )
+    if "left" in views:
+        left, right = views["left"], views["right"]
+        if left.dtype != right.dtype:
+            raise InputError(
+                f"{at['left']} is {left.dtype} but {at['right']} is {right.dtype}; views pair up"
+            )
+        views = {"degraded": np.concatenate([left, right], axis=-1), "clean": views["clean"]}
+    item = views | {"name": name}
+    # A pair says even that it is for no task in particular.
+    return item if task is None and "image" in views else item | {"task": task}
+
+
+def _size(picture):
+    return f"{picture.shape[1]}x{picture.shape[0]}"
 
 
 class Folder:
@@ -68,16 +103,16 @@ class Folder:
 
     Args:
         path: the folder.
-        cache_mb: how many MiB of decoded pictures to keep.
+        cache_mb: how many MiB of decoded pictures to keep in memory.
         task: the only task these pictures serve, such as "noise"; None leaves it to the pipeline.
 
     Raises:
         InputError: if the folder is missing or holds no picture; at `[i]`, if a file is unreadable.
     """
 
-    def __init__(self, path, cache_mb=1024, task=None):
+    def __init__(self, path, cache_mb=1024, task=None, store=None):
         self.root, self.paths, self.task = Path(path), [*listed(path).values()], task
-        self._decoded = _Decoded(cache_mb)
+        self._files = _Files(store or decoded.Memory(cache_mb))
 
     @property
     def names(self):
@@ -88,8 +123,8 @@ class Folder:
 
     def __getitem__(self, index):
         path = self.paths[index]
-        item = {"image": self._decoded.read(path), "name": path.relative_to(self.root).as_posix()}
-        return item if self.task is None else item | {"task": self.task}
+        name = path.relative_to(self.root).as_posix()
+        return item({"image": self._files.read(path)}, name, self.task, str(path))
 
 
 class Pictures:
@@ -121,8 +156,7 @@ class Pictures:
         return len(self.pictures)
 
     def __getitem__(self, index):
-        item = {"image": self.pictures[index], "name": str(index)}
-        return item if self.task is None else item | {"task": self.task}
+        return item({"image": self.pictures[index]}, str(index), self.task, "")
 
 
 # Colour photographs that come inside the package itself: no download.
@@ -155,18 +189,18 @@ class Pairs:
         degraded_dir, clean_dir: folders, matched by `data.pairs`; clean pictures that belong to no
             degraded one are told to the log.
         task: what separates the two, such as "rain".
-        cache_mb: how many MiB of decoded pictures to keep.
+        cache_mb: how many MiB of decoded pictures to keep in memory.
 
     Raises:
         InputError: see `pairs.of_folders`; at `[i]`, if a file is unreadable or two sizes differ.
     """
 
-    def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024):
+    def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024, store=None):
         self.root, self.task = Path(degraded_dir), task
         self.paths, self.matching = pairs.of_folders(degraded_dir, clean_dir)
         if line := pairs.left_over(self.matching, clean_dir):
             _log.warning(line)
-        self._decoded = _Decoded(cache_mb)
+        self._files = _Files(store or decoded.Memory(cache_mb))
 
     @property
     def names(self):
@@ -176,11 +210,9 @@ class Pairs:
         return len(self.paths)
 
     def __getitem__(self, index):
-        path, clean_path = self.paths[index]
-        degraded, clean = self._decoded.read(path), self._decoded.read(clean_path)
-        _same_size(path, degraded, clean_path, clean)
-        name = path.relative_to(self.root).as_posix()
-        return {"degraded": degraded, "clean": clean, "name": name, "task": self.task}
+        paths = dict(zip(("degraded", "clean"), self.paths[index], strict=True))
+        views = {view: self._files.read(path) for view, path in paths.items()}
+        return item(views, paths["degraded"].relative_to(self.root).as_posix(), self.task, paths)
 
 
 class DualPixel:
@@ -191,7 +223,7 @@ class DualPixel:
         clean_dir: folder of the clean pictures; `data.pairs` finds the one of each left view, and
             its right one.
         task: what separates them, such as "blur".
-        cache_mb: how many MiB of decoded pictures to keep.
+        cache_mb: how many MiB of decoded pictures to keep in memory.
 
     The degraded picture has six channels, left before right. Files of 16 bits keep them, as the
     Dual-Pixel Defocus Deblurring data set's do.
@@ -201,7 +233,7 @@ class DualPixel:
             or two sizes or depths differ.
     """
 
-    def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024):
+    def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024, store=None):
         self.root, self.task = Path(left_dir), task
         self.paths, self.matching = pairs.of_folders(left_dir, clean_dir)
         views, others = pairs.of_folders(left_dir, right_dir, pairs.VIEWS, "right view")
@@ -211,7 +243,7 @@ class DualPixel:
         if line := pairs.left_over(self.matching, clean_dir):
             _log.warning(line)
         self.right = [right for _, right in views]
-        self._decoded = _Decoded(cache_mb, deep=True)
+        self._files = _Files(store or decoded.Memory(cache_mb), deep=True)
 
     @property
     def names(self):
@@ -221,23 +253,10 @@ class DualPixel:
         return len(self.paths)
 
     def __getitem__(self, index):
-        (path, clean_path), right_path = self.paths[index], self.right[index]
-        left, right, clean = map(self._decoded.read, (path, right_path, clean_path))
-        _same_size(path, left, clean_path, clean)
-        _same_size(path, left, right_path, right)
-        if left.dtype != right.dtype:
-            raise InputError(f"{path} is {left.dtype} but {right_path} is {right.dtype}")
-        name = path.relative_to(self.root).as_posix()
-        degraded = np.concatenate([left, right], axis=-1)
-        return {"degraded": degraded, "clean": clean, "name": name, "task": self.task}
-
-
-def _same_size(path, picture, other_path, other):
-    if picture.shape != other.shape:
-        raise InputError(
-            f"{path} is {picture.shape[1]}x{picture.shape[0]} but {other_path} is "
-            f"{other.shape[1]}x{other.shape[0]}; a pair must have one size"
-        )
+        path, clean_path = self.paths[index]
+        paths = {"left": path, "right": self.right[index], "clean": clean_path}
+        views = {view: self._files.read(path) for view, path in paths.items()}
+        return item(views, path.relative_to(self.root).as_posix(), self.task, paths)
 
 
 class Concat:
@@ -276,7 +295,7 @@ def open_folder(path, cache_mb=1024, task=None):
 
     Args:
         path: of a folder; or "package:" and the name of an installed package, such as skimage.
-        cache_mb: how many MiB of decoded pictures to keep.
+        cache_mb: how many MiB of decoded pictures to keep in memory.
         task: the one task that they serve, or None for any.
 
     Raises:

@@ -29,11 +29,12 @@ MAX_PIXELS = 170_000_000  # just under where Pillow itself refuses, as a guard a
 _open_lock = threading.Lock()
 
 
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
+def read_rgb(path: str | os.PathLike, content: bytes | None = None) -> np.ndarray:
     """Read a picture as plain 8-bit colour, upright.
 
     Args:
         path: a picture file; grey is repeated, alpha dropped, 16 bits are rounded to 8.
+        content: of the file, where it is at hand already; the path then only names it.
 
     Returns:
         uint8 (H, W, 3).
@@ -42,7 +43,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
         InputError: the file is missing, empty, unreadable, damaged, animated, too large or no
             picture.
     """
-    samples, *_ = _decode(Path(path))
+    samples, *_ = _decode(Path(path), content)
     colour = _colour(samples)
     if colour.dtype == np.uint16:
         colour = ((colour.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -63,11 +64,12 @@ def grey_of(samples: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(np.ascontiguousarray(samples), cv2.COLOR_RGB2GRAY)[..., None]
 
 
-def read_picture(path: str | os.PathLike) -> Picture:
+def read_picture(path: str | os.PathLike, content: bytes | None = None) -> Picture:
     """Read a picture with its depth, alpha, colour profile and EXIF.
 
     Args:
         path: a picture file. Palettes and CMYK become RGB, 1-bit becomes grey.
+        content: as for read_rgb.
 
     Returns:
         the upright Picture.
@@ -75,7 +77,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
     Raises:
         InputError: as for read_rgb.
     """
-    samples, form, icc, exif = _decode(Path(path))
+    samples, form, icc, exif = _decode(Path(path), content)
     colour = _colour(samples)
     top = np.float32(np.iinfo(samples.dtype).max)
     pixels = np.empty((*samples.shape[:2], 3), np.float32)
@@ -137,9 +139,13 @@ def check_writable(path: str | os.PathLike) -> None:
         )
 
 
-def _decode(path: Path) -> tuple[np.ndarray, str, bytes | None, bytes | None]:
+def _decode(
+    path: Path, content: bytes | None = None
+) -> tuple[np.ndarray, str, bytes | None, bytes | None]:
     """Return the upright samples (H, W, 1..4) uint8 or uint16, format, ICC and EXIF of a file."""
     try:
+        if content is not None:
+            return _decode_file(path, BytesIO(content))
         if path.is_dir():
             raise InputError(f"{path}: is a folder; give a picture file")
         if not path.is_file():

@@ -266,7 +266,8 @@ def test_pictures_smaller_than_the_crop_are_grown_by_reflection():
 
 def test_folder_decodes_once_and_keeps_to_its_limit(tmp_path, monkeypatch):
     reads = []
-    monkeypatch.setattr(sources, "read_rgb", lambda path: reads.append(path) or read_rgb(path))
+    read = lambda path, content=None: reads.append(path) or read_rgb(path)  # noqa: E731
+    monkeypatch.setattr(sources, "read_rgb", read)
     for i in range(3):  # 3/4 MiB each: a limit of 1 MiB holds one of them
         Image.new("RGB", (512, 512), (i, i, i)).save(tmp_path / f"{i}.png")
     folder = sources.Folder(tmp_path, cache_mb=1)

@@ -90,6 +90,26 @@ def find(benchmark: Benchmark, folder: str | Path, split: str | None = None) -> 
     return splits
 
 
+def told(benchmark: Benchmark, splits: dict[str, Found]) -> list[str]:
+    """What was found, a line for each split: how many of how many, and what stands alone."""
+    lines = []
+    for name, expected in benchmark.splits.items():
+        if name not in splits:
+            lines.append(f"{benchmark.title} {name}: not there")
+            continue
+        found, count = splits[name], len(splits[name].records)
+        other = expected.also.get(count)
+        whole = f" of {expected.count}" if count != expected.count and other is None else ""
+        lines.append(
+            f"{benchmark.title} {name}: {count}{whole} examples by {found.layout}"
+            + (f" ({other})" if other else "")
+        )
+        if found.alone:
+            names = ", ".join(path.name for path in found.alone[:5])
+            lines.append(f"  {len(found.alone)} without a clean picture are left out: {names}")
+    return lines
+
+
 @dataclasses.dataclass(frozen=True)
 class _Match:
     """Files that go together; `inside` is the folder of the first, relative to the one given."""

@@ -9,7 +9,10 @@ are left, right and clean.
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
+
+from tdr_jax.errors import InputError
 
 RESEARCH = "research use only"
 UNSTATED = "read its page; without a word there, treat it as for research use only"
@@ -508,3 +511,15 @@ _ALL = (
 )
 
 BENCHMARKS = {benchmark.name: benchmark for benchmark in _ALL}
+
+
+def find(name: str) -> Benchmark:
+    """Finds a data set by its name.
+
+    Raises:
+        InputError: there is none, with names that are near.
+    """
+    if name not in BENCHMARKS:
+        near = difflib.get_close_matches(name.lower(), BENCHMARKS, 3) or BENCHMARKS
+        raise InputError(f"no data set {name!r} is known; perhaps {', '.join(near)}")
+    return BENCHMARKS[name]
