@@ -17,8 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tdr_jax import disk
+from tdr_jax.data.benchmarks.kinds import Benchmark
 from tdr_jax.data.benchmarks.layouts import Record
-from tdr_jax.data.benchmarks.table import Benchmark
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_picture
 
@@ -163,7 +163,7 @@ def _serialised(
 
     features = builders.features(benchmark)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-    # One record a group, as tensorflow_datasets writes it: a picture is read without its neighbours.
+    # One record a group, as tensorflow_datasets writes it: each picture is read alone.
     writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
     try:
         for start in range(0, len(records), AHEAD):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tdr_jax import disk
 from tdr_jax.data import sources
-from tdr_jax.data.benchmarks.table import VIEWS
+from tdr_jax.data.benchmarks.kinds import VIEWS
 from tdr_jax.data.prepare import NAMES
 from tdr_jax.errors import InputError
 

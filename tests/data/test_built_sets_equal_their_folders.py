@@ -1,4 +1,4 @@
-"""A data set that was built gives the pictures of its folder, byte for byte, however it was built."""
+"""A data set that was built gives the pictures of its folder, byte for byte."""
 
 import json
 import os

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tdr_jax.data.benchmarks import layouts, table
+from tdr_jax.data.benchmarks import kinds, layouts, table
 from tdr_jax.errors import InputError
 
 FORMAT = "array_record"
@@ -24,7 +24,7 @@ class Restoration(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """
 
     VERSION = tfds.core.Version(VERSION)
-    benchmark: table.Benchmark
+    benchmark: kinds.Benchmark
 
     def __init__(self, *, file_format=FORMAT, **options):
         super().__init__(file_format=file_format, **options)
@@ -58,7 +58,7 @@ class Restoration(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             yield i, example(self.benchmark, record)
 
 
-def features(benchmark: table.Benchmark) -> tfds.features.FeaturesDict:
+def features(benchmark: kinds.Benchmark) -> tfds.features.FeaturesDict:
     """What an example holds, as tensorflow_datasets tells it."""
     kind = np.uint16 if benchmark.deep else np.uint8
     picture = tfds.features.Image(shape=(None, None, 3), dtype=kind)
@@ -66,7 +66,7 @@ def features(benchmark: table.Benchmark) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(texts | dict.fromkeys(benchmark.views, picture))
 
 
-def example(benchmark: table.Benchmark, record: layouts.Record) -> dict:
+def example(benchmark: kinds.Benchmark, record: layouts.Record) -> dict:
     """An example as builders take it: texts, and pictures as the bytes of their files.
 
     Raises:
@@ -80,7 +80,7 @@ def example(benchmark: table.Benchmark, record: layouts.Record) -> dict:
     return {"name": record.name, "task": record.task, **dict(views)}
 
 
-def builder_class(benchmark: table.Benchmark, **options) -> type[Restoration]:
+def builder_class(benchmark: kinds.Benchmark, **options) -> type[Restoration]:
     """The builder of a data set."""
     name = "".join(part.capitalize() for part in benchmark.name.split("_"))
     fields = {"name": benchmark.name, "benchmark": benchmark, "__module__": __name__}

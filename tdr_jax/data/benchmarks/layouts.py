@@ -5,7 +5,7 @@ import dataclasses
 import re
 from pathlib import Path, PurePosixPath
 
-from tdr_jax.data.benchmarks.table import TASK_FOLDERS, Benchmark
+from tdr_jax.data.benchmarks.kinds import TASK_FOLDERS, Benchmark
 from tdr_jax.errors import InputError
 from tdr_jax.images.folders import list_pictures
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from tdr_jax.data import pairs
+from tdr_jax.data.benchmarks.kinds import VIEWS, Benchmark, Split
 from tdr_jax.data.benchmarks.layouts import Found, Record
-from tdr_jax.data.benchmarks.table import VIEWS, Benchmark, Split
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images import folders

@@ -1,148 +1,22 @@
-"""What is known of each data set: its splits and counts, its layouts, its terms and its source.
+"""What is known of each data set: its splits and counts, its layouts, its terms and its source."""
 
-A layout is one template for each picture of an example, without extensions. A part in braces stands
-for any characters of a name but `/`, as few as will do (so that `{scene}_{rest}` breaks at the
-first underscore), `{path}` for folders too; what has one name is equal in all templates. What a
-template says lies in any folder inside the one that is given, the same for all pictures of an
-example. Case does not matter. One template is of a clean picture; two are degraded and clean; three
-are left, right and clean.
-"""
-
-import dataclasses
 import difflib
-from collections.abc import Mapping
 
+from tdr_jax.data.benchmarks.kinds import (
+    BLUR,
+    CLEAN,
+    HAZE,
+    PAIRS,
+    RAIN,
+    REAL_NOISE,
+    RESEARCH,
+    UNSTATED,
+    Benchmark,
+    Split,
+    test,
+    train,
+)
 from tdr_jax.errors import InputError
-
-RESEARCH = "research use only"
-UNSTATED = "read its page; without a word there, treat it as for research use only"
-
-VIEWS = {1: ("image",), 2: ("degraded", "clean"), 3: ("left", "right", "clean")}
-
-CLEAN = (("{path}",),)
-# As sets are handed round for training code: folders of AirNet, PromptIR, BasicSR and others.
-PAIRS = (
-    ("degraded/{path}", "clean/{path}"),
-    ("input/{path}", "target/{path}"),
-    ("input_crops/{path}", "target_crops/{path}"),
-    ("input/{path}", "gt/{path}"),
-    ("input/{path}", "groundtruth/{path}"),
-    ("lq/{path}", "gt/{path}"),
-    ("lq/{path}", "hq/{path}"),
-)
-RAIN = (
-    *PAIRS,
-    ("rainy/rain-{id}", "gt/norain-{id}"),
-    ("rainy/{path}", "gt/{path}"),
-    ("rain/{path}", "norain/{path}"),
-    ("rain/rain-{id}", "norain/norain-{id}"),
-    ("rain/x2/norain-{id}x2", "norain/norain-{id}"),
-    ("rain/norain-{id}x2", "norain/norain-{id}"),
-    ("rainy/rain-{id}", "norain-{id}"),
-    ("rain-{id}", "norain-{id}"),
-    ("rain/{path}", "gt/{path}"),
-)
-HAZE = (
-    *PAIRS,
-    ("input/{scene}_{rest}", "target/{scene}"),
-    ("degraded/{scene}_{rest}", "clean/{scene}"),
-    ("hazy/{scene}_{rest}", "clear/{scene}"),
-    ("hazy/{scene}_{rest}", "gt/{scene}"),
-    ("hazy/{path}", "clear/{path}"),
-    ("hazy/{path}", "gt/{path}"),
-    ("haze/{scene}_{rest}", "clear/{scene}"),
-    ("synthetic/{part}/{scene}_{rest}", "original/{scene}"),
-    ("synthetic/{scene}_{rest}", "original/{scene}"),
-    ("{part}/{scene}_{rest}", "clear/{scene}"),
-)
-BLUR = (*PAIRS, ("{scene}/blur/{id}", "{scene}/sharp/{id}"), ("blur/{path}", "sharp/{path}"))
-REAL_NOISE = (
-    *PAIRS,
-    ("noisy/{path}", "gt/{path}"),
-    ("noisy/{path}", "clean/{path}"),
-    ("{id}_real", "{id}_mean"),
-    ("noisy/{id}_real", "clean/{id}_mean"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A part of a data set.
-
-    Attributes:
-        count: how many examples it holds when whole, as its authors or users count them.
-        folders: words in the names of folders, in lower case, by which it is told from other parts.
-        also: other counts in which it is handed round, with what they are.
-    """
-
-    count: int
-    folders: tuple[str, ...]
-    also: Mapping[int, str] = dataclasses.field(default_factory=dict)
-
-
-def _train(count, *folders, **options):
-    return Split(count, ("train", "training", *folders), **options)
-
-
-def _test(count, *folders, **options):
-    return Split(count, ("test", "testing", *folders), **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """A data set.
-
-    Attributes:
-        name: as in `tfds:NAME`.
-        title: as papers write it.
-        task: what separates degraded from clean, one of `vocabulary.TASKS`; "" for clean pictures;
-            "mixed" where a template's `{task}` says it of each picture, see `TASK_FOLDERS`.
-        splits: by name.
-        layouts: see above; the first that fits best counts.
-        homepage: where it comes from.
-        terms: under which it may be used.
-        citation: authors, title, place and year.
-        folders: words in the names of folders that hold this set beside others.
-        skip: words in the names of folders that do not belong to it.
-        in_order: folders of a split whose pictures go together in the order of their names.
-        lists: split -> file that names its pictures in the last column of each line.
-        deep: pictures have 16 bits.
-    """
-
-    name: str
-    title: str
-    task: str
-    splits: Mapping[str, Split]
-    layouts: tuple[tuple[str, ...], ...]
-    homepage: str
-    terms: str
-    citation: str
-    folders: tuple[str, ...] = ()
-    skip: tuple[str, ...] = ()
-    in_order: tuple[str, ...] = ()
-    lists: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    deep: bool = False
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """The names of the pictures of an example."""
-        return VIEWS[len(self.layouts[0])]
-
-
-# CDD-11's names of folders -> the degradations in their pictures, in the order of the name.
-TASK_FOLDERS = {
-    "low": "low_light",
-    "haze": "haze",
-    "rain": "rain",
-    "snow": "snow",
-    "low_haze": "low_light+haze",
-    "low_rain": "low_light+rain",
-    "low_snow": "low_light+snow",
-    "haze_rain": "haze+rain",
-    "haze_snow": "haze+snow",
-    "low_haze_rain": "low_light+haze+rain",
-    "low_haze_snow": "low_light+haze+snow",
-}
 
 _RAIN100 = "https://www.icst.pku.edu.cn/struct/Projects/joint_rain_removal.html"
 _JORDER = "Yang et al., Deep Joint Rain Detection and Removal from a Single Image, CVPR 2017"
@@ -154,7 +28,7 @@ _REALBLUR = "https://cg.postech.ac.kr/research/realblur/"
 _REALBLUR_BY = "Rim et al., Real-World Blur Dataset for Learning and Benchmarking, ECCV 2020"
 _DPDD = "https://github.com/Abdullah-Abuolaim/defocus-deblurring-dual-pixel"
 _DPDD_BY = "Abuolaim and Brown, Defocus Deblurring Using Dual-Pixel Data, ECCV 2020"
-_DPDD_SPLITS = {"train": _train(350), "val": Split(74, ("val",)), "test": _test(76)}
+_DPDD_SPLITS = {"train": train(350), "val": Split(74, ("val",)), "test": test(76)}
 _OTS_WHOLE = {313_950: "all 8,970 scenes, as OTS was first released"}
 
 _ALL = (
@@ -228,8 +102,8 @@ _ALL = (
         "Rain100L",
         "rain",
         {
-            "train": _train(200, "raintrainl", "train100l"),
-            "test": _test(100, "rain100l"),
+            "train": train(200, "raintrainl", "train100l"),
+            "test": test(100, "rain100l"),
         },
         RAIN,
         _RAIN100,
@@ -242,8 +116,8 @@ _ALL = (
         "Rain100H",
         "rain",
         {
-            "train": _train(1800, "raintrainh", "train100h"),
-            "test": _test(100, "rain100h"),
+            "train": train(1800, "raintrainh", "train100h"),
+            "test": test(100, "rain100h"),
         },
         RAIN,
         _RAIN100,
@@ -255,7 +129,7 @@ _ALL = (
         "rain200l",
         "Rain200L",
         "rain",
-        {"train": _train(1800), "test": _test(200)},
+        {"train": train(1800), "test": test(200)},
         RAIN,
         _RAIN100,
         RESEARCH,
@@ -266,7 +140,7 @@ _ALL = (
         "rain200h",
         "Rain200H",
         "rain",
-        {"train": _train(1800), "test": _test(200)},
+        {"train": train(1800), "test": test(200)},
         RAIN,
         _RAIN100,
         RESEARCH,
@@ -278,7 +152,7 @@ _ALL = (
         "Rain13K and its five tests",
         "rain",
         {
-            "train": _train(13_712, "rain13k"),
+            "train": train(13_712, "rain13k"),
             "test100": Split(100, ("test100",)),
             "rain100h": Split(100, ("rain100h",)),
             "rain100l": Split(100, ("rain100l",)),
@@ -294,7 +168,7 @@ _ALL = (
         "did",
         "DID-Data",
         "rain",
-        {"train": _train(12_000), "test": _test(1200)},
+        {"train": train(12_000), "test": test(1200)},
         RAIN,
         "https://github.com/hezhangsprinter/DID-MDN",
         RESEARCH,
@@ -305,7 +179,7 @@ _ALL = (
         "ddn",
         "DDN-Data (Rain1400)",
         "rain",
-        {"train": _train(12_600), "test": _test(1400)},
+        {"train": train(12_600), "test": test(1400)},
         (
             *RAIN,
             ("rainy_image/{scene}_{rest}", "ground_truth/{scene}"),
@@ -321,7 +195,7 @@ _ALL = (
         "spa",
         "SPA-Data",
         "rain",
-        {"train": _train(638_492, "real"), "test": _test(1000)},
+        {"train": train(638_492, "real"), "test": test(1000)},
         (
             *RAIN,
             ("rain/{id}", "gt/{id}gt"),
@@ -383,7 +257,7 @@ _ALL = (
         "gopro",
         "GoPro",
         "blur",
-        {"train": _train(2103), "test": _test(1111)},
+        {"train": train(2103), "test": test(1111)},
         BLUR,
         "https://seungjunnah.github.io/Datasets/gopro",
         "CC BY 4.0",
@@ -394,7 +268,7 @@ _ALL = (
         "hide",
         "HIDE",
         "blur",
-        {"train": _train(6397), "test": _test(2025)},
+        {"train": train(6397), "test": test(2025)},
         (*BLUR, ("{split}/{view}/{id}", "gt/{id}"), ("train/{id}", "gt/{id}")),
         "https://github.com/joanshen0508/HA_deblur",
         UNSTATED,
@@ -406,7 +280,7 @@ _ALL = (
             f"realblur_{letter.lower()}",
             f"RealBlur-{letter}",
             "blur",
-            {"train": _train(3758), "test": _test(980)},
+            {"train": train(3758), "test": test(980)},
             (*BLUR, ("{scene}/blur/blur_{id}", "{scene}/gt/gt_{id}")),
             _REALBLUR,
             UNSTATED,
@@ -451,7 +325,7 @@ _ALL = (
         "SIDD",
         "noise",
         {
-            "train": _train(320, "medium", also={160: "the small version", 30_608: "crops of 512"}),
+            "train": train(320, "medium", also={160: "the small version", 30_608: "crops of 512"}),
             "val": Split(1280, ("val", "validation")),
         },
         (
@@ -491,7 +365,7 @@ _ALL = (
         "lol",
         "LOL v1",
         "low_light",
-        {"train": _train(485, "our485"), "test": _test(15, "eval15")},
+        {"train": train(485, "our485"), "test": test(15, "eval15")},
         (*PAIRS, ("low/{id}", "high/{id}"), ("low/{id}", "gt/{id}"), ("low/{id}", "normal/{id}")),
         "https://daooshee.github.io/BMVC2018website/",
         RESEARCH,
@@ -502,7 +376,7 @@ _ALL = (
         "cdd11",
         "CDD-11",
         "mixed",
-        {"train": _train(13_013), "test": _test(2200)},
+        {"train": train(13_013), "test": test(2200)},
         (("{task}/{id}", "clear/{id}"), ("{task}/{id}", "clean/{id}")),
         "https://github.com/gy65896/OneRestore",
         RESEARCH,
