@@ -1,5 +1,6 @@
 """`tdr data`: pictures are looked through before a network is trained or measured on them."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ examples:
   tdr data prepare rain100l ~/Rain100L -o ~/datasets  shards to read as tfds:rain100l
   tdr data prepare paired ~/mine -o ~/datasets --as mine --task blur
   tdr data show photos/ -o sheet.png                  a contact sheet of a folder
+  tdr data check photos/ --against CBSD68/            is any picture damaged, twice, or a test's?
+  tdr data check rainy/ gt/ --list                    has each its partner, of its size?
+  tdr data check rain100l Rain100L/                   and are all of a known set there?
 
 data sets:
 {sets}
@@ -115,8 +119,60 @@ def _prepare(args) -> int:
     return 0
 
 
+def _check_arguments(parser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="+",
+        metavar="NAME|PATH",
+        help="a folder of clean pictures or of pairs; a folder of degraded pictures and that of "
+        "the clean ones; or a known data set and its folder, whose counts are compared too",
+    )
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="pictures to test on, of which none may be among these; may be given several times",
+    )
+    parser.add_argument("--list", action="store_true", help="print what is paired with what")
+    parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
+
+
+def _check(args) -> int:
+    from tqdm import tqdm
+
+    from tdr_jax.data import check, looks
+    from tdr_jax.data.benchmarks.table import BENCHMARKS
+    from tdr_jax.images.folders import listed
+
+    def progress(items, total):
+        return tqdm(items, total=total, unit="file", leave=False, disable=None)
+
+    if len(args.what) > 2 or (len(args.what) == 1 and args.what[0] in BENCHMARKS):
+        raise InputError(
+            f"{' '.join(args.what)}: give PATH, or DEGRADED CLEAN, or NAME PATH (a folder of a "
+            f"known set's name: ./{args.what[0]})"
+        )
+    tests = [file for folder in args.against for file in listed(folder).values()]
+    against, unreadable = looks.look_at(tests, progress)
+    for why in unreadable.values():
+        raise InputError(f"--against: {why}")
+    options = {"against": against, "progress": progress}
+    if len(args.what) == 2 and args.what[0] in BENCHMARKS:
+        name, path = args.what
+        report = check.check_benchmark(BENCHMARKS[name], path, **options)
+    else:
+        report = check.check_folder(*args.what, **options)
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print(check.told(report, whole=args.list))
+    return 1 if report.faults else 0
+
+
 # name -> (one line of help, what declares its arguments, what runs it)
 ACTIONS = {
+    "check": ("say what is wrong with the pictures of a folder", _check_arguments, _check),
     "prepare": ("write a data set as shards", _prepare_arguments, _prepare),
     "show": ("write a contact sheet of pictures", _show_arguments, _show),
 }
