@@ -134,6 +134,7 @@ def _check_arguments(parser) -> None:
         metavar="PATH",
         help="pictures to test on, of which none may be among these; may be given several times",
     )
+    parser.add_argument("--split", metavar="NAME", help="the one in PATH, where nothing there says")
     parser.add_argument("--list", action="store_true", help="print what is paired with what")
     parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
 
@@ -160,7 +161,9 @@ def _check(args) -> int:
     options = {"against": against, "progress": progress}
     if len(args.what) == 2 and args.what[0] in BENCHMARKS:
         name, path = args.what
-        report = check.check_benchmark(BENCHMARKS[name], path, **options)
+        report = check.check_benchmark(BENCHMARKS[name], path, args.split, **options)
+    elif args.split is not None:
+        raise InputError("--split is for a known data set; leave it out")
     else:
         report = check.check_folder(*args.what, **options)
     if args.json:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tdr_jax.data import looks, pairs
 from tdr_jax.data.benchmarks import layouts
-from tdr_jax.data.benchmarks.table import Benchmark
+from tdr_jax.data.benchmarks.kinds import Benchmark
 from tdr_jax.data.looks import Look
 from tdr_jax.images.folders import listed
 
@@ -117,18 +117,21 @@ def check_folder(path: str | os.PathLike, clean: str | os.PathLike | None = None
     return _look_into(found, **options)
 
 
-def check_benchmark(benchmark: Benchmark, path: str | os.PathLike, **options) -> Report:
+def check_benchmark(
+    benchmark: Benchmark, path: str | os.PathLike, split: str | None = None, **options
+) -> Report:
     """Checks a folder of a known data set, its counts included.
 
     Args:
         benchmark: from `benchmarks.table`.
         path: the folder.
+        split: the one that is there, where neither names nor counts tell.
         **options: see `_look_into`.
 
     Raises:
         InputError: no layout of the data set fits the folder.
     """
-    splits = layouts.find(benchmark, path)
+    splits = layouts.find(benchmark, path, split)
     layout = "; ".join(dict.fromkeys(found.layout for found in splits.values()))
     report = Report(f"{path}, {benchmark.title}", layout)
     records = [record for found in splits.values() for record in found.records]

@@ -127,9 +127,7 @@ def test_a_known_set_is_counted_and_what_is_missing_is_told(pictures, check, tmp
     (clean / "kodim13.png").unlink()
     status, found = check("kodak24", clean)
     assert status == 1
-    assert [fault["told"] for fault in found["faults"]] == [
-        "test: 23 of 24; missing numbers: 13"
-    ]
+    assert [fault["told"] for fault in found["faults"]] == ["test: 23 of 24; missing numbers: 13"]
     assert cli.main(["data", "check", "kodak24"]) == 2
     assert cli.main(["data", "check", str(tmp_path / "nowhere")]) == 2
 

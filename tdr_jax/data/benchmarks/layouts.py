@@ -5,6 +5,7 @@ import dataclasses
 import re
 from pathlib import Path, PurePosixPath
 
+from tdr_jax.data import pairs
 from tdr_jax.data.benchmarks.kinds import TASK_FOLDERS, Benchmark
 from tdr_jax.errors import InputError
 from tdr_jax.images.folders import list_pictures
@@ -121,10 +122,11 @@ class _Match:
 
 
 def _files(root: Path) -> dict[str, list[Path]]:
-    """Relative names without extensions, in lower case -> files."""
+    """Relative names without extensions, in lower case and one spelling -> files."""
     files = collections.defaultdict(list)
     for path in list_pictures(root):
-        files[path.relative_to(root).with_suffix("").as_posix().lower()].append(path)
+        name = path.relative_to(root).with_suffix("").as_posix()
+        files[pairs.normal(name).lower()].append(path)
     if not files:
         raise InputError(f"no picture in {root}; give the folder where the data set was unpacked")
     return files
