@@ -236,6 +236,7 @@ def _guided(shapes: Shapes) -> dict:
         nf=shapes("masa_enc.conv_L1.weight", 0),
         n_blks=tuple(shapes.count(f"masa_enc.blk_L{n}") for n, _ in enumerate(places, 1)),
         reffusion_n_blocks=tuple(map(shapes.count, places)),
+        padding="zeros",  # nothing in a file of TDR's tells, but its code pads so
     )
 
 

@@ -210,15 +210,15 @@ def check(network, encoder, settings=(), prompt: str | None = None, guidance=Non
         settings: list of `Setting`.
 
     Raises:
-        InputError: sides that are multiples of 16 are not enough, vectors of another width, words
-            of any kind for a network that takes no sentence, or guidance just where it is not
-            needed.
+        InputError: sides that are multiples of 16 are continued by reflection, vectors of another
+            width, words of any kind for a network that takes no sentence, or guidance just where it
+            is not needed.
     """
     network.check_restores(encoder)
     conditioning.check_guidance(network, guidance)
     if prompt is not None:
         conditioning.check_prompt(network, prompt)
-    if protocols.MULTIPLE % network.config.multiple:
+    if network.padding == "reflect" and protocols.MULTIPLE % network.config.multiple:
         raise InputError(
             f"network {network.name} needs sides that are multiples of {network.config.multiple}, "
             f"the protocol crops to multiples of {protocols.MULTIPLE}"

@@ -135,14 +135,15 @@ def padded(height: int, width: int, multiple: int, rows: int = 1) -> tuple[int, 
 
 
 def pad(
-    pixels: Shaped[np.ndarray, "h w c"], height: int, width: int
+    pixels: Shaped[np.ndarray, "h w c"], height: int, width: int, padding: str = "reflect"
 ) -> Shaped[np.ndarray, "{height} {width} c"]:
-    """Continue the right and lower edge by reflection until the picture has a size.
+    """Continue the right and lower edge until the picture has a size.
 
     Args:
         pixels: any dtype and range.
         height, width: of the result, in pixels, at least those of the picture; where more is
             missing than there is, the reflection goes on, and a single row or column is repeated.
+        padding: "reflect" or "zeros".
 
     Returns:
         the padded picture, of the same dtype; the picture itself where nothing is missing.
@@ -150,10 +151,11 @@ def pad(
     for axis, length in enumerate((height, width)):
         missing = length - pixels.shape[axis]
         if missing:
-            # NumPy repeats the reflection for smaller pictures; one row has no second to show.
-            mode = "reflect" if pixels.shape[axis] > 1 else "edge"
             margins = [(0, 0)] * 3
             margins[axis] = (0, missing)
+            # NumPy repeats the reflection for smaller pictures; one row has no second to show.
+            mode = "reflect" if pixels.shape[axis] > 1 else "edge"
+            mode = "constant" if padding == "zeros" else mode
             pixels = np.pad(pixels, margins, mode=mode)
     return pixels
 

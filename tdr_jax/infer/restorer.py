@@ -107,8 +107,9 @@ class Restorer:
     ) -> Any:
         """Restore one picture; its size never changes.
 
-        A picture of at most `max_pixels` goes through the network whole, reflected at the right
-        and lower edge up to the multiple the network needs. A larger one is cut into equal tiles
+        A picture of at most `max_pixels` goes through the network whole, continued at the right
+        and lower edge up to the multiple the network needs, by reflection or by zeros as it does
+        itself (`network.padding`). A larger one is cut into equal tiles
         of at most that size, which overlap and are blended with raised-cosine weights, so the
         memory needed stays that of one tile. The network looks at statistics of everything it is
         given; those are then taken tile by tile, so the result differs a little from that of the
@@ -214,7 +215,7 @@ class Restorer:
         """Put a picture through the network at once, as it is: the core of all that restores.
 
         Args:
-            pixels: in [0, 1], of the channels that the network takes, reflected at the right and
+            pixels: in [0, 1], of the channels that the network takes, continued at the right and
                 lower edge up to the multiple it needs.
             *others: guidance (h2, w2, 3) in [0, 1] and a sentence vector (e,), just where the
                 network takes them.
@@ -228,7 +229,7 @@ class Restorer:
         """
         height, width, _ = pixels.shape
         sides = padded(height, width, self.network.config.multiple, self.rows)
-        return self._answer(method, pad(pixels, *sides), others)[:height, :width]
+        return self._answer(method, pad(pixels, *sides, self._padding), others)[:height, :width]
 
     def prompts(self, image: Any, prompt: str | Sequence[str]) -> tuple[str, ...]:
         """Tell which sentences a picture is restored with.
@@ -268,6 +269,11 @@ class Restorer:
         equal = all(np.array_equal(plane, planes[0]) for plane in planes[1:])
         return planes[:1] if equal else planes
 
+    @property
+    def _padding(self) -> str:
+        """Zeros for devices that have rows in the padding alone would darken the means of all."""
+        return self.network.padding if self.rows == 1 else "reflect"
+
     @cached_property
     def _placed(self) -> dict:
         import jax
@@ -277,7 +283,7 @@ class Restorer:
     def _at_once(self, pixels: np.ndarray, max_pixels: int | None) -> int:
         """Return how many pixels of this picture go through the network at once at most."""
         if max_pixels is not None:
-            check_max_pixels(max_pixels, self.rows)
+            check_max_pixels(max_pixels, self.rows, self.network.config.multiple)
             return max_pixels
         height, width, _ = pixels.shape
         sides = padded(height, width, self.network.config.multiple, self.rows)
@@ -303,7 +309,7 @@ class Restorer:
         shape = tiles.tile_shape(height, width, max_pixels, multiple, self.rows)
         channels = self.network.config.channels[1] if method == "__call__" else 1
         answer = functools.partial(self._answer, method, others=others)
-        return tiles.blend(answer, given, channels, shape, progress)
+        return tiles.blend(answer, given, channels, shape, progress, self._padding)
 
     def _answer(self, method: str, pixels: np.ndarray, others) -> np.ndarray:
         """Run the network on pixels of sides that it can take."""
@@ -364,9 +370,15 @@ def _program(network, rows: int, method: str) -> Callable:
     return functools.partial(devices.run, devices.jit(run))
 
 
-def check_max_pixels(max_pixels: int, rows: int = 1) -> None:
-    """Raise InputError unless tiles of max_pixels are large enough to make sense on each device."""
-    smallest = rows * MIN_MAX_PIXELS
+def check_max_pixels(max_pixels: int, rows: int = 1, multiple: int = 1) -> None:
+    """Raise InputError unless tiles of max_pixels are large enough to make sense on each device.
+
+    Args:
+        max_pixels: to be used.
+        rows: how many devices each picture is cut over.
+        multiple: of the sides that the network works on; a tile has two of it along each.
+    """
+    smallest = rows * max(MIN_MAX_PIXELS, 4 * multiple**2)
     if max_pixels < smallest:
         over = f" over {rows} devices" if rows > 1 else ""
         raise InputError(f"max_pixels is {max_pixels}; it must be at least {smallest}{over}")

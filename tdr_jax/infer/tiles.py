@@ -43,6 +43,7 @@ def blend(
     channels: int,
     shape: tuple[int, int],
     progress: Callable[[int, int], None],
+    padding: str = "reflect",
 ) -> Float32[np.ndarray, "h w k"]:
     """Restore pictures of one size tile by tile, and blend the tiles.
 
@@ -54,6 +55,7 @@ def blend(
         channels: of each answer.
         shape: of a tile, in pixels, from `tile_shape`.
         progress: called as progress(tiles done, tiles in all).
+        padding: how a picture that is narrower than a tile is continued, "reflect" or "zeros".
 
     Returns:
         The channels of what was made of each of the given, side by side.
@@ -73,7 +75,7 @@ def blend(
         target = restored[top : top + tall, left : left + broad, parts]
         high, wide, _ = target.shape  # less than a tile where the picture is narrower
         tile = pixels[top : top + tall, left : left + broad]
-        target += answer(pad(tile, tall, broad))[:high, :wide] * (
+        target += answer(pad(tile, tall, broad, padding))[:high, :wide] * (
             row[:high, None, None] * column[:wide, None]
         )
         progress(done, total)

@@ -8,6 +8,7 @@ so that a guided network begins as exactly its backbone.
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -42,6 +43,10 @@ class GuidedConfig:
             one at NAFNet's bottleneck.
         lr_block_size: side of a block that is looked for as a whole, on the deepest level.
         ref_down_block_size: of the window it is looked for in; see `matching.match`.
+        padding: of sides that do not fit. "reflect": the backbone continues the picture as it does
+            alone, so that any size starts as the backbone. "zeros": up to whole blocks of the
+            deepest level before anything is computed, as TDR's networks do: their weights give
+            their numbers with it alone. Guidance gets zeros either way.
         dtype: of the computation, also the backbone's; so are the following.
         remat: what the backward pass finds kept of a block, see `tdr_jax.nn.remat`.
         scan_unroll: blocks per scan iteration.
@@ -60,6 +65,7 @@ class GuidedConfig:
     reffusion_n_blocks: tuple[int, ...] = ()
     lr_block_size: int = 8
     ref_down_block_size: float = 1.5
+    padding: str = "reflect"
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
@@ -78,6 +84,7 @@ class GuidedConfig:
                 f"lr_block_size is {self.lr_block_size}; a block is looked for by samples up to 3 "
                 "positions from its middle, so it must be 7 or more"
             )
+        layers.check_padding(self.padding)
         last = 1 if kind == "NAFNet" else 2
         published = {
             "n_blks": (4,) * self.levels,
@@ -123,9 +130,16 @@ class GuidedConfig:
         return self.shuffle * 2 ** (self.levels - 1)
 
     @property
+    def blocks(self) -> int:
+        """Pixels a block that is looked for stands for, along each side: 64 as published, but 128
+        around NAFNet and 32 around SFNet."""
+        return self.stride * self.lr_block_size
+
+    @property
     def multiple(self) -> int:
         """Heights and widths that the backbone works on are multiples of this."""
-        return self.base.config.multiple
+        alone = self.base.config.multiple
+        return alone if self.padding == "reflect" else math.lcm(alone, self.blocks)
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -169,8 +183,9 @@ class Guided(nnx.Module):
         Raises:
             InputError: the pictures do not go together or with the network.
         """
+        degraded, sides = self._filled(degraded)
         fuse, _ = self._guide(degraded, guidance, training=False)
-        return self.base(degraded, *sentence, fuse=fuse)
+        return self.base(degraded, *sentence, fuse=fuse)[sides]
 
     def training(
         self,
@@ -188,9 +203,10 @@ class Guided(nnx.Module):
             the pictures, full size first, as the backbone's own `training` gives them or one alone,
             and the new running statistics by their dotted names.
         """
+        degraded, sides = self._filled(degraded)
         fuse, fused = self._guide(degraded, guidance, training=True)
         if not hasattr(self.base, "training"):
-            return (self.base(degraded, *sentence, fuse=fuse),), {}
+            return (self.base(degraded, *sentence, fuse=fuse)[sides],), {}
         outputs, running = self.base.training(degraded, *sentence, fuse=fuse)
         return outputs, prefixed("base", running) | prefixed("masa_blk", fused)
 
@@ -211,9 +227,23 @@ class Guided(nnx.Module):
         whole = (batch, rows * self.config.stride, columns * self.config.stride)
         return jax.image.resize(cosines, whole, "bilinear")[:, :height, :width]
 
+    def _filled(self, degraded):
+        """The picture that the backbone is given, and what of its answer is the picture's own."""
+        if self.config.padding == "reflect":
+            return degraded, ...
+        self._check(degraded)
+        _, height, width, _ = degraded.shape
+        sides = (slice(None), slice(height), slice(width))
+        return layers.pad_to_multiple(degraded, self.config.multiple, "zeros"), sides
+
     def _match(self, degraded, guidance) -> tuple[matching.Match, list[Float[Array, "b _ _ _"]]]:
         """Where each place is found in the guidance, and the guidance's features."""
-        self._check(degraded, guidance)
+        self._check(degraded)
+        if guidance.ndim != 4 or guidance.shape[-1] != 3 or len(guidance) != len(degraded):
+            raise InputError(
+                f"guidance is {guidance.shape}; for {len(degraded)} degraded pictures it must be "
+                f"({len(degraded)}, h, w, 3)"
+            )
         features = self.features(guidance)
         options = dict(block=self.config.lr_block_size, ratio=self.config.ref_down_block_size)
         return matching.match(self.features(degraded)[-1], features[-1], **options), features
@@ -231,8 +261,8 @@ class Guided(nnx.Module):
         images = images[..., :3]
         if images.shape[-1] == 1:
             images = jnp.repeat(images, 3, -1)
-        multiple = self.config.stride * self.config.lr_block_size
-        images = layers.pad_to_multiple(images, multiple, "constant").astype(self.config.dtype)
+        images = layers.pad_to_multiple(images, self.config.blocks, "zeros")
+        images = images.astype(self.config.dtype)
         return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
 
     def _guide(self, degraded, guidance, *, training: bool):
@@ -248,17 +278,12 @@ class Guided(nnx.Module):
 
         return fuse, running
 
-    def _check(self, degraded, guidance) -> None:
+    def _check(self, degraded) -> None:
         channels = self.config.channels[0]
         if degraded.ndim != 4 or degraded.shape[-1] != channels:
             raise InputError(
                 f"degraded is {degraded.shape}; {self.config.backbone} restores pictures "
                 f"(B, H, W, {channels})"
-            )
-        if guidance.ndim != 4 or guidance.shape[-1] != 3 or len(guidance) != len(degraded):
-            raise InputError(
-                f"guidance is {guidance.shape}; for {len(degraded)} degraded pictures it must be "
-                f"({len(degraded)}, h, w, 3)"
             )
 
 

@@ -30,10 +30,14 @@ class NAFNetConfig:
     # Height and width of the training crops, last (what stands before is not read): means are
     # taken over windows half as long again. Empty: over the whole picture.
     train_size: tuple[int, ...] = ()
+    padding: str = "zeros"  # of sides that do not fit, as in the reference; or "reflect"
     dtype: str = "float32"
     remat: bool | str = False
     scan_unroll: int = 1
     microbatches: int = 1
+
+    def __post_init__(self):
+        layers.check_padding(self.padding)
 
     @property
     def multiple(self) -> int:
@@ -174,8 +178,8 @@ class NAFNet(nnx.Module):
         """Restores a batch of pictures.
 
         Args:
-            images: in [0, 1], of any size, c = img_channel: zeros fill the lower and right edge up
-                to multiples of `config.multiple`, as in the reference, and are cut off at the end.
+            images: in [0, 1], of any size, c = img_channel: `config.padding` fills the lower and
+                right edge up to multiples of `config.multiple`, and is cut off at the end.
             fuse: changes what enters a level of the encoder, as `layers.keep` does not.
 
         Returns:
@@ -183,7 +187,7 @@ class NAFNet(nnx.Module):
         """
         fuse = fuse or layers.keep
         _, height, width, _ = images.shape
-        padded = layers.pad_to_multiple(images, self.config.multiple, "constant")
+        padded = layers.pad_to_multiple(images, self.config.multiple, self.config.padding)
         x = self.intro(padded.astype(self.config.dtype))
         skips = []
         for level, (encoder, down) in enumerate(zip(self.encoders, self.downs, strict=True)):

@@ -70,6 +70,11 @@ class Capabilities:
         return getattr(self.config, "channels", (0, 0))[0] == 6
 
     @property
+    def padding(self) -> str:
+        """How it continues pictures whose sides do not fit: "reflect" or "zeros"."""
+        return getattr(self.config, "padding", "reflect")
+
+    @property
     def trained_for(self) -> tuple[str, ...]:
         """The degradations that it is known to have been trained for."""
         return tuple(getattr(self.config, "trained_for", ()))

@@ -17,8 +17,11 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Float32, Shaped
 
+from tdr_jax.errors import InputError
 from tdr_jax.nn import backend, ops, remat
 from tdr_jax.nn.typing import Array
+
+PADDINGS = {"reflect": "reflect", "zeros": "constant"}  # ours to NumPy's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,22 +213,32 @@ def pixel_shuffle(
 
 
 def pad_to_multiple(
-    images: Shaped[Array, "b h w c"], multiple: int, mode: str = "reflect"
+    images: Shaped[Array, "b h w c"], multiple: int, padding: str = "reflect"
 ) -> Shaped[Array, "b h2 w2 c"]:
     """Pads the lower and right edge until both sides are multiples of `multiple`.
 
     Args:
         images: any dtype and range.
         multiple: of the padded sides, in pixels.
-        mode: of `jnp.pad`: "reflect", as the test scripts of the Restormer family, or "constant"
-            for zeros, as NAFNet itself.
+        padding: "reflect", as the test scripts of the Restormer family, or "zeros", as NAFNet and
+            TDR's guided networks themselves.
 
     Returns:
         Of the same dtype; crop what comes out to h and w.
     """
     _, height, width, _ = images.shape
     margins = (0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)
-    return jnp.pad(images, margins, mode=mode) if any(map(any, margins)) else images
+    return jnp.pad(images, margins, PADDINGS[padding]) if any(map(any, margins)) else images
+
+
+def check_padding(padding: str) -> None:
+    """Refuses a way to continue pictures that `pad_to_multiple` does not know.
+
+    Raises:
+        InputError: names both.
+    """
+    if padding not in PADDINGS:
+        raise InputError(f"padding is {padding!r}; give one of {', '.join(PADDINGS)}")
 
 
 def keep(

@@ -41,7 +41,8 @@ def test_networks_without_words_restore_a_picture_of_any_size(name, tmp_path, mo
     restorer = Restorer.from_pretrained(path)
     restored = restorer(CAT)
     assert restored.shape == CAT.shape and restored.dtype == np.uint8
-    padded = np.pad(CAT, ((0, 2), (0, 1), (0, 0)), mode="reflect")
+    mode = "constant" if name == "nafnet" else "reflect"  # as the reference continues pictures
+    padded = np.pad(CAT, ((0, 2), (0, 1), (0, 0)), mode=mode)
     np.testing.assert_array_equal(restorer(padded)[:30, :47], restored)
     assert not np.array_equal(restored, CAT)  # the network did take part
     with pytest.raises(InputError, match=f"{name} takes no sentence"):

@@ -11,9 +11,15 @@ import torch
 
 from tdr_jax import convert, models, weights
 from tdr_jax.errors import InputError
+from tdr_jax.infer import Restorer
 from tdr_jax.models import fusion, guided
 from tests.support import parity
-from tests.support.torch_guided import GuidedNAFNet, GuidedRestormer
+from tests.support.torch_guided import (
+    GuidedDRSformer,
+    GuidedNAFNet,
+    GuidedPromptIR,
+    GuidedRestormer,
+)
 
 LEVELS = dict(dim=8, num_blocks=(1, 1, 1, 1), heads=(1, 1, 2, 2))
 FOUR = dict(n_blks=(1, 1, 1, 1), reffusion_n_blocks=(1, 1, 1, 1))
@@ -191,19 +197,24 @@ def test_published_networks_have_their_size_and_read_their_crops(name, form, cou
 
 # By the name of the backbone.
 TWINS = {"restormer": GuidedRestormer, "nafnet": GuidedNAFNet}
-# Of the degraded picture and of the guidance; whole blocks or not, as large as each other or not.
-SIZES = {
-    "restormer": [((128, 128), (128, 128)), ((117, 180), (139, 102))],
-    "nafnet": [((64, 64), (64, 64)), ((57, 90), (75, 61))],
-}
+# Of the degraded picture and of the guidance, and what continues the first: whole blocks or not, as
+# large as each other or not.
+SIZES = [
+    ("restormer", (117, 180), (139, 102), "reflect"),
+    ("restormer", (125, 181), (192, 128), "zeros"),
+    pytest.param("restormer", (128, 128), (128, 128), "reflect", marks=pytest.mark.full),
+    ("nafnet", (64, 64), (64, 64), "reflect"),
+    ("nafnet", (57, 90), (75, 61), "reflect"),
+]
 
 
-@pytest.mark.parametrize("name, sizes", [(n, s) for n in TWINS for s in SIZES[n]])
-def test_networks_equal_their_torch_twins(name, sizes):
+@pytest.mark.parametrize("name, size, other, padding", SIZES)
+def test_networks_equal_their_torch_twins(name, size, other, padding):
     torch.manual_seed(0)
-    form = BACKBONES[name]
-    module = parity.shaken(TWINS[name](**form))
-    images, guidance = (torch.rand(1, 3, *size) for size in sizes)
+    form = BACKBONES[name] | dict(padding=padding)
+    module = parity.shaken(TWINS[name](**BACKBONES[name]))
+    module.zeros = padding == "zeros"
+    images, guidance = (torch.rand(1, 3, *size) for size in (size, other))
     with torch.no_grad():
         y = module.guided_by(images, guidance)(images)
     network = models.build("guided", backbone=name, **form)
@@ -215,6 +226,76 @@ def test_networks_equal_their_torch_twins(name, sizes):
     back = convert.to_torch("guided", params, backbone=name, **form)
     assert back.keys() == state.keys()
     assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+TRANSFORMERS = {
+    "restormer": GuidedRestormer,
+    "promptir": GuidedPromptIR,
+    "drsformer": GuidedDRSformer,
+}
+
+
+def reference(name, folder, **more):
+    """A twin that pads with zeros, and what is read of its checkpoint."""
+    torch.manual_seed(0)
+    module = parity.shaken(TRANSFORMERS[name](**BACKBONES[name] | more))
+    module.zeros = True
+    torch.save(module.state_dict(), folder / "reference.pth")
+    return module, *weights.load(folder / "reference.pth")
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_padding_with_zeros_is_recognised_by_the_checkpoint_and_recorded(name, tmp_path):
+    _, network, params = reference(name, tmp_path)
+    assert network.config.backbone == name and network.padding == "zeros"
+    weights.save(tmp_path / "ours", network, params)
+    assert weights.load(tmp_path / "ours")[0].config == network.config
+    assert models.build("guided", backbone=name).padding == "reflect"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "name, more", [*((name, {}) for name in TRANSFORMERS), ("drsformer", dict(mefc=True))]
+)
+def test_checkpoints_give_what_the_reference_gives_at_any_size(name, more, tmp_path):
+    module, network, params = reference(name, tmp_path, **more)
+    # Whole blocks, as TDR's 512x512: places of blank margins are alike up to rounding, which then
+    # chooses among them.
+    restorer, guidance = Restorer(network, params), torch.rand(1, 3, 192, 128)
+    for height, width in ((120, 184), (125, 181)):  # both become 128x192, which compiles once
+        images = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            residual = module.guided_by(images, guidance)(images) - images
+        degraded, theirs = (np.asarray(parity.nhwc(picture)[0]) for picture in (images, guidance))
+        out = restorer.whole(degraded, theirs) - degraded
+        assert parity.relative(out, residual[0].permute(1, 2, 0)) < 1e-5
+
+
+def test_padding_tells_what_sides_are_multiples_of():
+    published = {"restormer": 64, "promptir": 64, "drsformer": 64, "nafnet": 128, "sfnet": 32}
+    for name, multiple in published.items():
+        reflected, zeros = (
+            models.build("guided", backbone=name, padding=padding).config
+            for padding in ("reflect", "zeros")
+        )
+        assert zeros.multiple == zeros.blocks == multiple
+        assert reflected.multiple == reflected.base.config.multiple
+    with pytest.raises(InputError, match="padding is 'none'; give one of reflect, zeros"):
+        models.build("guided", padding="none")
+
+
+def test_nafnet_and_its_restorer_pad_as_they_are_told():
+    sizes = dict(width=2, enc_blk_nums=(1,), dec_blk_nums=(1,))
+    picture = np.random.default_rng(0).random((7, 6, 3), np.float32)
+    for padding, mode in (("zeros", "constant"), ("reflect", "reflect")):
+        network = models.build("nafnet", padding=padding, **sizes)
+        params = {key: value + 0.1 for key, value in network.init(0).items()}
+        whole = np.pad(picture, ((0, 1), (0, 0), (0, 0)), mode=mode)
+        restorer = Restorer(network, params)
+        expected = restorer.whole(whole)[:7]
+        np.testing.assert_array_equal(restorer.whole(picture), expected)
+        out = network.apply(params, picture[None])[0]
+        np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -137,13 +137,13 @@ def test_convolutions_in_a_loop_keep_the_layout_that_is_quick_on_cpu():
     assert layouts == 3 * ["b01f_01io->b01f"]
 
 
-@pytest.mark.parametrize("mode", ["reflect", "constant"])
-def test_padding_to_a_multiple_equals_torch(mode):
+@pytest.mark.parametrize("padding, mode", [("reflect", "reflect"), ("zeros", "constant")])
+def test_padding_to_a_multiple_equals_torch(padding, mode):
     x = random(1, 5, 9, 2)
-    padded = layers.pad_to_multiple(jnp.asarray(x), 8, mode)
+    padded = layers.pad_to_multiple(jnp.asarray(x), 8, padding)
     theirs = F.pad(nchw(x), (0, 7, 0, 3), mode).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(padded, theirs)
-    assert layers.pad_to_multiple(padded, 8, mode) is padded
+    assert layers.pad_to_multiple(padded, 8, padding) is padded
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def shaken(module, by=0.05):
     return module
 
 
-def padded(module, images, multiple=8):
+def padded(module, images, multiple=8, mode="reflect"):
     """Runs a module that wants whole multiples on a picture of any size, by reflection."""
     height, width = images.shape[2:]
-    images = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+    images = F.pad(images, (0, -width % multiple, 0, -height % multiple), mode=mode)
     return module(images)[:, :, :height, :width]
 
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tdr_jax.convert import torch_modules
-from tests.support import parity, torch_masa, torch_nafnet
+from tests.support import parity, torch_drsformer, torch_masa, torch_nafnet
 
 
 class ResidualBlock(nn.Module):
@@ -39,8 +39,8 @@ class Encoder(nn.Module):
         return features
 
 
-class Fused(torch_modules.TransformerBlock):
-    """A block of Restormer's beside a shortcut, weighed by alpha."""
+class Weighed:
+    """Mixed into a block: beside a shortcut, weighed by alpha."""
 
     def __init__(self, *sizes):
         super().__init__(*sizes)
@@ -48,6 +48,14 @@ class Fused(torch_modules.TransformerBlock):
 
     def forward(self, x):
         return x + self.alpha * super().forward(x)
+
+
+class Fused(Weighed, torch_modules.TransformerBlock):
+    """Restormer's and PromptIR's."""
+
+
+class SparselyFused(Weighed, torch_drsformer.TransformerBlock):
+    """DRSformer's."""
 
 
 class Guided:
@@ -75,12 +83,16 @@ class Guided:
         return self
 
 
-class GuidedRestormer(Guided, torch_modules.Restormer):
+class GuidedTransformer(Guided):
+    """Restormer's kind; `zeros` pads the picture as TDR does, before anything else."""
+
+    block, zeros = Fused, False
+
     def __init__(self, n_blks, reffusion_n_blocks, dim, heads, **sizes):
         super().__init__(dim=dim, heads=heads, **sizes)
         self.masa_enc = Encoder(dim, n_blks)
         fusions = [
-            nn.Sequential(*(Fused(2 * dim * 2**level, head) for _ in range(depth)))
+            nn.Sequential(*(self.block(2 * dim * 2**level, head) for _ in range(depth)))
             for level, (head, depth) in enumerate(zip(heads, reffusion_n_blocks, strict=True))
         ]
         for level, fusion in enumerate(fusions, 1):
@@ -89,7 +101,20 @@ class GuidedRestormer(Guided, torch_modules.Restormer):
         self.hang(stages, fusions)
 
     def forward(self, images):
-        return parity.padded(super().forward, images)
+        how = dict(multiple=64, mode="constant") if self.zeros else {}
+        return parity.padded(super().forward, images, **how)
+
+
+class GuidedRestormer(GuidedTransformer, torch_modules.Restormer):
+    pass
+
+
+class GuidedPromptIR(GuidedTransformer, torch_modules.PromptIR):
+    pass
+
+
+class GuidedDRSformer(GuidedTransformer, torch_drsformer.DRSformer):
+    block = SparselyFused
 
 
 class GuidedNAFNet(Guided, torch_nafnet.NAFNet):
