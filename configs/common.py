@@ -40,11 +40,15 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.overrides.microbatches = 1
 
     config.data = ConfigDict()
-    config.data.path = ""  # folder of clean pictures, or package:skimage; degraded as they are read
+    # Clean pictures, degraded as they are read: a folder, package:skimage, or tfds:NAME, a data set
+    # that was built (docs/data.md); several with + between them
+    config.data.path = ""
+    config.data.tfds_dir = ""  # folder of built data sets; "" for TFDS_DATA_DIR of the environment
     config.data.path_task = ""  # the one task these pictures serve; "" for any of data.tasks
     config.data.path_repeats = 1  # how often each of them comes up in an epoch
     # ((degraded folder, clean folder, task, repeats), ...); of a dual-pixel sensor
-    # (((left folder, right folder), clean folder, task, repeats), ...)
+    # (((left folder, right folder), clean folder, task, repeats), ...). With "" for the clean
+    # folder, the first is tfds:NAME or a folder that holds both, or several with + between them.
     config.data.pairs = ()
     config.data.tasks = ("noise", "rain", "haze")
     config.data.weights = (1.0, 1.0, 1.0)  # how often each task is drawn
@@ -72,7 +76,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.distinct = 0  # examples of the run, whose features are kept; 0 for ever new ones
     config.data.typos = 0.0  # share of sentences with typing mistakes; "text_encoder"
     config.data.workers = 0
-    config.data.cache_mb = 1024
+    config.data.cache_mb = 1024  # decoded pictures to keep, MiB in each process, or in `decoded`
+    # Folder on a local disk for decoded pictures, which all processes map; "" for their memory
+    config.data.decoded = ""
 
     config.guidance = ConfigDict()  # the second picture; "guided"
     config.guidance.kinds = ()  # some of "file", "view", "part" and "other" (tdr_jax/data/guidance)
@@ -150,7 +156,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval_every = 1000  # 0 for the end only
     config.panel_every = 500  # 0 for no pictures
     config.eval_data = ConfigDict()
-    # Folder of clean pictures; "" for no evaluation. "text_encoder" has sentences of its own.
+    # Clean pictures as for `data.path`, or pairs; "" for no evaluation. "text_encoder" has
+    # sentences of its own.
     config.eval_data.path = ""
     config.eval_data.settings = ("noise15", "noise25", "noise50", "rain", "haze")
     config.eval_data.limit = 0  # pictures; 0 for all

@@ -10,7 +10,8 @@ EPILOG = """\
 examples:
   tdr data prepare rain100l ~/Rain100L -o ~/datasets  shards to read as tfds:rain100l
   tdr data prepare paired ~/mine -o ~/datasets --as mine --task blur
-  tdr data show photos/ -o sheet.png                  a contact sheet of a folder
+  tdr data show photos/ -o sheet.png                  a contact sheet
+  tdr data show tfds:rain100l/test -o sheet.png
   tdr data check photos/ --against CBSD68/            is any picture damaged, twice, or a test's?
   tdr data check rainy/ gt/ --list                    has each its partner, of its size?
   tdr data check rain100l Rain100L/                   and are all of a known set there?
@@ -55,7 +56,15 @@ def run(args) -> int:
 
 
 def _show_arguments(parser) -> None:
-    parser.add_argument("pictures", metavar="PATH", help="a folder of pictures")
+    parser.add_argument(
+        "pictures", metavar="PLACE", help="a folder of pictures or of pairs, or tfds:NAME[/SPLIT]"
+    )
+    parser.add_argument(
+        "--data-dir",
+        default="",
+        metavar="DIR",
+        help="folder of built data sets (default: TFDS_DATA_DIR of the environment)",
+    )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the picture to write, such as a .png"
     )
@@ -63,13 +72,14 @@ def _show_arguments(parser) -> None:
 
 
 def _show(args) -> int:
-    from tdr_jax.data import contact_sheet, sources
+    from tdr_jax.data import contact_sheet, decoded, places
     from tdr_jax.images.files import check_writable, write_rgb
 
     if args.count < 1:
         raise InputError(f"--count is {args.count}; give at least 1")
     check_writable(args.output)
-    source = sources.open_folder(args.pictures, cache_mb=0)
+    place = places.located(args.pictures, args.data_dir)
+    source = places.open_any(place, store=decoded.Memory(0))
     write_rgb(Path(args.output), contact_sheet.draw(source, args.count))
     print(f"wrote {args.output}: {min(args.count, len(source))} of {len(source)}", file=sys.stderr)
     return 0

@@ -11,6 +11,7 @@ examples:
   tdr eval --data photos/ --tasks noise25 --wrong-prompt haze
   tdr eval --data photos/ --tasks rain,rain@auto,rain+noise25,clean@auto
   tdr eval --data Rain100L/ --task rain               a folder with degraded/ and clean/
+  tdr eval --data tfds:kodak24+tfds:cbsd68 --tasks noise25
   tdr eval --degraded hazy/ --clean clear/ --task haze -o results/
   tdr eval --model restormer_denoising.pth --data CBSD68/ --tasks noise25 --noise float
   tdr eval --model dual.pth --degraded left/ --right right/ --clean sharp/ --task blur
@@ -39,8 +40,16 @@ def add_arguments(parser) -> None:
     )
     parser.add_argument(
         "--data",
-        metavar="FOLDER",
-        help="clean pictures, or a folder with degraded/ and clean/, or left/, right/ and clean/",
+        metavar="PLACE",
+        help="a folder of clean pictures, one with degraded/ and clean/ (or input/ and target/ and "
+        "the like), or with left/, right/ and clean/; or tfds:NAME, a data set that tdr data "
+        "prepare has built; or several with + between them",
+    )
+    parser.add_argument(
+        "--data-dir",
+        default="",
+        metavar="DIR",
+        help="folder of built data sets (default: TFDS_DATA_DIR of the environment)",
     )
     parser.add_argument("--degraded", metavar="DIR", help="degraded pictures; needs --clean")
     parser.add_argument(
@@ -137,7 +146,7 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
         config: with the fields of configs/common.py; `encoder`, `eval_data` and `seed` are used.
         workdir: the run's folder; holds `weights.safetensors` unless `weights` says otherwise.
         weights: shipped name, folder or file.
-        data: folder of pictures in place of `config.eval_data.path`.
+        data: place of pictures in place of `config.eval_data.path`.
         output: folder for the tables; None for `workdir/eval`.
         guidance: folder of guidance, for a guided network.
 
@@ -152,8 +161,10 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
     """
     import jax
 
+    from tdr_jax.data import places
+
     workdir = Path(workdir)
-    data = data or config.eval_data.path
+    data = places.located(data or config.eval_data.path, config.data.tfds_dir)
     if not data:
         raise InputError("no pictures to measure on; give --data or --config.eval_data.path")
     weights = weights or workdir / "weights.safetensors"
@@ -170,9 +181,10 @@ def _what(args):
 
     source = _source(args)
     if protocols.is_paired(source):
-        if args.task is None or args.tasks is not None:
+        task = args.task or getattr(source, "task", None)  # a built data set says it
+        if task is None or args.tasks is not None:
             raise InputError("these pictures come in pairs; name what separates them: --task rain")
-        return source, args.task
+        return source, task
     if args.task is not None:
         raise InputError(
             f"{args.data} holds clean pictures only; name the rows: --tasks {args.task}"
@@ -193,6 +205,7 @@ def _list_pairs(args) -> int:
 
 def _source(args):
     """The pictures that the arguments name."""
+    from tdr_jax.data import places
     from tdr_jax.evaluate import protocols
 
     folders = args.degraded is not None and args.clean is not None
@@ -201,7 +214,9 @@ def _source(args):
     if args.right is not None and not folders:
         raise InputError("--right goes with the left views: --degraded DIR --clean DIR")
     views = (args.degraded,) if args.right is None else (args.degraded, args.right)
-    return protocols.open_source((*views, args.clean) if folders else args.data)
+    if folders:
+        return protocols.open_source((*views, args.clean))
+    return protocols.open_source(places.located(args.data, args.data_dir))
 
 
 def _measure(model, encoder, source, settings, output, insist=False, **options):

@@ -8,6 +8,7 @@ from tdr_jax.data.color_jitter import jitter_colors
 from tdr_jax.data.pipeline import Crop, Examples
 from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, task_rng
 from tdr_jax.degradations.vocabulary import ESTIMATED
+from tdr_jax.errors import InputError
 
 JPEG = 0.4  # share of examples that were saved as JPEG ...
 QUALITY = (60, 98)  # ... and how well
@@ -39,6 +40,8 @@ class LabelledExamples(Examples):
 
     def __init__(self, source, data, seed):
         super().__init__(source, data, None, seed)
+        if "degraded" in source[0]:
+            raise InputError("these pictures come in pairs; the estimator learns from clean ones")
 
     def __call__(self, n, size):
         """Makes example n.

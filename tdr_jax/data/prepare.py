@@ -25,7 +25,7 @@ from tdr_jax.images.files import read_picture
 SHARD_BYTES = 64 * 2**20  # of pictures in a shard: what a kill loses at most
 AHEAD = 16  # pictures that are read and looked at while one is written
 WRITTEN = "shards.json"  # shard -> of which files it is
-NAMES = "names.json"  # split -> names of its examples, for whoever wants no more
+ABOUT = "about.json"  # task, and split -> names of its examples, for whoever wants no more
 
 Progress = Callable[[int, int], None]
 
@@ -221,4 +221,4 @@ def _describe(benchmark: Benchmark, shards: list[_Shard], folder: Path) -> None:
     names = {}
     for shard in shards:
         names.setdefault(shard.split, []).extend(record.name for record in shard.records)
-    disk.write_json(folder / NAMES, names)
+    disk.write_json(folder / ABOUT, {"task": benchmark.task, "names": names})

@@ -7,7 +7,8 @@ from pathlib import Path
 from tdr_jax import disk
 from tdr_jax.data import sources
 from tdr_jax.data.benchmarks.kinds import VIEWS
-from tdr_jax.data.prepare import NAMES
+from tdr_jax.data.prepare import ABOUT
+from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 
 PLACE = "TFDS_DATA_DIR"  # of tensorflow_datasets itself
@@ -31,7 +32,9 @@ def find(name: str, data_dir: str | os.PathLike | None = None) -> Path:
         InputError: it is not there.
     """
     root = Path(data_dir or os.environ.get(PLACE) or DEFAULT_PLACE).expanduser()
-    folders = [path.parent for path in sorted((root / name).rglob(INFO))]
+    folders = [path.parent for path in sorted((root / Path(name).expanduser()).rglob(INFO))]
+    if not folders and Path(name).is_absolute():
+        raise InputError(f"no data set in {name}; build it with tdr data prepare NAME PATH -o DIR")
     if not folders:
         built = sorted({path.parents[1].name for path in root.glob(f"*/*/{INFO}")})
         raise InputError(
@@ -39,6 +42,12 @@ def find(name: str, data_dir: str | os.PathLike | None = None) -> Path:
             f"tdr data prepare {name} PATH -o {root}, or say where it is: {PLACE}"
         )
     return max(folders, key=lambda path: [int(n) if n.isdigit() else 0 for n in _version(path)])
+
+
+def is_there(name: str) -> bool:
+    """Whether a data set of this name, or in this folder, was built."""
+    root = Path(os.environ.get(PLACE) or DEFAULT_PLACE).expanduser()
+    return any((root / Path(name).expanduser()).rglob(INFO))
 
 
 def _version(path: Path) -> list[str]:
@@ -71,7 +80,11 @@ class Shards:
     """
 
     def __init__(self, folder, split=None, task=None, use="train", *, store):
-        self.root, self.task, self._store = Path(folder), task, store
+        self.root, self._store = Path(folder), store
+        kept = self.root / ABOUT  # of a set that tensorflow_datasets built there is none
+        about = disk.read_json(kept) if kept.is_file() else {}
+        told = about.get("task")
+        self.task = task or (told if told in TASKS else None)
         import tensorflow_datasets as tfds
 
         info = tfds.builder_from_directory(self.root).info
@@ -82,7 +95,8 @@ class Shards:
             raise InputError(
                 f"{self.root} holds {', '.join(info.features)}; pictures to restore are {known}"
             )
-        self._length, self._opened, self._names = info.splits[self.split].num_examples, None, None
+        self._names = about.get("names", {}).get(self.split)
+        self._length, self._opened = info.splits[self.split].num_examples, None
         # Of kept pictures: another set that comes to lie here has other ones.
         self._key = self.root.as_posix(), (self.root / INFO).stat().st_mtime_ns
 
@@ -96,9 +110,7 @@ class Shards:
     @property
     def names(self):
         if self._names is None:
-            kept = self.root / NAMES
-            given = disk.read_json(kept).get(self.split) if kept.is_file() else None
-            self._names = given or [self._record(i)["name"].decode() for i in range(len(self))]
+            self._names = [self._record(i)["name"].decode() for i in range(len(self))]
         return self._names
 
     def __getitem__(self, index):

@@ -20,8 +20,6 @@ from tdr_jax.images.folders import listed
 
 _log = logging.getLogger(__name__)
 
-PACKAGE = "package:"  # before the name of a package in a path
-
 
 def decode(where, content=None, deep=False):
     """Decodes a picture.
@@ -183,28 +181,51 @@ def package_pictures(package="skimage", task=None):
 
 
 class Pairs:
-    """Degraded pictures and their clean ones, from two folders.
+    """Degraded pictures and their clean ones.
 
     Args:
         degraded_dir, clean_dir: folders, matched by `data.pairs`; clean pictures that belong to no
             degraded one are told to the log.
         task: what separates the two, such as "rain".
         cache_mb: how many MiB of decoded pictures to keep in memory.
+        store: keeps them instead, see `data.decoded`.
 
     Raises:
         InputError: see `pairs.of_folders`; at `[i]`, if a file is unreadable or two sizes differ.
     """
 
     def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024, store=None):
-        self.root, self.task = Path(degraded_dir), task
-        self.paths, self.matching = pairs.of_folders(degraded_dir, clean_dir)
-        if line := pairs.left_over(self.matching, clean_dir):
-            _log.warning(line)
-        self._files = _Files(store or decoded.Memory(cache_mb))
+        paths, matching = pairs.of_folders(degraded_dir, clean_dir)
+        self._fill(paths, matching, clean_dir, task, store or decoded.Memory(cache_mb))
 
-    @property
-    def names(self):
-        return [path.relative_to(self.root).as_posix() for path, _ in self.paths]
+    @classmethod
+    def inside(cls, folder, task, cache_mb=1024, store=None):
+        """Opens a folder that holds both sides, see `pairs.split`; None for one that does not."""
+        sides = pairs.split(folder)
+        if sides is None:
+            return None
+        matching = pairs.match(list(sides.degraded), list(sides.clean))
+        pairs.refuse_missing(matching, Path(folder), "clean picture")
+        if sides.neither:
+            told = pairs.shown([path.name for path in sides.neither])
+            first = next(iter(sides.degraded.values())).relative_to(folder)
+            if first.parts[0].casefold() not in pairs.DEGRADED_FOLDERS:
+                raise InputError(
+                    f"{folder} holds degraded pictures, in {first.parent}, beside {told}; give "
+                    "the folder right above degraded/ and clean/, or one of clean pictures only"
+                )
+            _log.warning("%s: %d of neither side: %s", folder, len(sides.neither), told)
+        paths = [(sides.degraded[one], sides.clean[other]) for one, other in matching.pairs]
+        made = cls.__new__(cls)
+        made._fill(paths, matching, folder, task, store or decoded.Memory(cache_mb))
+        return made
+
+    def _fill(self, paths, matching, clean_dir, task, store):
+        self.paths, self.matching, self.task = paths, matching, task
+        self.names = [name for name, _ in matching.pairs]
+        self._files = _Files(store)
+        if line := pairs.left_over(matching, clean_dir):
+            _log.warning(line)
 
     def __len__(self):
         return len(self.paths)
@@ -212,7 +233,7 @@ class Pairs:
     def __getitem__(self, index):
         paths = dict(zip(("degraded", "clean"), self.paths[index], strict=True))
         views = {view: self._files.read(path) for view, path in paths.items()}
-        return item(views, paths["degraded"].relative_to(self.root).as_posix(), self.task, paths)
+        return item(views, self.names[index], self.task, paths)
 
 
 class DualPixel:
@@ -288,49 +309,3 @@ class Concat:
 def name_groups(source):
     """Lists the names of a source set by set, for what goes by a rule of a whole set."""
     return [part.names for part in source.sources] if isinstance(source, Concat) else [source.names]
-
-
-def open_folder(path, cache_mb=1024, task=None):
-    """Opens clean pictures.
-
-    Args:
-        path: of a folder; or "package:" and the name of an installed package, such as skimage.
-        cache_mb: how many MiB of decoded pictures to keep in memory.
-        task: the one task that they serve, or None for any.
-
-    Raises:
-        InputError: there are no such pictures.
-    """
-    if path.startswith(PACKAGE):
-        return package_pictures(path.removeprefix(PACKAGE), task)
-    return Folder(path, cache_mb, task)
-
-
-def from_config(data):
-    """Opens the pictures to train on.
-
-    Args:
-        data: the `data` part of a config: `path`, see `open_folder`, or ""; `path_task`, the one
-            task these pictures serve, or "" for any; `path_repeats`, how often each comes up in an
-            epoch; `pairs`, a tuple of (degraded folder, clean folder, task, repeats), where (left
-            folder, right folder) in place of the degraded one are the views of a dual-pixel sensor;
-            `cache_mb`.
-
-    Raises:
-        InputError: there is neither a folder nor a pair of folders.
-    """
-    parts = []
-    if data.path:
-        pictures = open_folder(data.path, data.cache_mb, data.path_task or None)
-        parts.append((pictures, data.path_repeats))
-    for degraded, clean, task, repeats in data.pairs:
-        if isinstance(degraded, str):
-            pictures = Pairs(degraded, clean, task, data.cache_mb)
-        else:
-            pictures = DualPixel(*degraded, clean, task, data.cache_mb)
-        parts.append((pictures, repeats))
-    if not parts:
-        raise InputError(
-            "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
-        )
-    return Concat(*parts) if len(parts) > 1 or parts[0][1] != 1 else parts[0][0]

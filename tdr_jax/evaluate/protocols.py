@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tdr_jax.data import guidance_folders, pairs, sources
+from tdr_jax.data import guidance_folders, pairs, places, sources
 from tdr_jax.degradations import recipes
 from tdr_jax.degradations.draws import named_rng
 from tdr_jax.degradations.vocabulary import CLEAN, TASKS
@@ -202,10 +202,10 @@ def open_source(source):
     """Find the pictures to measure on.
 
     Args:
-        source: a folder of clean pictures; a folder that holds `degraded/` and `clean/`, or
-            `left/`, `right/` and `clean/`; a tuple of two or three such folders (names matched by
-            `tdr_jax.data.pairs`); a list of uint8 arrays (H, W, 3); or a source of
-            `tdr_jax.data.sources`.
+        source: a place of `tdr_jax.data.places`: a folder of clean pictures or of pairs, `tfds:`
+            and a data set that was built, or several; a tuple of two or three folders, of degraded
+            pictures or two views and of clean ones (names matched by `tdr_jax.data.pairs`); a list
+            of uint8 arrays (H, W, 3); or a source of `tdr_jax.data.sources`.
 
     Returns:
         a source of `tdr_jax.data.sources`; files are sorted by name.
@@ -214,20 +214,7 @@ def open_source(source):
         InputError: a folder that is not there or empty, or names without a partner.
     """
     if isinstance(source, str | Path):
-        root = Path(source)
-        if (root / "degraded").is_dir() and (root / "clean").is_dir():
-            return sources.Pairs(root / "degraded", root / "clean", None)
-        if all((root / part).is_dir() for part in ("left", "right", "clean")):
-            return sources.DualPixel(root / "left", root / "right", root / "clean", None)
-        folder = sources.Folder(root)
-        inner = (path.relative_to(root).parent for path in folder.paths)
-        mixed = next((path for path in inner if "degraded" in path.parts), None)
-        if mixed is not None:
-            raise InputError(
-                f"{root} holds degraded pictures, in {mixed}; give the folder right above "
-                "degraded/ and clean/, or a folder of clean pictures only"
-            )
-        return folder
+        return places.open_any(source)
     if isinstance(source, list | tuple):
         if len(source) in (2, 3) and all(isinstance(part, str | Path) for part in source):
             kind = sources.Pairs if len(source) == 2 else sources.DualPixel

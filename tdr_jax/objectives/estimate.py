@@ -98,9 +98,9 @@ class EstimateObjective(ConfiguredObjective):
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Degraded pictures and what is in them."""
-        from tdr_jax.data import sources
+        from tdr_jax.data import places
 
-        make = self._examples(sources.from_config(self.config.data), self.config.seed)
+        make = self._examples(places.from_config(self.config.data), self.config.seed)
         return self.stream(make, step)
 
     def shapes(self, batch: int, crop: int) -> Shapes:
@@ -113,12 +113,12 @@ class EstimateObjective(ConfiguredObjective):
 
     def evaluators(self) -> tuple[Evaluator, ...]:
         """The loss and each degradation's accuracy, on one example of each held-out picture."""
-        from tdr_jax.data import sources
+        from tdr_jax.data import places
 
         given, (*_, (_, crop, _)) = self.config.eval_data, self.config.data.stages
         if not given.path:
             return ()
-        pictures = sources.open_folder(given.path, self.config.data.cache_mb)
+        pictures = places.of_evaluation(self.config)
         make, count = self._examples(pictures, seed=0), given.limit or len(pictures)
         return (HeldOut(self.measure, make, count, crop),)
 

@@ -25,7 +25,11 @@ KEYS = {
     "pair": ("kind", "target", "clip_image", "clip_image_clean"),
 }
 # What of `config.data` decides neither the examples nor their features ...
-NOT_DATA = ("stages", "workers", "cache_mb", "synthesis", "noise_shares")
+NOT_DATA = (
+    *("stages", "workers", "cache_mb", "decoded", "tfds_dir"),
+    *("synthesis", "noise_shares"),
+)
+BEFORE = (("mixing", "repeats"),)  # fields that came later, as everything was before
 # ... and how fields were called when the oldest caches were written, which still serve.
 NAMES_THEN = {
     "dihedral": "turns",
@@ -79,10 +83,10 @@ class LatentObjective(ConfiguredObjective):
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Examples of the pictures of `config.data`; of `data.distinct` of them, the features."""
-        from tdr_jax.data import feature_cache, sources
+        from tdr_jax.data import feature_cache, places
 
         config, data = self.config, self.config.data
-        make = self.examples(sources.from_config(data), config.seed)
+        make = self.examples(places.from_config(data), config.seed)
         if data.distinct:
             sizes = {crop for _, crop, _ in data.stages}
             if not self.frozen or len(sizes) > 1:
@@ -103,7 +107,7 @@ class LatentObjective(ConfiguredObjective):
                     "data": {
                         NAMES_THEN.get(name, name): value
                         for name, value in data.to_dict().items()
-                        if name not in NOT_DATA
+                        if name not in NOT_DATA and (name, value) not in BEFORE
                     },
                     "arrays": sorted(self.feature_shapes(size)),
                     "seed": config.seed,
@@ -137,12 +141,12 @@ class LatentObjective(ConfiguredObjective):
 
     def evaluators(self) -> tuple[Evaluator, ...]:
         """The loss of one example of each picture of `config.eval_data`."""
-        from tdr_jax.data import sources
+        from tdr_jax.data import places
 
         given, (*_, (_, crop, _)) = self.config.eval_data, self.config.data.stages
         if not given.path:
             return ()
-        pictures = sources.open_folder(given.path, self.config.data.cache_mb)
+        pictures = places.of_evaluation(self.config)
         make, count = self.examples(pictures, seed=0), given.limit or len(pictures)
         return (HeldOut(self.measure, make, count, crop, self.frozen),)
 

@@ -132,9 +132,9 @@ class RestoreObjective(ConfiguredObjective):
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Degraded and clean pictures, see `data.pipeline.batches`."""
-        from tdr_jax.data import pipeline, sources
+        from tdr_jax.data import pipeline, places
 
-        config, pictures = self.config, sources.from_config(self.config.data)
+        config, pictures = self.config, places.from_config(self.config.data)
         return pipeline.batches(
             pictures,
             config.data,
@@ -161,6 +161,7 @@ class RestoreObjective(ConfiguredObjective):
 
     def evaluators(self) -> tuple[Evaluator, ...]:
         """The protocol of `tdr eval` on the pictures of `config.eval_data`."""
+        from tdr_jax.data import places
         from tdr_jax.evaluate import Restoration
 
         given = self.config.eval_data
@@ -170,7 +171,7 @@ class RestoreObjective(ConfiguredObjective):
             Restoration(
                 self.network,
                 self.encoder,
-                given.path,
+                places.located(given.path, self.config.data.tfds_dir),
                 tuple(given.settings),
                 limit=given.limit or None,
                 size=given.size or None,
@@ -235,9 +236,15 @@ def check(config: Any, network: models.Network) -> None:
 
 
 def _check_channels(config, network) -> None:
-    data = config.data
-    views = {1 if isinstance(degraded, str) else len(degraded) for degraded, *_ in data.pairs}
-    given = {count * data.channels for count in views | ({1} if data.path else set())}
+    from tdr_jax.data import places
+
+    data, views = config.data, {1} if config.data.path else set()
+    for degraded, clean, *_ in data.pairs:
+        if not isinstance(degraded, str):
+            views.add(len(degraded))
+        else:
+            views |= {1} if clean else {n // 3 for n in places.channels(degraded, data.tfds_dir)}
+    given = {count * data.channels for count in views}
     wanted, made = network.config.channels
     if given - {wanted} or data.channels != made:
         raise InputError(

@@ -9,7 +9,7 @@ from ml_collections import config_flags
 
 from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
-from tdr_jax.data import sources
+from tdr_jax.data import places
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
 from tdr_jax.train import optim, state
@@ -136,7 +136,7 @@ def test_mistakes_are_told_in_a_line():
         with pytest.raises(InputError, match=line):
             networks.of_config(wrong)
     with pytest.raises(InputError, match="config.data.path is empty.*--config.data.path="):
-        sources.from_config(config.data)
+        places.from_config(config.data)
     with pytest.raises(InputError, match="config.encoder is empty.*width 768"):
         networks.text_encoder(config, network)
     config.encoder = "minilm"
@@ -146,5 +146,5 @@ def test_mistakes_are_told_in_a_line():
 
 def test_the_quickstart_reads_the_shipped_photographs():
     config = quickstart.get_config()
-    assert len(sources.from_config(config.data)) >= 4
+    assert len(places.from_config(config.data)) >= 4
     assert Path(config.eval_data.path).is_dir()

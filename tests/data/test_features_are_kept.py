@@ -8,7 +8,7 @@ import pytest
 
 from configs import tdr_towers
 from tdr_jax import objectives
-from tdr_jax.data import feature_cache, latents, sources
+from tdr_jax.data import feature_cache, latents, places
 from tdr_jax.errors import InputError
 from tests.support import stacks, words_runs
 from tests.support.stops import PowerCut, stop
@@ -57,7 +57,7 @@ def numbers(objective, batch):
 def test_a_kept_batch_is_what_the_towers_compute_on_demand(kept, stage):
     objective, batches, _ = kept[stage]
     make = latents.LatentExamples(
-        sources.from_config(objective.config.data),
+        places.from_config(objective.config.data),
         objective.config.data,
         objective.config.seed,
         wanted=objective.wanted,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from tdr_jax.data import latents, sources
+from tdr_jax.data import latents, places, sources
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
@@ -172,7 +172,7 @@ def blue(picture):
 
 def squares_of(pairs, **fields):
     data = settings(pairs=(pairs,), tasks=("noise",), **fields)
-    source = sources.from_config(data)
+    source = places.from_config(data)
     return lambda wanted: latents.LatentExamples(source, data, 0, wanted=wanted, view=24)
 
 
