@@ -223,9 +223,14 @@ def _write(path: Path, pixels: np.ndarray, source: images.Picture) -> None:
     from tdr_jax.images import floats
 
     if path.suffix.lower() in floats.SUFFIXES:
-        floats.write_floats(path, pixels, source.icc)
+        floats.write_floats(path, pixels, source.extras.icc)
     else:
         picture = dataclasses.replace(
-            source, pixels=pixels, alpha=None, depth=8, grey=False, exif=None
+            source,
+            pixels=pixels,
+            alpha=None,
+            depth=8,
+            grey=False,
+            extras=dataclasses.replace(source.extras, exif=None),
         )
         images.write_picture(path, picture)

@@ -221,11 +221,13 @@ def _restore(
             captions = ["input", f"guidance{drawn}", sure, asked or "output"]
     except InputError as error:
         raise InputError(f"{planned.source}: {error}") from error
-    images.write_picture(planned.target, restored)
+    notes = restored.extras.notes + images.write_picture(planned.target, restored)
     if planned.panel:
         images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
     height, width, _ = restored.pixels.shape
     say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
+    if notes:
+        say(f"{label}: {'; '.join(notes)}")
 
 
 def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:

@@ -9,32 +9,11 @@ import numpy as np
 from jaxtyping import Shaped
 
 from tdr_jax.errors import InputError
+from tdr_jax.images.codecs import linear
+from tdr_jax.images.codecs.raster import Picture
 
 GUIDANCE = (2**18, 2**20)  # pixels: guidance is never shrunk below the first or kept above the last
 GUIDANCE_MULTIPLE = 128  # networks continue the sides of guidance by zeros up to multiples of this
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture and what must survive its restoration.
-
-    Attributes:
-        pixels: float32 (H, W, 3) in [0, 1], upright; grey is repeated three times.
-        alpha: (H, W) uint8 or uint16 exactly as read, or None.
-        depth: 8 or 16 bits per sample.
-        grey: whether the file held grey, so that it is written as grey again.
-        format: Pillow's name of the format it was read from.
-        icc: colour profile, or None.
-        exif: EXIF block beginning with a TIFF header, orientation reset, or None.
-    """
-
-    pixels: np.ndarray
-    alpha: np.ndarray | None = None
-    depth: int = 8
-    grey: bool = False
-    format: str = "PNG"
-    icc: bytes | None = None
-    exif: bytes | None = None
 
 
 def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
@@ -54,6 +33,8 @@ def open_picture(image) -> tuple[np.ndarray, Callable[[np.ndarray], Any]]:
     from PIL import Image
 
     if isinstance(image, Picture):
+        if image.depth == 32:
+            return _open_floats(image)
         pixels = _floats(image.pixels)
         return pixels, lambda restored: dataclasses.replace(image, pixels=restored)
     if isinstance(image, Image.Image):
@@ -158,6 +139,28 @@ def pad(
             mode = "constant" if padding == "zeros" else mode
             pixels = np.pad(pixels, margins, mode=mode)
     return pixels
+
+
+def _open_floats(picture: Picture) -> tuple[np.ndarray, Callable[[np.ndarray], Picture]]:
+    """Show networks a float picture as they know pictures, and carry over only what they change.
+
+    Light is curved as sRGB is, and values in other units are scaled down. What lies beyond what can
+    be shown, such as highlights above 1, passes by the network untouched.
+    """
+    pixels = picture.pixels.astype(np.float32)
+    # Values in [0, 255], or in candela: most of a picture would be beyond white.
+    scale = np.float32(np.percentile(pixels, 99) if np.median(pixels) > 1 else 1)
+    shown = np.clip(pixels / scale, 0, 1)
+    light = shown
+    if picture.linear:
+        shown = linear.to_display(light)
+        light = linear.to_light(shown)
+
+    def close(restored: np.ndarray) -> Picture:
+        answer = linear.to_light(restored) if picture.linear else restored
+        return dataclasses.replace(picture, pixels=pixels + scale * (answer - light))
+
+    return shown, close
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -8,6 +8,8 @@ from jaxtyping import Float32
 
 from tdr_jax import disk
 from tdr_jax.errors import InputError
+from tdr_jax.images.codecs import tiff
+from tdr_jax.images.codecs.raster import Extras
 
 SUFFIXES = {".tif": "TIFF", ".tiff": "TIFF", ".npy": "NumPy"}
 
@@ -29,20 +31,7 @@ def write_floats(path: Path, pixels: Float32[np.ndarray, "h w c"], icc: bytes | 
     if form == "NumPy":
         np.save(buffer, pixels)
     elif form == "TIFF":
-        import tifffile
-
-        grey = pixels.shape[-1] == 1
-        tifffile.imwrite(
-            buffer,
-            pixels[..., 0] if grey else pixels,
-            photometric="minisblack" if grey else "rgb",
-            planarconfig=None if grey else "contig",
-            compression="zlib",
-            rowsperstrip=len(pixels),
-            iccprofile=icc,
-            metadata=None,
-            software=False,
-        )
+        buffer.write(tiff.encode([(pixels, Extras(icc=icc))]))
     else:
         raise InputError(f"{path}: floats go into one of {' '.join(SUFFIXES)}")
     disk.write_bytes(path, buffer.getvalue())

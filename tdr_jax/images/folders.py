@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from tdr_jax.errors import InputError
-from tdr_jax.images.files import SUFFIXES
+from tdr_jax.images.codecs.formats import SUFFIXES, UNREAD
 
 
 def list_pictures(path: str | os.PathLike) -> list[Path]:
@@ -19,18 +19,26 @@ def list_pictures(path: str | os.PathLike) -> list[Path]:
     Raises:
         InputError: there is no such folder.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise InputError(f"{root}: {'is a file' if root.exists() else 'no such folder'}")
-    found = []
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(folder, name)
-            for name in files
-            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
-        ]
-    return sorted(found, key=lambda found_path: found_path.relative_to(root).as_posix())
+    return _walked(path)[0]
+
+
+def passed_over(path: str | os.PathLike) -> dict[str, list[Path]]:
+    """List what `list_pictures` passes over.
+
+    Args:
+        path: a folder.
+
+    Returns:
+        kind of picture that is not read ("camera raw", "JPEG XL", ...) -> its files; "" for those
+        that are no pictures by their names.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    kinds: dict[str, list[Path]] = {}
+    for found in _walked(path)[1]:
+        kinds.setdefault(UNREAD.get(found.suffix.lower(), ""), []).append(found)
+    return kinds
 
 
 def listed(folder: str | os.PathLike) -> dict[str, Path]:
@@ -45,4 +53,20 @@ def listed(folder: str | os.PathLike) -> dict[str, Path]:
     found = {path.relative_to(root).as_posix(): path for path in list_pictures(root)}
     if not found:
         raise InputError(f"no picture in {root}; put .png, .jpg or similar files there")
+    return found
+
+
+def _walked(path: str | os.PathLike) -> tuple[list[Path], list[Path]]:
+    """Return the pictures and the other files of a folder, sorted by name."""
+    root = Path(path)
+    if not root.is_dir():
+        raise InputError(f"{root}: {'is a file' if root.exists() else 'no such folder'}")
+    found: tuple[list[Path], list[Path]] = ([], [])
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                found[Path(name).suffix.lower() not in SUFFIXES].append(Path(folder, name))
+    for paths in found:
+        paths.sort(key=lambda found_path: found_path.relative_to(root).as_posix())
     return found

@@ -13,7 +13,8 @@ from tdr_jax.data import pipeline, sources
 from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
-from tdr_jax.images.deep import encode_png
+from tdr_jax.images.codecs import png
+from tdr_jax.images.codecs.raster import Extras
 from tdr_jax.images.files import read_rgb
 from tdr_jax.images.folders import list_pictures
 
@@ -394,7 +395,7 @@ def test_dual_pixel_pairs_give_both_views_alike_with_all_their_bits(tmp_path):
     views = {name: rng.integers(0, 65536, (20, 24, 3), np.uint16) for name in ("l", "r", "c")}
     for name, samples in views.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.png").write_bytes(encode_png(samples))
+        (tmp_path / name / "1.png").write_bytes(png.encode(samples, Extras()))
     source = sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
     item = source[0]
     np.testing.assert_array_equal(item["degraded"], np.concatenate([views["l"], views["r"]], -1))
@@ -426,7 +427,7 @@ def test_dual_pixel_views_without_a_partner_are_refused(tmp_path):
         sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
     for name in ("l/2.png", "r/3.png"):
         (tmp_path / name).unlink()
-    (tmp_path / "r/1.png").write_bytes(encode_png(np.zeros((4, 4, 3), np.uint16)))
+    (tmp_path / "r/1.png").write_bytes(png.encode(np.zeros((4, 4, 3), np.uint16), Extras()))
     source = sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
     with pytest.raises(InputError, match="is uint8 but .* is uint16"):
         source[0]

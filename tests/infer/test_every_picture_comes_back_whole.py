@@ -10,7 +10,8 @@ from skimage import data
 
 from tdr_jax import images, models
 from tdr_jax.errors import InputError
-from tdr_jax.images import deep
+from tdr_jax.images.codecs import png, tiff
+from tdr_jax.images.codecs.raster import Extras
 from tdr_jax.infer import Restorer, tiles
 from tests.support.fakes import fake
 
@@ -273,13 +274,13 @@ def test_sixteen_bit_png_comes_back_bit_for_bit(tmp_path, dimmer, srgb, channels
     samples = deep_samples(channels)
     path, copy = tmp_path / "deep.png", tmp_path / "copy.png"
     icc = srgb if channels > 2 else None
-    path.write_bytes(deep.encode_png(samples, icc))
+    path.write_bytes(png.encode(samples, Extras(icc=icc)))
     picture = images.read_picture(path)
     assert (picture.depth, picture.grey) == (16, channels < 3)
     untouched = dimmer(picture.pixels, prompt=PROMPT, strength=0)
     images.write_picture(copy, images.Picture(**{**vars(picture), "pixels": untouched}))
     assert copy.read_bytes() == path.read_bytes()
-    assert images.read_picture(copy).icc == icc
+    assert images.read_picture(copy).extras.icc == icc
     changed = dimmer(picture.pixels, prompt=PROMPT)
     images.write_picture(copy, images.Picture(**{**vars(picture), "pixels": changed}))
     again = images.read_picture(copy)
@@ -389,8 +390,8 @@ def test_a_jpeg_with_previews_behind_it_is_read_and_an_animation_refused(tmp_pat
 def test_every_way_to_break_a_picture_gives_one_line(tmp_path, cat):
     stored = io.BytesIO()
     Image.fromarray(cat).save(stored, "PNG")
-    whole, sixteen = stored.getvalue(), deep.encode_png(deep_samples(3))
-    for number, content in enumerate((whole, sixteen, deep.encode_tiff(deep_samples(3)))):
+    whole, sixteen = stored.getvalue(), png.encode(deep_samples(3), Extras())
+    for number, content in enumerate((whole, sixteen, tiff.encode([(deep_samples(3), Extras())]))):
         for cut in (10, 30, 60, len(content) // 2):
             path = tmp_path / f"{number}-{cut}.png"
             path.write_bytes(content[:cut])

@@ -6,7 +6,7 @@
 A file counts as entered once a function of it runs, methods, comprehensions and what JAX traces
 included, networks (`models/`, `nn/`) like all others; code that runs because a module is imported
 does not count, the package's lazy names among it, nor what other threads do. `Way.stations` leaves
-out `nn/`, the parts that one network is made of.
+out `nn/`, the parts that one network is made of, and `images/codecs/`, those of a file format.
 
 A climb is a pair of files (caller, callee), counted once however often the one calls the other, in
 which the callee lies on a higher floor than the caller, or on the same floor in a file that waits
@@ -24,6 +24,7 @@ from pathlib import Path
 import tdr_jax
 
 ROOT = Path(tdr_jax.__file__).parent
+PARTS = ("nn/", "images/codecs/")
 # From the ground up; a package stands for all files in it that are not named themselves.
 FLOORS = (
     ("errors", "runtime", "disk", "distributed", "__init__"),
@@ -62,12 +63,12 @@ class Way:
 
     @property
     def stations(self) -> list[str]:
-        """The files without those of `nn/`."""
-        return [name for name in self.files if not name.startswith("nn/")]
+        """The files without those of `nn/` and `images/codecs/`."""
+        return [name for name in self.files if not name.startswith(PARTS)]
 
     def __str__(self) -> str:
         """Returns the two lists as text."""
-        lines = [f"{len(self.files)} files, {len(self.stations)} of them outside of nn/"]
+        lines = [f"{len(self.files)} files, {len(self.stations)} of them stations"]
         lines += [f"  {name}" for name in self.files]
         lines += [f"{len(self.climbs)} climbs", *(f"  {a} -> {b}" for a, b in self.climbs)]
         return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""How each format of picture files holds its pixels and what travels with them."""

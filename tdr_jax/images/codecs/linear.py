@@ -1,0 +1,53 @@
+"""Between light (scene-linear values) and the curve that pictures are shown and trained in."""
+
+import functools
+import struct
+
+import numpy as np
+
+
+def to_display(light: np.ndarray) -> np.ndarray:
+    """Encode linear values in [0, 1] as sRGB does.
+
+    Source: IEC 61966-2-1, 5.2.
+    """
+    curved = 1.055 * np.power(np.maximum(light, 0.0031308), 1 / 2.4) - 0.055
+    return np.where(light <= 0.0031308, light * 12.92, curved).astype(np.float32)
+
+
+def to_light(shown: np.ndarray) -> np.ndarray:
+    """Decode sRGB values in [0, 1] to linear ones."""
+    curved = np.power((np.maximum(shown, 0.04045) + 0.055) / 1.055, 2.4)
+    return np.where(shown <= 0.04045, shown / 12.92, curved).astype(np.float32)
+
+
+def is_linear(icc: bytes | None) -> bool:
+    """Tell whether a colour profile says that values are proportional to light.
+
+    Source: ICC.1:2022, 10.6 and 10.18: a curve without points, or a parameter of 1.
+    """
+    try:
+        count = struct.unpack_from(">I", icc or b"", 128)[0]
+        for index in range(min(count, 100)):
+            tag, start, _ = struct.unpack_from(">4sII", icc, 132 + 12 * index)
+            if tag in (b"rTRC", b"kTRC"):
+                kind, first = struct.unpack_from(">4s4xI", icc, start)
+                if kind == b"curv":
+                    gamma = struct.unpack_from(">H", icc, start + 12)[0] / 256
+                    return first == 0 or (first == 1 and gamma == 1)
+                gamma = struct.unpack_from(">i", icc, start + 12)[0] / 65536
+                return kind == b"para" and first >> 16 == 0 and gamma == 1
+    except struct.error:
+        pass
+    return False
+
+
+@functools.cache
+def profile() -> bytes:
+    """Return a colour profile of sRGB's primaries whose values are proportional to light."""
+    import imagecodecs
+
+    primaries = (0.64, 0.33, 1.0, 0.30, 0.60, 1.0, 0.15, 0.06, 1.0)
+    return imagecodecs.cms_profile(
+        "rgb", whitepoint=(0.3127, 0.3290, 1.0), primaries=primaries, gamma=1.0
+    )
