@@ -19,6 +19,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # or "text_encoder" or "estimate", see configs/text_encoder.py and estimator.py
     config.objective = "restore"
     config.seed = 0  # of the initial parameters, the batches and every draw of a step
+    # A run that goes on in its workdir must be told what it began with, but for how long it is and
+    # for what changes nothing of what is learnt; true to go on otherwise all the same.
+    config.allow_changes = False
     config.init_from = ""  # weights to start from: a shipped name, a folder or a file
     config.init_base = ""  # weights of the network that a guided one is built around, likewise
     config.encoder = "minilm"  # text encoder: a shipped name or a sentence-transformers folder

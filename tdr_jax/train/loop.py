@@ -8,7 +8,7 @@ import jax
 from tdr_jax import distributed, objectives
 from tdr_jax.analysis import flops, hardware
 from tdr_jax.errors import InputError
-from tdr_jax.train import optim, sharding, writers
+from tdr_jax.train import changes, optim, sharding, writers
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.config import length
 from tdr_jax.train.profile import Profile
@@ -25,8 +25,8 @@ def run(
     Args:
         config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
         workdir: folder of the run, on disk or in a bucket: `checkpoints/`, `metrics.jsonl`,
-            `hparams.json`, `panels/`, `tensorboard/` where that extra is installed, and at the end
-            `weights.safetensors` and `result.json`.
+            `hparams.json`, `inputs.json`, `panels/`, `tensorboard/` where that extra is installed,
+            and at the end `weights.safetensors` and `result.json`.
         batches: for data of one's own: called with the number of finished steps, gives the batches
             from there on, as `tdr_jax.data.pipeline.batches` does.
         profile: steps to trace, "100:110", into `workdir/profile`; "" for none.
@@ -35,11 +35,13 @@ def run(
         the final state; that of the last finished step if the run was asked to stop.
 
     Raises:
-        InputError: if a field of the config does not fit.
+        InputError: if a field of the config does not fit, or differs from that of the run that it
+            goes on with, see `changes.check`.
         FloatingPointError: at the first step whose loss or gradient is not finite; names the step.
             Nothing is saved then: the newest checkpoint is the last good one.
     """
     workdir = Workdir(workdir)
+    differs = changes.check(config, workdir)
     objective = objectives.make(config, workdir.local)
     network, total = objective.network, length(config)
     optimiser, schedule = optim.make(config.optim, total)
@@ -100,7 +102,10 @@ def run(
             begin = f"goes on after step {start} of {total}" if start else f"{total} steps"
             learns = f"{network.name}, {network.size:,} parameters"
             progress.say(f"{learns}, {layout.describe()}: {begin}, in {workdir.path}")
+            for line in differs:
+                progress.say(line)
             writer.write_hparams(config.to_dict())
+            changes.remember(config, workdir.local)
 
         stop = stack.enter_context(distributed.Stop())
         for step in range(start, total + 1):

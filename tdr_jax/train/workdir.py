@@ -8,6 +8,7 @@ from etils import epath
 
 # What lies in it.
 METRICS, HPARAMS, RESULT = "metrics.jsonl", "hparams.json", "result.json"
+INPUTS = "inputs.json"
 CHECKPOINTS, DAMAGED = "checkpoints", "damaged"
 # Orbax reads and writes a bucket by itself; what is kept of frozen networks can be made again.
 NOT_COPIED = (CHECKPOINTS, DAMAGED, "features")

@@ -67,7 +67,7 @@ class Jsonl:
     def write_hparams(self, hparams):
         """Write the run's settings to `hparams.json`."""
         text = json.dumps(dict(hparams), indent=2, default=str) + "\n"
-        self.path.with_name(HPARAMS).write_text(text)
+        disk.write_text(self.path.with_name(HPARAMS), text)
 
     def flush(self):
         """Put the open record on disk; it stays open, and what is added later replaces it."""
