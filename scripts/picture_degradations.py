@@ -1,4 +1,4 @@
-"""Draws docs/img/degradations.jpg and realistic.jpg: photographs beside what is made of them.
+"""Draws docs/img/degradations.jpg, realistic.jpg and optics.jpg: photographs and their damage.
 
 It also prints how far, in PSNR, each damage, published and realistic, takes the shipped
 photographs from the clean ones.
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from tdr_jax.degradations import camera, weather
+from tdr_jax.degradations import camera, recipes, weather
 from tdr_jax.degradations.draws import example_rng
 from tdr_jax.degradations.synthesis import (
     degrade,
@@ -22,7 +22,7 @@ from tdr_jax.degradations.synthesis import (
     rain,
     synthetic_depth,
 )
-from tdr_jax.degradations.vocabulary import SYNTHESISED
+from tdr_jax.degradations.vocabulary import KINDS, SYNTHESISED
 from tdr_jax.images.files import read_rgb
 from tdr_jax.images.folders import list_pictures
 
@@ -100,6 +100,17 @@ def _realistic_block(clean, number):
     return tiles
 
 
+def _optics_block(clean, number):
+    """Makes the eight tiles of a photograph with blur, darkness and a recipe, as commands do."""
+    names = ("shake", "motion", "defocus5", "defocus_depth8", "low_light3", "low_light5")
+    recipe = "blur+noise25+jpeg30"
+    made = {}
+    for name in (*names, recipe, f"realistic_rain+{names[0]}+camera"):
+        layers = recipes.parse(name)
+        made[name] = recipes.apply(clean, layers, recipes.generators(1, layers, number))
+    return [_tile(image, f"{name}: {_psnr(image, clean):.1f} dB") for name, image in made.items()]
+
+
 def _print_table(folder, draws=8):
     """Prints, for each damage, percentiles of the PSNR over the photographs and `draws` of each."""
     photos = [read_rgb(path).astype(np.float32) / 255 for path in list_pictures(folder)]
@@ -110,6 +121,9 @@ def _print_table(folder, draws=8):
         "camera noise": camera.camera_noise,
         "JPEG blocks": camera.jpeg,
     }
+    for kind in list(KINDS)[len(SYNTHESISED) :]:
+        if kind not in ("jpeg", "camera") and not kind.startswith("realistic"):
+            makers[kind] = partial(_alone, layers=recipes.parse(kind))
     print("| degraded PSNR, dB | 5% | 25% | median | 75% | 95% | mean |")
     print("|---" * 7 + "|")
     for name, make in makers.items():
@@ -122,13 +136,18 @@ def _print_table(folder, draws=8):
         print(f"| {name} | " + " | ".join(f"{mark:.1f}" for mark in marks) + " |")
 
 
+def _alone(image, rng, layers):
+    return recipes.apply(image, layers, [rng])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", nargs="*", type=Path, default=[ROOT / name for name in PHOTOS])
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "img")
     args = parser.parse_args()
 
-    for name, block in (("degradations", _block), ("realistic", _realistic_block)):
+    parts = {"degradations": _block, "realistic": _realistic_block, "optics": _optics_block}
+    for name, block in parts.items():
         rows = []
         for number, path in enumerate(args.photos):
             photo = Image.fromarray(read_rgb(path))

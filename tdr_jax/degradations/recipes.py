@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.degradations import camera, realistic, synthesis, weather
+from tdr_jax.degradations import camera, optics, realistic, synthesis, weather
 from tdr_jax.degradations.draws import named_rng
 from tdr_jax.degradations.vocabulary import CLEAN, KINDS, LAYERS, SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
@@ -21,6 +21,10 @@ LEVELS = {
     NOISE: ("sigma", 0, np.inf, "sigma, on the scale of 0 to 255"),
     "low_light": ("stops", 0, 12, "number of stops, up to 12"),
     "jpeg": ("quality", 1, 100, "quality, 1 to 100"),
+    "shake": ("length", 1, 200, "length in pixels, 1 to 200"),
+    "motion": ("length", 0, 200, "length in pixels, up to 200"),
+    "defocus": ("radius", 0.5, 50, "radius in pixels, 0.5 to 50"),
+    "defocus_depth": ("radius", 0.5, 50, "largest radius in pixels, 0.5 to 50"),
 }
 WHOLE_LEVELS = (NOISE, "low_light", "jpeg", "camera", "realistic_noise", CLEAN)
 # Of realistic noise: the shares of Gaussian, a camera's and JPEG's, and the range of sigma, as in
@@ -168,6 +172,10 @@ def _maker(layer, place, guide):
         "realistic_rain": weather.rain,
         "realistic_haze": partial(weather.haze, guide=guide, **place),
         "realistic_noise": _realistic_noise,
+        "shake": optics.shake,
+        "motion": optics.motion,
+        "defocus": optics.defocus,
+        "defocus_depth": partial(optics.defocus_depth, guide=guide, **place),
     }
     return partial(makers[kind], **level)
 

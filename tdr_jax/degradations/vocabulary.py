@@ -18,6 +18,10 @@ KINDS = {task: task for task in TASKS} | {
     "realistic_noise": "noise",
     "realistic_rain": "rain",
     "realistic_haze": "haze",
+    "shake": "blur",
+    "motion": "blur",
+    "defocus": "blur",
+    "defocus_depth": "blur",
 }
 
 STRENGTHS = ("mild", "strong")  # that a sentence can name

@@ -24,6 +24,8 @@ FREE = (
     "accumulate",
     "allow_changes",
     "data.cache_mb",
+    "data.decoded",
+    "data.tfds_dir",
     "data.workers",
     "eval_data",
     "eval_every",
@@ -227,8 +229,9 @@ def _print_of(path: str, pictures: bool) -> dict[str, object]:
 
 
 def _strings(value) -> Iterator[str]:
+    """The places in a field; several may stand in one string, with + between them."""
     if isinstance(value, str):
-        yield value
+        yield from [value] if Path(value).exists() else value.split("+")
     elif isinstance(value, list):
         for each in value:
             yield from _strings(each)
@@ -242,7 +245,7 @@ def _paths(value) -> list[str]:
 def _with(value, prints: dict):
     """A value, in which what lies somewhere stands in place of where."""
     if isinstance(value, str):
-        return prints.get(value, value)
+        return [prints.get(each, each) for each in _strings(value)]
     return [_with(each, prints) for each in value] if isinstance(value, list) else value
 
 

@@ -15,8 +15,9 @@ import pytest
 from configs import common
 from tdr_jax.data import degradation_labels, guidance, latents, pipeline, sources
 from tdr_jax.data.sentence_pairs import SentencePairs
-from tdr_jax.degradations import synthesis
+from tdr_jax.degradations import recipes, synthesis
 from tdr_jax.degradations.draws import example_rng
+from tdr_jax.degradations.vocabulary import KINDS as DAMAGE
 from tdr_jax.degradations.vocabulary import SYNTHESISED, TASKS
 from tdr_jax.text import phrasings
 
@@ -127,6 +128,15 @@ def degrading():
     yield "depth", [synthesis.synthetic_depth((40, 60), _rng(5))]
 
 
+def mixing():
+    picture = pipeline.as_float(pictures(1)[0])
+    alone = [f"{kind}25" if kind == "noise" else kind for kind in DAMAGE]
+    for name in (*alone, "rain+noise25", "noise25+rain", "blur+noise25+jpeg30"):
+        layers = recipes.parse(name)
+        made = (recipes.generators(SEED, layers, index) for index in range(2))
+        yield name, [recipes.apply(picture, layers, rngs) for rngs in made]
+
+
 def _rng(n):
     return example_rng(SEED, n)
 
@@ -139,7 +149,7 @@ def writing():
 
 
 KINDS = dict(restoring=restoring, labelling=labelling, diffusing=diffusing)
-KINDS |= dict(degrading=degrading, writing=writing)
+KINDS |= dict(degrading=degrading, mixing=mixing, writing=writing)
 
 
 def summary(examples):

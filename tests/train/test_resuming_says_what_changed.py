@@ -125,6 +125,18 @@ def test_a_moved_folder_is_the_same_and_a_changed_one_is_not(run, photos, tmp_pa
         told(run, config(photos))
 
 
+def test_of_several_places_each_is_compared(run, photos, tmp_path):
+    began = config(f"{photos}+package:skimage")
+    changes.remember(began, run)
+    (run / "hparams.json").write_text(json.dumps(began.to_dict()))
+    assert told(run, began) == []
+    photos.rename(tmp_path / "moved")
+    (line,) = told(run, config(f"{tmp_path / 'moved'}+package:skimage"))
+    assert line.endswith("moved, the same files")
+    with pytest.raises(InputError, match="config.data.path"):
+        told(run, config(tmp_path / "moved"))
+
+
 def test_runs_of_earlier_versions_go_on(run, photos, tmp_path):
     (run / "inputs.json").unlink()
     old = json.loads((run / "hparams.json").read_text())
