@@ -1,6 +1,7 @@
 """Which file becomes which: inputs, outputs, views, guidance, prompts, settled before any work."""
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
@@ -66,6 +67,10 @@ def plan(
     right: str | None = None,
     guidance: str | None = None,
     drawn: str | None = None,
+    *,
+    ending: str = "",
+    form: str | None = None,
+    keep: bool = False,
 ) -> list[PlannedFile]:
     """Pair every input picture with an output name that is its own.
 
@@ -80,6 +85,9 @@ def plan(
         guidance: a picture that guides all inputs, or a folder in which `data.pairs.find`
             finds that of each; None for neither.
         drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
+        ending: what is put behind the name of each output in a folder, before its suffix.
+        form: the suffix of each output in a folder, such as ".png"; None keeps that of the input.
+        keep: whether outputs that exist are left alone, so that one may lie among the inputs.
 
     Returns:
         the planned files, in the order of the inputs; no two write the same file, none writes an
@@ -97,13 +105,20 @@ def plan(
     single = len(inputs) == 1 and os.path.isfile(inputs[0]) and not _means_folder(out)
     if single:
         images.check_writable(out)
+        if ending or form:
+            raise InputError(f"{out}: names the output; --suffix and --format are for folders")
         targets = [_claim(Path(out), taken)]
     else:
         if os.path.exists(out) and not os.path.isdir(out):
             raise InputError(f"{out}: is a file; several pictures need a folder")
         if Path(out).suffix.lower() in images.WRITABLE and not _means_folder(out):
             raise InputError(f"{out}: names one picture; several pictures need a folder")
-        targets = [_claim(_output(Path(out), name), taken) for _, name in sources]
+        targets = [_claim(_output(Path(out), name, ending, form), taken) for _, name in sources]
+        if keep:
+            made = {identity for target in targets if (identity := _identity(target))}
+            earlier = [_identity(source) in made for source, _ in sources]
+            sources = list(itertools.compress(sources, (not each for each in earlier)))
+            targets = list(itertools.compress(targets, (not each for each in earlier)))
     panels: list[Path | None] = [None] * len(targets)
     if panel is not None:  # after all pictures, so that these keep their own names
         root = Path(out).parent if single else Path(out)
@@ -119,6 +134,7 @@ def plan(
     read = [*(source for source, _ in sources), *filter(None, rights)]
     read += [] if made else filter(None, guides)
     _refuse_overwriting(read, [*targets, *filter(None, panels), *made])
+    _tell_passed_over(inputs)
     return [
         PlannedFile(source, target, beside, name, view, guide)
         for (source, name), target, beside, view, guide in zip(
@@ -144,7 +160,9 @@ def pictures(
     Raises:
         InputError: an input is missing, or a folder holds no picture.
     """
-    found = _sources(list(inputs), *filter(None, outs))
+    inputs = list(inputs)
+    found = _sources(inputs, *filter(None, outs))
+    _tell_passed_over(inputs)
     if not by_scene:
         return found
     scenes: dict[str, tuple[Path, str]] = {}
@@ -290,7 +308,10 @@ def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
                 if not any(_is_below(os.path.realpath(root / name), other) for other in inside)
             ]
             if not here:
-                raise InputError(f"{given}: holds no picture ({' '.join(sorted(images.SUFFIXES))})")
+                unread = " and ".join(filter(None, images.passed_over(root)))
+                but = f", but {unread}, which is not read" if unread else ""
+                suffixes = " ".join(sorted(images.SUFFIXES))
+                raise InputError(f"{given}: holds no picture ({suffixes}){but}")
         elif os.path.lexists(given):
             here = [(Path(given), Path(given).name)]
         else:
@@ -298,6 +319,17 @@ def _sources(inputs: list[str], *others: str) -> list[tuple[Path, str]]:
         for path, name in here:
             found.setdefault(os.path.abspath(path), (path, name))
     return list(found.values())
+
+
+def _tell_passed_over(inputs: Iterable[str]) -> None:
+    """Say which files of folders are no inputs, pictures of kinds that are not read by name."""
+    for root in filter(os.path.isdir, inputs):
+        for kind, paths in sorted(images.passed_over(root).items()):
+            names = ", ".join(path.relative_to(root).as_posix() for path in paths[:3])
+            names += ", ..." if len(paths) > 3 else ""
+            what = f"{kind}, which is not read" if kind else "no pictures by their names"
+            files = "1 file" if len(paths) == 1 else f"{len(paths)} files"
+            say(f"{root}: passes over {files} ({what}): {names}")
 
 
 def _drawn_name(name: str, by_scene: bool = False, suffix: str = ".png") -> str:
@@ -345,11 +377,13 @@ def _means_folder(out: str) -> bool:
     return os.path.isdir(out) or out.endswith(("/", os.sep)) or not Path(out).suffix
 
 
-def _output(folder: Path, name: str) -> Path:
+def _output(folder: Path, name: str, ending: str = "", form: str | None = None) -> Path:
     """Return the output's path; formats that are only read become PNG."""
     target = folder / name
-    writable = target.suffix.lower() in images.WRITABLE
-    return target if writable else target.with_name(target.name + ".png")
+    if form is None:
+        form = "" if target.suffix.lower() in images.WRITABLE else ".png"
+        return target.with_name(target.stem + ending + target.suffix + form)
+    return target.with_name(target.stem + ending + form)
 
 
 def _claim(path: Path, taken: set[str]) -> Path:

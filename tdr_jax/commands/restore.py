@@ -1,11 +1,11 @@
 """`tdr restore`: photographs in, restored photographs out."""
 
 import contextlib
-import textwrap
+import dataclasses
+import itertools
+import json
 import time
 from pathlib import Path
-
-import numpy as np
 
 from tdr_jax import images
 from tdr_jax.commands import file_plan, guidance
@@ -13,8 +13,6 @@ from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
 from tdr_jax.infer import conditioning
 from tdr_jax.infer import restorer as infer
-
-PANEL_WIDTH = 3200  # of all pictures of a panel; none is higher than it is wide at most
 
 EPILOG = """\
 examples:
@@ -26,15 +24,17 @@ examples:
   tdr restore blurred/ -o sharp/ --model restormer_deblurring.pth
   tdr restore left/ -o sharp/ --model dual_pixel.safetensors --right right/
   tdr restore noisy.jpg -o clean.jpg --guidance another_shot.jpg --panel
+  tdr restore archive/ -o clean/ --skip-existing     go on where an earlier run was stopped
   tdr restore noisy/ -o clean/ --guidance auto --fast --keep-guidance guidance/ --panel panels/
 
 A network that takes a sentence looks for noise, rain, haze and blur itself unless --prompt or
 --prompts says what to do; other networks refuse them. Networks with guidance need --guidance:
 it helps as far as it shows what the restored picture should look like.
-The output's suffix chooses its format. Grey, transparency, 16 bits (PNG, TIFF), the colour
-profile and EXIF are kept where that format can; the picture is turned upright. A damaged
-file is reported and the rest is restored (exit status 1). An input is never overwritten;
-an earlier output is.
+The output's suffix chooses its format. Grey, transparency, 16 bits (PNG, TIFF), floats (TIFF,
+OpenEXR), the colour profile, EXIF, XMP, IPTC, resolution and file times are kept where that
+format can, and what it cannot is told; the picture is turned upright. A damaged file is
+reported and the rest is restored (exit status 1). An input is never overwritten; an earlier
+output is, unless --skip-existing leaves it alone.
 """
 
 
@@ -108,7 +108,51 @@ def add_arguments(parser) -> None:
         help="cut each picture's rows over N devices; on a CPU also set "
         "XLA_FLAGS=--xla_force_host_platform_device_count=N (default: one device)",
     )
+    _add_file_arguments(parser)
     guidance.add_arguments(parser)
+
+
+def _add_file_arguments(parser) -> None:
+    """Declare what is about the files that are written."""
+    parser.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave outputs alone that exist, so that a run that was stopped goes on",
+    )
+    parser.add_argument(
+        "--suffix",
+        default="",
+        metavar="TEXT",
+        help='put behind each output\'s name in a folder: "_clean" makes cat.jpg cat_clean.jpg',
+    )
+    parser.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help="of each output in a folder: jpg, png, webp, avif, tif, bmp or exr (default: the "
+        "input's; png for what is only read)",
+    )
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="Q",
+        help="of JPEG, WebP and AVIF, 1 to 100 (default: 95, 95 and 90)",
+    )
+    parser.add_argument(
+        "--strip-metadata",
+        action="store_true",
+        help="keep no EXIF, XMP, IPTC, texts, resolution and file times; colours stay right",
+    )
+    parser.add_argument(
+        "--frames",
+        action="store_true",
+        help="restore animations and TIFFs of several pages picture by picture; what is found in "
+        "the first picture is asked for in all",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="write a line of JSON about each picture to standard output",
+    )
 
 
 def run(args) -> int:
@@ -130,11 +174,28 @@ def run(args) -> int:
         from tdr_jax.infer import rows
 
         rows.make_mesh(args.rows)  # so that what is wrong with it is said before weights are read
+    if args.frames and args.right:
+        raise InputError("--frames is for pictures of one view; leave out --right")
     prompts = file_plan.read_prompts(args.prompts) if args.prompts else {}
     guided = any(getattr(args, name) is not None for name in guidance.ARGUMENTS)
     with guidance.drawing_folder(args) if guided else contextlib.nullcontext() as folder:
         given = args.guidance if folder is None else None
-        todo = file_plan.plan(args.inputs, args.output, args.panel, args.right, given, folder)
+        todo = file_plan.plan(
+            args.inputs,
+            args.output,
+            args.panel,
+            args.right,
+            given,
+            folder,
+            ending=_ending(args),
+            form=_form(args),
+            keep=args.skip_existing,
+        )
+        _check_quality(args, todo)
+        if args.skip_existing:
+            todo = _without_existing(args, todo)
+            if not todo:
+                return 0
         if given is not None and not Path(given).is_dir():
             guidance.read(todo[0].guidance)  # it guides all: if it is damaged, nothing is done
         return _restore_all(args, todo, prompts, folder)
@@ -165,11 +226,63 @@ def _restore_all(
     for number, (planned, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
         if planned.source in undrawn:  # which was said
             tally.failed += 1
+            _tell(args, planned, "failed", error="its guidance could not be drawn")
             continue
         with tally.one(planned.source):
             label = f"[{number}/{len(todo)}] {planned.source}"
-            _restore(restorer, planned, sentence, args, label)
+            try:
+                record = _restore(restorer, planned, sentence, args, label)
+            except (InputError, MemoryError) as error:
+                _tell(args, planned, "failed", error=str(error) or "not enough memory")
+                raise
+            _tell(args, planned, "restored", **record)
     return tally.close()
+
+
+def _ending(args) -> str:
+    """Return what is put behind the names of outputs."""
+    if Path(f"x{args.suffix}").name != f"x{args.suffix}" or "\0" in args.suffix:
+        raise InputError(f"--suffix is {args.suffix!r}; it is part of a file's name, without /")
+    return args.suffix
+
+
+def _form(args) -> str | None:
+    """Return the suffix of outputs, or None for that of each input."""
+    if args.format is None:
+        return None
+    form = "." + args.format.lower().removeprefix(".")
+    if form not in images.WRITABLE:
+        known = " ".join(suffix[1:] for suffix in images.WRITABLE)
+        raise InputError(f"--format is {args.format}; it must be one of {known}")
+    return form
+
+
+def _check_quality(args, todo: list[file_plan.PlannedFile]) -> None:
+    if args.quality is None:
+        return
+    if not 1 <= args.quality <= 100:
+        raise InputError(f"--quality is {args.quality}; it must be from 1 to 100")
+    forms = {images.WRITABLE[planned.target.suffix.lower()] for planned in todo}
+    if not forms & images.LOSSY:
+        raise InputError(f"--quality is for JPEG, WebP and AVIF; written are {' '.join(forms)}")
+
+
+def _without_existing(args, todo: list[file_plan.PlannedFile]) -> list[file_plan.PlannedFile]:
+    """Return what is not there yet. A panel is written first, so a picture has its own."""
+    left = [planned for planned in todo if not planned.target.exists()]
+    for planned in todo:
+        if planned.target.exists():
+            _tell(args, planned, "skipped")
+    if len(left) < len(todo):
+        say(f"skipped {len(todo) - len(left)} of {len(todo)}, which exist")
+    return left
+
+
+def _tell(args, planned: file_plan.PlannedFile, status: str, **more) -> None:
+    """Write the record of a picture, if asked, as soon as it is known."""
+    if args.json:
+        record = {"source": str(planned.source), "target": str(planned.target), "status": status}
+        print(json.dumps(record | more), flush=True)
 
 
 def _sentences(
@@ -194,50 +307,72 @@ def _sentences(
 
 def _restore(
     restorer, planned: file_plan.PlannedFile, prompts: tuple[str, ...] | None, args, label: str
-) -> None:
+) -> dict:
+    """Restore what a file shows, and return what is to be told of it."""
     began = time.perf_counter()
-    picture = images.read_picture(planned.source)
+    frames = _read(planned.source, args.frames)
     options = {"max_pixels": args.max_pixels}
     if planned.right:
         options["right"] = images.read_picture(planned.right)
     if planned.guidance:
         options["guidance"] = guidance.read(planned.guidance)
-    try:
-        if prompts == (conditioning.AUTO,):
-            prompts = _look(restorer.network, picture, label)
-        asked = " ".join(prompts or ())
-        shown = [picture.pixels]
-        captions = ["before", asked or "after"]
-        with _tile_bar(label) as progress:
-            restored = restorer(
-                picture, prompts, strength=args.strength, progress=progress, **options
-            )
-        if planned.panel and planned.guidance:
-            with _tile_bar(f"{label}: confidence") as progress:
-                confidence = restorer.confidence(picture, progress=progress, **options)
-            shown += [options["guidance"], confidence]
-            drawn = ", drawn" if args.guidance == guidance.AUTO else ""
-            sure = f"confidence {confidence.mean():.2f}"
-            captions = ["input", f"guidance{drawn}", sure, asked or "output"]
-    except InputError as error:
-        raise InputError(f"{planned.source}: {error}") from error
-    notes = restored.extras.notes + images.write_picture(planned.target, restored)
-    if planned.panel:
-        images.write_rgb(planned.panel, _panel([*shown, restored.pixels], captions))
-    height, width, _ = restored.pixels.shape
-    say(f"{label} -> {planned.target} ({width}x{height}, {time.perf_counter() - began:.1f} s)")
-    if notes:
-        say(f"{label}: {'; '.join(notes)}")
+    record: dict = {"found": None, "asked": list(prompts or ()), "strength": args.strength}
+
+    def restored(number: int, picture: images.Picture) -> images.Picture:
+        name = f"{label} {number + 1}/{frames.count}" if frames.count > 1 else label
+        try:
+            if prompts == (conditioning.AUTO,) and number == 0:
+                record.update(_look(restorer.network, picture, label))
+            asked = tuple(record["asked"]) if prompts is not None else None
+            with _tile_bar(name) as progress:
+                result = restorer(
+                    picture, asked, strength=args.strength, progress=progress, **options
+                )
+            if planned.panel and number == 0:
+                from tdr_jax.commands import panels
+
+                between = []
+                if planned.guidance:
+                    with _tile_bar(f"{name}: confidence") as progress:
+                        sure = restorer.confidence(picture, progress=progress, **options)
+                    between = [options["guidance"], sure]
+                captions = panels.captions(asked, between, args.guidance == guidance.AUTO)
+                shown = [picture, *between, result]
+                images.write_rgb(planned.panel, panels.panel(shown, captions))
+        except InputError as error:
+            raise InputError(f"{planned.source}: {error}") from error
+        height, width, _ = result.pixels.shape
+        record.update(width=width, height=height, notes=list(result.extras.notes))
+        return images.without_metadata(result) if args.strip_metadata else result
+
+    pictures = itertools.starmap(restored, enumerate(frames.pictures))
+    frames = dataclasses.replace(frames, pictures=pictures)
+    lost = images.write_frames(planned.target, frames, args.quality)
+    if not args.strip_metadata:
+        images.keep_times(planned.source, planned.target)
+    record["notes"] += lost
+    record |= {"frames": frames.count, "seconds": round(time.perf_counter() - began, 3)}
+    size = f"{record['width']}x{record['height']}"
+    several = f" in {frames.count} pictures" if frames.count > 1 else ""
+    say(f"{label} -> {planned.target} ({size}{several}, {record['seconds']:.1f} s)")
+    if record["notes"]:
+        say(f"{label}: {'; '.join(record['notes'])}")
+    return record
 
 
-def _look(network, picture: images.Picture, label: str) -> tuple[str, ...]:
-    """Tell what the picture shows, and return what to ask for."""
+def _read(path: Path, several: bool) -> images.Frames:
+    """Read the pictures of a file, or the one that it may hold."""
+    return images.read_frames(path) if several else images.single(images.read_picture(path))
+
+
+def _look(network, picture: images.Picture, label: str) -> dict:
+    """Tell what the picture shows, and return it and what to ask for."""
     from tdr_jax.infer import blind
 
     estimate = blind.shipped()(picture)
     prompts = blind.prompts(estimate, network)
     say(f"{label}: found {estimate}" + ("" if prompts else "; left as it is"))
-    return prompts
+    return {"found": {**estimate.shares, "sigma": estimate.sigma}, "asked": list(prompts)}
 
 
 @contextlib.contextmanager
@@ -256,37 +391,3 @@ def _tile_bar(label: str):
                 bar.update(done - bar.n)
 
         yield progress
-
-
-def _panel(pictures: list[np.ndarray], captions: list[str]) -> np.ndarray:
-    """Set pictures side by side under their captions, each as large as the first is shown.
-
-    Args:
-        pictures: uint8 or float in [0, 1] (H, W, 3), or a map of values in [0, 1], (H, W).
-        captions: shortened to a line.
-
-    Returns:
-        uint8 (h, w, 3).
-    """
-    from PIL import Image, ImageOps
-
-    from tdr_jax.evaluate import report
-
-    height, width = pictures[0].shape[:2]
-    scale = min(PANEL_WIDTH / len(pictures) / max(height, width), 1)
-    height, width = (max(round(side * scale), 1) for side in (height, width))
-    shown = []
-    for pixels in pictures:
-        if pixels.dtype != np.uint8:
-            pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-        picture = Image.fromarray(pixels)
-        if picture.size != (width, height):
-            picture = ImageOps.contain(picture, (width, height))
-        if picture.mode == "L":
-            picture = Image.fromarray(report.heat(np.asarray(picture) / 255))
-        # Room for a caption over tiny pictures.
-        size = (max(width, 160), height)
-        sheet = Image.new("RGB", size, "white")
-        sheet.paste(picture)
-        shown.append(np.asarray(sheet))
-    return report.panel(shown, [textwrap.shorten(c, 36, placeholder="...") for c in captions])

@@ -2,6 +2,7 @@
 
 from tdr_jax.images.codecs.raster import Picture
 from tdr_jax.images.files import (
+    LOSSY,
     SUFFIXES,
     WRITABLE,
     Frames,
@@ -11,6 +12,7 @@ from tdr_jax.images.files import (
     read_frames,
     read_picture,
     read_rgb,
+    single,
     without_metadata,
     write_frames,
     write_picture,
@@ -19,6 +21,7 @@ from tdr_jax.images.files import (
 from tdr_jax.images.folders import list_pictures, passed_over
 
 __all__ = [
+    "LOSSY",
     "SUFFIXES",
     "WRITABLE",
     "Frames",
@@ -31,6 +34,7 @@ __all__ = [
     "read_frames",
     "read_picture",
     "read_rgb",
+    "single",
     "without_metadata",
     "write_frames",
     "write_picture",

@@ -12,7 +12,7 @@ from tdr_jax import disk
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import upright
 from tdr_jax.images.codecs import linear, metadata, reading, writing
-from tdr_jax.images.codecs.formats import SUFFIXES, WRITABLE, check_writable
+from tdr_jax.images.codecs.formats import LOSSY, SUFFIXES, WRITABLE, check_writable
 from tdr_jax.images.codecs.raster import (
     Extras,
     Opened,
@@ -24,6 +24,7 @@ from tdr_jax.images.codecs.raster import (
 )
 
 __all__ = [
+    "LOSSY",
     "SUFFIXES",
     "WRITABLE",
     "Frames",
@@ -33,6 +34,7 @@ __all__ = [
     "read_frames",
     "read_picture",
     "read_rgb",
+    "single",
     "without_metadata",
     "write_frames",
     "write_picture",
@@ -138,6 +140,11 @@ def read_frames(path: str | os.PathLike) -> Frames:
     return Frames(opened.count, opened.loop, pictures())
 
 
+def single(picture: Picture) -> Frames:
+    """Return a picture as the only frame."""
+    return Frames(1, 0, iter([picture]))
+
+
 def write_picture(
     path: str | os.PathLike, picture: Picture, quality: int | None = None
 ) -> tuple[str, ...]:
@@ -158,7 +165,7 @@ def write_picture(
         InputError: the format is not one of WRITABLE, cannot hold the picture (transparency in
             JPEG or BMP, sides beyond WebP's), the pixels are not finite, or the disk refuses.
     """
-    return write_frames(path, Frames(1, 0, iter([picture])), quality)
+    return write_frames(path, single(picture), quality)
 
 
 def write_frames(

@@ -305,6 +305,14 @@ def test_a_killed_process_leaves_nothing_half_written(model, cache, tdr, folder,
     for path in pictures:
         assert images.read_rgb(path).shape == (*SIZE, 3)
     assert all(path.name.startswith(".tdr-") for path in set(out.iterdir()) - set(pictures))
+    # A run that goes on repeats nothing and loses nothing; five pictures are left for it.
+    for path in sorted(source.iterdir())[len(pictures) + 5 :]:
+        path.unlink()
+    before = {path: path.stat().st_ino for path in pictures}
+    status, lines = tdr(source, "-o", out, "--skip-existing")
+    assert status == 0 and lines[-1] == "restored 5 of 5"
+    assert {path: path.stat().st_ino for path in pictures} == before
+    assert [path.name for path in images.list_pictures(out)] == sorted(os.listdir(source))
 
 
 def test_help_is_quick_and_complete(capsys):

@@ -19,7 +19,7 @@ WRITABLE = {  # suffix -> Pillow's format name
 ONLY_READ = (".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".mpo", ".apng", ".avifs")
 SUFFIXES = frozenset({*WRITABLE, *ONLY_READ, ".heic", ".heif", ".hif"})
 ANIMATED = ("PNG", "WEBP", "AVIF", "TIFF")  # written with several pictures
-SIXTEEN_BITS = ("PNG", "TIFF")
+LOSSY = frozenset({"JPEG", "WEBP", "AVIF"})  # which have a quality
 NAMES = "JPEG, PNG, WebP, TIFF, AVIF, HEIC, OpenEXR, BMP, GIF, PPM"
 
 _RAW = (

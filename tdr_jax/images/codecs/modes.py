@@ -22,13 +22,15 @@ def open_image(data: bytes, formats: tuple[str, ...]):
         Refused: it has too many pixels.
         OSError and many more: it is damaged.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     with warnings_caught():
         try:
             image = Image.open(BytesIO(data), formats=formats)
         except Image.DecompressionBombError:
             raise Refused("the picture is too large (over 170 million pixels)") from None
+        except UnidentifiedImageError:  # its own words name an object in memory
+            raise ValueError("its header is broken or incomplete") from None
         check_size(*image.size)
         count = getattr(image, "n_frames", 1)
     loop = image.info.get("loop", 0 if image.format == "AVIF" else 1)  # a GIF plays once

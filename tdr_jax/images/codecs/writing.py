@@ -142,7 +142,7 @@ def _kept(extras: Extras, form: str) -> tuple[Extras, tuple[str, ...]]:
         colour = [kind.decode() for kind, body in extras.chunks if _tells_colour(kind, body)]
         texts = sum(kind[1:] == b"EXt" or kind[1:] == b"TXt" for kind, _ in extras.chunks)
         lost += [f"the colour chunks {', '.join(colour)}"] if colour else []
-        lost += [f"{texts} texts"] if texts else []
+        lost += [f"{texts} text" + "s" * (texts > 1)] if texts else []
     notes = (f"{form} does not keep {', '.join(lost)}",) if lost else ()
     return Extras(**held), notes
 
