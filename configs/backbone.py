@@ -15,14 +15,17 @@ eval=OTHER_PHOTOS --workdir runs/small
 Arguments:
     name: restormer, promptir, nafnet, sfnet or drsformer (for Rain200L and SPA with
         --config.network.name=drsformer-200l).
-    task: denoise, derain, dehaze or deblur, from clean photographs or from pairs; real-denoise or
-        defocus, from pairs; all (noise of three levels, rain and haze in one network).
+    task: denoise, derain, dehaze or deblur, from clean photographs or from pairs; real-denoise,
+        low-light or defocus, from pairs; all (noise of three levels, rain and haze in one network);
+        five (and blur and low light, AdaIR's sets and repeats); cdd11 (its eleven mixtures, data=).
     sigma: 15, 25, 50, or blind for any level up to 50; denoise. grey=1: of grey pictures; denoise.
     data: a folder of clean photographs, degraded as they are read.
     degraded, clean: folders of pairs. right: with it `degraded` holds the left views and `right`
         the right ones of a dual-pixel sensor; defocus with restormer.
-    rain: a folder with rainy/ and gt/ (Rain100L); all. haze: one with synthetic/ and original/
-        (OTS); all. Without them rain and haze are synthesised on the photographs in `data`.
+    rain: a folder with rainy/ and gt/ (Rain100L); all, five. haze: one with synthetic/ and
+        original/ (OTS); all, five. Without them rain and haze are synthesised on `data`.
+    blur, low: folders of pairs in any layout (GoPro's train/, LOL's our485/); five. Each of these,
+        data, degraded alone and eval may be tfds:NAME (docs/data.md), several with + between them.
     recipe: paper, or tdr: one recipe for every network and task, a million steps of 32 crops of 384
         pixels. Its first learning-rate cycle, as published, rises from 2e-4 to 3e-4 and falls back
         in one step; cycle=repaired keeps it at 2e-4.
@@ -48,9 +51,13 @@ WHAT = {  # task -> what the data pipeline calls it, and the rows of the evaluat
     "dehaze": ("haze", ("haze",)),
     "deblur": ("blur", ("blur",)),
     "defocus": ("blur", ("blur",)),
+    "low-light": ("low_light", ("low_light",)),
     "all": ("", ("noise15", "noise25", "noise50", "rain", "haze")),
+    "five": ("", ("noise25", "rain", "haze")),
+    "cdd11": ("", ("rain",)),
 }
-PAIRS_ONLY = ("real-denoise", "defocus")
+PAIRS_ONLY = ("real-denoise", "defocus", "low-light")
+ALL_IN_ONE = {"all": common.THREE_TASKS, "five": common.FIVE_TASKS}
 SIGMAS = ("15", "25", "50", "blind")
 
 
@@ -78,6 +85,8 @@ def get_config(argument: str = ""):
         right="",
         rain="",
         haze="",
+        blur="",
+        low="",
         recipe="paper",
         cycle="published",
         steps=0,
@@ -118,35 +127,41 @@ def _data(config, given):
     task = given["task"]
     name, settings = WHAT[task]
     config.data.path = given["data"]
-    config.data.tasks = (name,) if name else ("noise", "rain", "haze")
+    repeats = ALL_IN_ONE.get(task, {})
+    config.data.tasks = (name,) if name else tuple(repeats) or ("low_light", "haze", "rain")
     config.data.weights = (1.0,) * len(config.data.tasks)
     config.data.noise_mode = "float"  # the plain papers neither clip nor round noise
     config.eval_data.path = given["eval"]
     config.eval_data.settings = settings
     pairs = []
-    if bool(given["degraded"]) != bool(given["clean"]) or (given["right"] and not given["clean"]):
+    alone = given["degraded"].startswith("tfds:") and not given["right"]  # which holds both
+    if bool(given["degraded"]) != bool(given["clean"] or alone) or (
+        given["right"] and not given["clean"]
+    ):
         raise ValueError("pairs need both folders: degraded=FOLDER,clean=FOLDER")
     if task in PAIRS_ONLY and given["data"]:
         raise ValueError(f"task={task} cannot be synthesised; give degraded= and clean= folders")
     if given["degraded"]:
         views = (given["degraded"], given["right"]) if given["right"] else given["degraded"]
         pairs.append((views, given["clean"], name, 1))
+    if task == "cdd11" and not given["data"].startswith("tfds:"):
+        raise ValueError("task=cdd11 reads the set as tdr data prepare builds it: data=tfds:cdd11")
     if task == "denoise":
         blind = given["sigma"] == "blind"
         config.data.sigmas = (15, 25, 50) if blind else (int(given["sigma"]),)
         config.data.sigma_range = (0.0, 50.0) if blind else ()
         config.eval_data.settings = settings if blind else (f"noise{given['sigma']}",)
-    if task == "all":
-        config.data.weights = (3.0, 1.0, 1.0)  # each sigma as often as rain or haze
-        # PromptIR's epoch: each photograph 3 times at each sigma, rain pairs 120 times, haze once.
+    if task in ALL_IN_ONE:
+        # Each sigma as often as any other task.
+        config.data.weights = (3.0, *(1.0,) * (len(repeats) - 1))
         config.data.noise_mode = "uint8"
-        if given["rain"]:
-            pairs.append((f"{given['rain']}/rainy", f"{given['rain']}/gt", "rain", 120))
-        if given["haze"]:
-            pairs.append((f"{given['haze']}/synthetic", f"{given['haze']}/original", "haze", 1))
+        arguments = {"rain": "rain", "haze": "haze", "blur": "blur", "low_light": "low"}
+        for what, argument in arguments.items():
+            if given[argument]:
+                pairs.append(common.pairs_of(given[argument], what, repeats.get(what, 1)))
         if pairs:
             config.data.path_task = "noise"
-            config.data.path_repeats = 9
+            config.data.path_repeats = repeats["noise"]
     config.data.pairs = tuple(pairs)
 
 
@@ -224,7 +239,7 @@ def promptir(config, task):
     """150 epochs of WED, BSD400, Rain100L and OTS, 142,431 examples, 32 of 128 pixels a step."""
     config.optim.weight_decay = 0.01  # torch's default
     config.optim.clip = 0.0
-    _epochs(config, "paper", 2e-4, 15, 150, 142_431 // 32)
+    _epochs(config, "paper", 2e-4, 15, 150, common.EPOCHS.get(task, 142_431) // 32)
     config.data.stages = ((150 * config.optim.steps_per_epoch, 128, 32),)
 
 
@@ -237,6 +252,9 @@ def tdr(config, *, repaired):
     _restarts(config, lr, (306_000, 694_000), (lr if repaired else 3e-4, 1e-6))
     config.data.dihedral = tuple(range(8))
     config.data.stages = ((1_000_000, 384, 32),)
+    if len(config.data.tasks) > 1 and not config.data.path.startswith("tfds:cdd11"):
+        # Tasks drawn evenly, each level of noise counted for one; noise as it is, not clipped.
+        config.data.mixing, config.data.noise_mode = "weights", "float"
 
 
 def small(config):

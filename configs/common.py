@@ -53,6 +53,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # (((left folder, right folder), clean folder, task, repeats), ...). With "" for the clean
     # folder, the first is tfds:NAME or a folder that holds both, or several with + between them.
     config.data.pairs = ()
+    # Of several sets: "repeats", each picture as often as its repeats say; or "weights", each task
+    # as often as `weights` say, whatever the sizes of its sets
+    config.data.mixing = "repeats"
     config.data.tasks = ("noise", "rain", "haze")
     config.data.weights = (1.0, 1.0, 1.0)  # how often each task is drawn
     config.data.sigmas = (15, 25, 50)
@@ -188,6 +191,31 @@ def fit(config, device: str) -> None:
         settings = config.network.overrides
         settings.dtype, settings.remat = "bfloat16", "full"
         settings.microbatches, settings.scan_unroll = 32, 1
+
+
+# How often each example of a set comes up in an epoch of the all-in-one papers: PromptIR's (clean
+# pictures 3 times at each of 3 levels of noise) and AdaIR's. TextPromptIR takes rain 200 times.
+THREE_TASKS = {"noise": 9, "rain": 120, "haze": 1}
+FIVE_TASKS = THREE_TASKS | {"blur": 5, "low_light": 20}
+# Examples in these epochs: 5,144 clean pictures; pairs of rain 200, haze 72,135, blur 2,103 and low
+# light 485; and of CDD-11, every pair once.
+EPOCHS = {"all": 142_431, "five": 162_646, "cdd11": 13_013}
+# Folders of the sets on which the all-in-one papers train, as AirNet and PromptIR lay them out.
+PAPERS = {"rain": ("rainy", "gt"), "haze": ("synthetic", "original")}
+
+
+def pairs_of(place: str, task: str, repeats: int) -> tuple[str, str, str, int]:
+    """The entry of `data.pairs` for a set of pairs.
+
+    Args:
+        place: a folder of the papers' layout for rain or haze, or of any layout for other tasks; or
+            tfds:NAME, or several with + between them.
+        task: what separates the pairs.
+        repeats: how often each comes up in an epoch.
+    """
+    whole = place.startswith("tfds:") or "+" in place or task not in PAPERS
+    sides = (place, "") if whole else tuple(f"{place}/{side}" for side in PAPERS[task])
+    return (*sides, task, repeats)
 
 
 def parse(argument: str, **defaults):

@@ -16,6 +16,10 @@ Arguments, all optional:
     data: a folder of clean photographs.
     rain: a folder with rainy/ and gt/ (Rain100L). haze: a folder with synthetic/ and original/
         (OTS). Without them rain and haze are synthesised on the photographs in `data`.
+    blur: a folder of pairs in any layout (GoPro's train/). low: likewise (LOL's our485/). With
+        these two an epoch is AdaIR's of five tasks. Each of data, rain, haze, blur, low and eval
+        may be tfds:NAME as well (docs/data.md), or several with + between them.
+    mixing: repeats, the papers' epoch; weights for as much of each task, noise thrice (TDR's).
     encoder: minilm (384-d) or the folder of a sentence-transformers model; base has no default.
     text_dim: the width of its vectors, where it is not the network's own (base 768, others 384).
     eval: a folder of clean photographs to measure on during the run.
@@ -31,6 +35,7 @@ card of the shipped weights.
 from configs import common
 
 TASKS, MIXED = ("noise", "rain", "haze"), "mixed"
+MORE = {"blur": "blur", "low": "low_light"}  # argument -> the task of its pairs
 
 
 def get_config(argument: str = ""):
@@ -52,6 +57,9 @@ def get_config(argument: str = ""):
         data="",
         rain="",
         haze="",
+        blur="",
+        low="",
+        mixing="repeats",
         encoder="",
         text_dim=0,
         eval="",
@@ -61,21 +69,26 @@ def get_config(argument: str = ""):
     if given["size"] not in SIZES:
         raise ValueError(f"size={given['size']} is unknown; known: {', '.join(SIZES)}")
     config = common.get_config()
-    tasks = given["tasks"] or TASKS + (MIXED,) * (given["size"] == "compact")
+    more = tuple(task for name, task in MORE.items() if given[name])
+    tasks = given["tasks"] or TASKS + more + (MIXED,) * (given["size"] == "compact")
     config.data.path = given["data"]
     config.data.p_joint = 0.2 * (MIXED in tasks)
     config.data.tasks = tasks = tuple(task for task in tasks if task != MIXED)
-    config.data.weights = (1.0,) * len(tasks)
+    each = given["mixing"] == "weights"
+    config.data.weights = tuple(3.0 if each and task == "noise" else 1.0 for task in tasks)
     config.network.overrides.trained_for = tasks
     config.eval_data.path = given["eval"]
     settings = config.eval_data.settings
     config.eval_data.settings = tuple(s for s in settings if s.startswith(tasks))
-    pairs = []
-    if given["rain"]:
-        pairs.append((f"{given['rain']}/rainy", f"{given['rain']}/gt", "rain", 200))
-    if given["haze"]:
-        pairs.append((f"{given['haze']}/synthetic", f"{given['haze']}/original", "haze", 1))
-    config.data.pairs = tuple(pairs)
+    repeats = common.FIVE_TASKS if more else common.THREE_TASKS | {"rain": 200}
+    config.data.pairs = tuple(
+        common.pairs_of(given[name], task, repeats[task])
+        for name, task in {"rain": "rain", "haze": "haze", **MORE}.items()
+        if given[name]
+    )
+    config.data.mixing = given["mixing"]
+    if given["mixing"] == "weights" and config.data.pairs:
+        config.data.path_task = "noise"  # with pairs for the rest
     SIZES[given["size"]](config)
     config.data.synthesis = given["damage"]
     if given["damage"] == "realistic":
@@ -102,7 +115,6 @@ def base(config):
     config.optim.lr = 2e-4
     config.optim.clip = 0.0
     config.ema = 0.0
-    config.data.stages = ((150 * config.optim.steps_per_epoch, 128, 6),)
     config.data.workers = 6
     config.log_every = 100
     config.save_every = 5000
@@ -111,7 +123,10 @@ def base(config):
     if config.data.pairs:
         # With real pairs for the other tasks the photographs serve the denoiser alone.
         config.data.path_task = "noise"
-        config.data.path_repeats = 9
+        config.data.path_repeats = common.THREE_TASKS["noise"]
+    if len(config.data.pairs) > 2:
+        config.optim.steps_per_epoch = common.EPOCHS["five"] // 6
+    config.data.stages = ((150 * config.optim.steps_per_epoch, 128, 6),)
 
 
 def compact(config):

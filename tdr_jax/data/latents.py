@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
-from tdr_jax.data.pipeline import dihedral, order
+from tdr_jax.data.pipeline import dihedral, index_of
 from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, pick, task_rng
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, SYNTHESISED, TASKS
@@ -109,8 +109,7 @@ class LatentExamples:
                   degraded and degraded if it is clean;
                 "same" and "pair": `clip_image` and `target`; "pair" also `clip_image_clean`.
         """
-        epoch, place = divmod(n, len(self.source))
-        item = self.source[int(order(self.seed, epoch, len(self.source))[place])]
+        item = self.source[index_of(self.source, self.seed, n)]
         choices = draw(Choices, example_rng(self.seed, n, CHOICES))
         paired = "degraded" in item
         pictures = (item["degraded"], item["clean"]) if paired else (item["image"],)

@@ -81,6 +81,22 @@ def order(seed, epoch, count):
     return example_rng(seed, epoch, SHUFFLE).permutation(count)
 
 
+def index_of(source, seed, n):
+    """Says which item of a source example n of a run shows.
+
+    Args:
+        source: see `tdr_jax.data.sources`; one that has `draw` says it itself, as `Mixture` does.
+        seed, n: see `example_rng`.
+
+    Returns:
+        index of an item: every one once in an epoch, in a new order.
+    """
+    if hasattr(source, "draw"):
+        return source.draw(seed, n)
+    epoch, place = divmod(n, len(source))
+    return int(order(seed, epoch, len(source))[place])
+
+
 class Crop(NamedTuple):
     """What is drawn for a crop of a picture."""
 
@@ -184,25 +200,24 @@ class Examples:
         Returns:
             dict with `degraded` and `clean`, float32 (size, size, channels), `vector`, float32
             (D,), where there are sentences, and `task`, int32: the place in TASKS of the task to
-            do; and what `guidance` adds.
+            do, the first of several, -1 for another one; and what `guidance` adds.
         """
         drawn = draw(Choices, example_rng(self.seed, n, CHOICES))
         crops, where, item = self._crop(n, size, drawn.crop)
 
         # What is there, and which of it the sentence names. `present` holds what is to be made
         # here; the degradation of a pair is in its picture already.
-        first = item["task"] if "task" in item else self._draw_task(drawn.first)
-        if first not in self.tasks:
-            raise InputError(f"{item['name']} is for {first!r}; add it to data.tasks {self.tasks}")
+        named = self._told(item) if "task" in item else (self._draw_task(drawn.first),)
+        first, several = named[0], len(named) > 1
         present = set() if "degraded" in item else {first}
-        named, wanted = (first,), crops[-1]
+        wanted = crops[-1]
         absent, one_kept, joint = accumulate(
             (self.data.p_absent, self.data.p_keep_one, self.data.p_joint)
         )
-        if drawn.case < absent:
-            others = [task for task in self.tasks if task != first]
+        others = [task for task in self.tasks if task not in named]
+        if drawn.case < absent and others:
             named, wanted = (pick(others, drawn.second),), crops[0]
-        elif drawn.case < joint:
+        elif drawn.case < joint and not several:
             second = self._draw_task(drawn.second, but=first)
             present.add(second)
             if drawn.case >= one_kept:
@@ -222,12 +237,25 @@ class Examples:
         if self.guidance is not None:
             window, how = where["window"], where["how"]
             picture = grown(item["clean" if "clean" in item else "image"], size)
-            example |= self.guidance(n, self._index(n), item["name"], picture, window, how)
-        return example | {"task": np.int32(TASKS.index(named[0]))}
+            index = index_of(self.source, self.seed, n)
+            example |= self.guidance(n, index, item["name"], picture, window, how)
+        known = next((task for task in named if task in TASKS), None)
+        return example | {"task": np.int32(-1 if known is None else TASKS.index(known))}
 
-    def _index(self, n):
-        epoch, place = divmod(n, len(self.source))
-        return int(order(self.seed, epoch, len(self.source))[place])
+    def _told(self, item):
+        """What is to go from the picture of an item that says it."""
+        if item["task"] is None:
+            raise InputError(
+                f"{item['name']} does not say what it is for; name the task of its set"
+            )
+        told = tuple(item["task"].split("+"))
+        for task in told:
+            # A network without sentences need not know the name of what it takes away.
+            if task not in self.tasks and (self.vectors is not None or task in TASKS):
+                raise InputError(
+                    f"{item['name']} is for {task!r}; add it to data.tasks {self.tasks}"
+                )
+        return told
 
     def _crop(self, n, size, drawn):
         """Cuts one window out of the picture of example n, or out of both pictures of a pair.
@@ -238,7 +266,7 @@ class Examples:
             the crops, float32, the clean one last; where they come from, for `_render`; and the
             item of the source.
         """
-        item = self.source[self._index(n)]
+        item = self.source[index_of(self.source, self.seed, n)]
         pictures = (item["degraded"], item["clean"]) if "degraded" in item else (item["image"],)
         pictures = tuple(grown(picture, size) for picture in pictures)
         height, width = pictures[0].shape[:2]
@@ -258,7 +286,7 @@ class Examples:
         return crops, where | {"guide": crops[-1]}, item
 
     def _vector(self, named, form, sentence):
-        """Draws the condition: a sentence's vector, or of two sentences the mean.
+        """Draws the condition: a sentence's vector, or of several sentences the mean.
 
         Half of the pairs of tasks are asked for in one sentence, where there are such sentences.
         """
@@ -266,7 +294,8 @@ class Examples:
         if len(named) > 1 and form < 0.5 and both in self.vectors:
             named = (both,)
         banks = [self.vectors[what] for what in named]
-        numbers = (sentence, 2 * form % 1)  # either half of `form` gives all of [0, 1)
+        # Either half of `form` gives all of [0, 1), and either quarter.
+        numbers = (sentence, 2 * form % 1, 4 * form % 1)
         return np.mean([pick(*each) for each in zip(banks, numbers, strict=False)], axis=0)
 
 

@@ -8,9 +8,10 @@ for what it is.
 
 from pathlib import Path
 
-from tdr_jax.data import decoded, shards, sources
+from tdr_jax.data import decoded, mixtures, shards, sources
 from tdr_jax.errors import InputError
 
+MIXINGS = ("repeats", "weights")
 BUILT, PACKAGE, AND = "tfds:", "package:", "+"
 VIEWS = ("left", "right", "clean")
 
@@ -114,8 +115,10 @@ def from_config(data):
             epoch; `pairs`, a tuple of (degraded folder, clean folder, task, repeats), where (left
             folder, right folder) in place of the degraded one are the views of a dual-pixel sensor,
             and with "" for the clean one the first is any place that holds both, see `open_any`;
-            `tfds_dir`, where built data sets are, or "" for what the environment says; `decoded`
-            and `cache_mb`, see `decoded.open_store`.
+            `mixing`, "repeats", or "weights" for a share of the examples for each task, as
+            `weights` of `tasks` say, whatever the number of its pictures; `tfds_dir`, where built
+            data sets are, or "" for what the environment says; `decoded` and `cache_mb`, see
+            `decoded.open_store`.
 
     Raises:
         InputError: there is neither a place nor a pair of folders.
@@ -136,11 +139,32 @@ def from_config(data):
             if "degraded" not in pictures[0]:
                 raise InputError(f"{place} holds clean pictures only; pairs are wanted")
         found.append((pictures, repeats))
+    if data.mixing not in MIXINGS:
+        raise InputError(f"data.mixing is {data.mixing!r}; use one of {', '.join(MIXINGS)}")
     if not found:
         raise InputError(
             "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
         )
+    if data.mixing == "weights" and len(found) > 1:
+        return mixtures.Mixture(*_shares(found, dict(zip(data.tasks, data.weights, strict=True))))
     return sources.Concat(*found) if len(found) > 1 or found[0][1] != 1 else found[0][0]
+
+
+def _shares(found, weights):
+    """(source, share): a task's weight, divided among its sources by their pictures and repeats."""
+    sizes = {}
+    for pictures, repeats in found:
+        if getattr(pictures, "task", None) not in weights:
+            raise InputError(
+                "data.mixing=weights draws one of data.tasks first, so all pictures must say their "
+                f"task, one of {', '.join(weights)}: data.path_task, or the third of data.pairs"
+            )
+        sizes[pictures.task] = sizes.get(pictures.task, 0) + len(pictures) * repeats
+    return [
+        (pictures, weights[pictures.task] * len(pictures) * repeats / sizes[pictures.task])
+        for pictures, repeats in found
+        if weights[pictures.task] > 0
+    ]
 
 
 def of_evaluation(config):

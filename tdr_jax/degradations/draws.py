@@ -17,6 +17,7 @@ DEGRADATION = 1  # and, from here on, one for each task, in the order of TASKS: 
 JITTER = 64  # other light and colours
 GUIDANCE = 2**16
 SHUFFLE = 2**32  # of an epoch instead of an example: the order of the pictures
+MIXTURE = 2**40  # of a block of examples: which of several sources each is from
 
 
 def example_rng(seed, index, stream=0):
