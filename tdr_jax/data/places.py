@@ -173,12 +173,13 @@ def of_evaluation(config):
     return open_clean(place, use="test", store=decoded.Memory(config.data.cache_mb))
 
 
-def channels(place: str, data_dir: str = "") -> set[int]:
-    """How many channels the degraded pictures of a place have: 3, or 6 where there are two views.
+def channels(source) -> set[int]:
+    """How many channels the degraded pictures of a source have: 3, or 6 where there are two views.
 
     Raises:
-        InputError: there are no such pictures.
+        InputError: a picture that cannot be read.
     """
-    source = open_any(located(place, data_dir), use="train")
-    of = source.sources if isinstance(source, sources.Concat) else [source]
-    return {one[0]["degraded" if "degraded" in one[0] else "image"].shape[-1] for one in of}
+    firsts = [
+        one[0] for one in (source.sources if isinstance(source, sources.Concat) else [source])
+    ]
+    return {first["degraded" if "degraded" in first else "image"].shape[-1] for first in firsts}

@@ -135,6 +135,8 @@ class RestoreObjective(ConfiguredObjective):
         from tdr_jax.data import pipeline, places
 
         config, pictures = self.config, places.from_config(self.config.data)
+        views = {count // 3 for count in places.channels(pictures)}
+        _refuse_channels(config, self.network, {count * config.data.channels for count in views})
         return pipeline.batches(
             pictures,
             config.data,
@@ -236,15 +238,17 @@ def check(config: Any, network: models.Network) -> None:
 
 
 def _check_channels(config, network) -> None:
-    from tdr_jax.data import places
+    data = config.data
+    # What a place holds that is both sides, or was built, is seen when it is opened.
+    views = {1 for degraded, clean, *_ in data.pairs if isinstance(degraded, str) and clean}
+    views |= {len(degraded) for degraded, *_ in data.pairs if not isinstance(degraded, str)}
+    views |= {1} if data.path and "tfds:" not in data.path else set()
+    _refuse_channels(config, network, {count * data.channels for count in views})
 
-    data, views = config.data, {1} if config.data.path else set()
-    for degraded, clean, *_ in data.pairs:
-        if not isinstance(degraded, str):
-            views.add(len(degraded))
-        else:
-            views |= {1} if clean else {n // 3 for n in places.channels(degraded, data.tfds_dir)}
-    given = {count * data.channels for count in views}
+
+def _refuse_channels(config, network, given) -> None:
+    """Refuses channels of degraded pictures, `given`, that the network does not take."""
+    data = config.data
     wanted, made = network.config.channels
     if given - {wanted} or data.channels != made:
         raise InputError(

@@ -18,6 +18,7 @@ PAIRS = "degraded=a,clean=b"
 
 def config_for(name, task, more=""):
     pictures = PAIRS if task in backbone.PAIRS_ONLY else "data=photos"
+    pictures = "data=tfds:cdd11" if task == "cdd11" else pictures
     return backbone.get_config(f"name={name},task={task},{pictures}{more and ','}{more}")
 
 
