@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tdr_jax import disk
-from tdr_jax.data.pipeline import order
+from tdr_jax.degradations.draws import order
 from tdr_jax.errors import InputError
 
 ROWS = 64  # examples that are encoded at once

@@ -9,8 +9,16 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
-from tdr_jax.data.pipeline import dihedral, index_of
-from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, pick, task_rng
+from tdr_jax.data.pipeline import dihedral
+from tdr_jax.degradations.draws import (
+    CHOICES,
+    JITTER,
+    draw,
+    example_rng,
+    index_of,
+    pick,
+    task_rng,
+)
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import CLEAN, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError

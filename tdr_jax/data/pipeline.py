@@ -6,7 +6,6 @@ on where a run was resumed.
 """
 
 from bisect import bisect_right
-from functools import lru_cache
 from itertools import accumulate
 from sys import maxsize
 from typing import NamedTuple
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.degradations import realistic
-from tdr_jax.degradations.draws import CHOICES, SHUFFLE, draw, example_rng, pick, task_rng
+from tdr_jax.degradations.draws import CHOICES, draw, example_rng, index_of, pick, task_rng
 from tdr_jax.degradations.synthesis import degrade
 from tdr_jax.degradations.vocabulary import LAYERS, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
@@ -64,37 +63,6 @@ def as_float(image):
     if image.dtype == np.float32:
         return image
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-
-
-@lru_cache(maxsize=4)
-def order(seed, epoch, count):
-    """Gives the order in which an epoch goes through pictures.
-
-    Args:
-        seed: int, the run's seed.
-        epoch: its number, from 0.
-        count: how many pictures there are.
-
-    Returns:
-        int64 (count,), a permutation.
-    """
-    return example_rng(seed, epoch, SHUFFLE).permutation(count)
-
-
-def index_of(source, seed, n):
-    """Says which item of a source example n of a run shows.
-
-    Args:
-        source: see `tdr_jax.data.sources`; one that has `draw` says it itself, as `Mixture` does.
-        seed, n: see `example_rng`.
-
-    Returns:
-        index of an item: every one once in an epoch, in a new order.
-    """
-    if hasattr(source, "draw"):
-        return source.draw(seed, n)
-    epoch, place = divmod(n, len(source))
-    return int(order(seed, epoch, len(source))[place])
 
 
 class Crop(NamedTuple):

@@ -5,6 +5,7 @@ A new name goes to the end, and none is taken away: whoever went on with a run w
 """
 
 import hashlib
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,37 @@ def example_rng(seed, index, stream=0):
     # The counter counts in its lowest word; the highest one separates the streams.
     counter = np.array([0, 0, 0, stream], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+@lru_cache(maxsize=4)
+def order(seed, epoch, count):
+    """Gives the order in which an epoch goes through pictures.
+
+    Args:
+        seed: int, the run's seed.
+        epoch: its number, from 0.
+        count: how many pictures there are.
+
+    Returns:
+        int64 (count,), a permutation.
+    """
+    return example_rng(seed, epoch, SHUFFLE).permutation(count)
+
+
+def index_of(source, seed, n):
+    """Says which item of a source example n of a run shows.
+
+    Args:
+        source: see `tdr_jax.data.sources`; one that has `draw` says it itself, as `Mixture` does.
+        seed, n: see `example_rng`.
+
+    Returns:
+        index of an item: every one once in an epoch, in a new order.
+    """
+    if hasattr(source, "draw"):
+        return source.draw(seed, n)
+    epoch, place = divmod(n, len(source))
+    return int(order(seed, epoch, len(source))[place])
 
 
 def task_rng(seed, index, task):
