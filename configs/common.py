@@ -239,5 +239,8 @@ def parse(argument: str, **defaults):
             known = ", ".join(defaults) or "none"
             raise ValueError(f"config argument {part!r} is unknown; known: {known}")
         kind = type(defaults[name])
-        values[name] = tuple(value.split("+")) if kind is tuple else kind(value)
+        try:
+            values[name] = tuple(value.split("+")) if kind is tuple else kind(value)
+        except ValueError:
+            raise ValueError(f"config argument {part!r}: give {kind.__name__}") from None
     return values

@@ -37,41 +37,51 @@ exit status: 0 done, 1 some pictures failed, 2 wrong arguments or input, 130 int
 """
 
 
+# What the scripts beside the package run, by their names.
+SCRIPTS = {
+    "train.py": COMMANDS["train"],
+    "eval.py": ("tdr_jax.commands.eval_run", "measure the weights of a training run"),
+}
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with the arguments."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"tdr: error: {message}; see '{self.prog} --help'\n")
+        name = self.prog.partition(" ")[0]
+        self.exit(2, f"{name}: error: {message}; see '{self.prog} --help'\n")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command.
+def main(argv: list[str] | None = None, *, script: str = "") -> int:
+    """Run the command, or one of the scripts beside the package.
 
     Args:
         argv: the arguments after the command's name; None takes those of the process.
+        script: one of `SCRIPTS`; "" for the command `tdr`.
 
     Returns:
         the exit status: 0 done, 1 some pictures or runs failed or training diverged, 2 wrong
         arguments or input, 75 a sweep was stopped, 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
+    name = script or "tdr"
     try:
         try:
-            args = _parse(argv)
+            args = _parse_script(script, argv) if script else _parse(argv)
         except SystemExit as leave:  # --help, --version or a wrong argument; argparse has said it
             return leave.code if isinstance(leave.code, int) else 2
         return args.run(args)
     except InputError as error:
-        print(f"tdr: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except FloatingPointError as error:  # training met NaN and kept its last good checkpoint
-        print(f"tdr: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell says of what SIGPIPE ended
     except KeyboardInterrupt:
-        print("tdr: interrupted; every file that was finished is kept", file=sys.stderr)
+        print(f"{name}: interrupted; every file that was finished is kept", file=sys.stderr)
         return 130
 
 
@@ -93,6 +103,17 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if rest and args.command not in ("train", "compile"):  # they hand --config.a.b=... on
         parser.error(f"unknown argument {rest[0]!r}")
     args.rest = rest
+    return args
+
+
+def _parse_script(script: str, argv: list[str]) -> argparse.Namespace:
+    where, line = SCRIPTS[script]
+    module = import_module(where)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(script, description=line[0].upper() + line[1:] + ".", formatter_class=raw)
+    module.add_arguments(parser)
+    args, args.rest = parser.parse_known_args(argv)
+    args.run = module.run
     return args
 
 

@@ -13,7 +13,7 @@ example:
 def add_arguments(parser) -> None:
     """Declare the arguments of `tdr train`."""
     parser.epilog = EPILOG
-    parser.usage = "tdr train --config FILE.py[:ARGS] --workdir DIR [--config.NAME=VALUE ...]"
+    parser.usage = f"{parser.prog} --config FILE.py[:ARGS] --workdir DIR [--config.NAME=VALUE ...]"
     parser.add_argument(
         "--config", required=True, metavar="FILE.py[:ARGS]", help="config, and what to ask it for"
     )
@@ -26,6 +26,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="print parameters, shardings and batch, then leave"
     )
+    add_processes(parser)
+
+
+def add_processes(parser) -> None:
+    """Declare the arguments that join several processes, for `distributed.initialize`."""
     processes = parser.add_argument_group(
         "several processes", "found from Slurm, Open MPI, Kubernetes or TPU hosts unless given"
     )

@@ -21,7 +21,7 @@ RENAMED = {
 
 
 def read(file: str, overrides: Sequence[str]):
-    """Load a config as train.py does.
+    """Load a config as the command line gives it.
 
     Args:
         file: the path of a config file, with its argument after a colon.
@@ -39,12 +39,14 @@ def read(file: str, overrides: Sequence[str]):
     path = file.partition(":")[0]
     if not Path(path).is_file():
         raise InputError(f"{path}: no such config file; give the path of a .py file")
+    # Flags of our own: those of the process belong to whoever called main().
+    values = flags.FlagValues()
+    overrides = _read_flagfiles(values, overrides)
     for word in overrides:
         if not word.startswith("--config."):
             raise InputError(f"unknown argument {word!r}; settings are --config.NAME=VALUE")
     refuse_renamed_words(overrides)
-    # Flags of our own: those of the process belong to whoever called main().
-    values, words = flags.FlagValues(), ["tdr train", f"--config={file}", *overrides]
+    words = ["tdr train", f"--config={file}", *overrides]
     holder = config_flags.DEFINE_config_file(
         "config", flag_values=values, lock_config=True, sys_argv=words
     )
@@ -52,18 +54,61 @@ def read(file: str, overrides: Sequence[str]):
     sys.path.append(str(Path(path).resolve().parents[1]))
     try:
         values(words)
-    except (AttributeError, KeyError) as error:
-        field = str(error.args[0]).partition("\n")[0].strip("'\"")
-        raise InputError(f"{file}: its config has no field {field}") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]  # a config's own error comes as a traceback
-        raise InputError(f"{file}: {reason}") from error
+    except Exception as error:  # a config file is a program and may fail in every way
+        raise InputError(f"{file}: {_reason(error, overrides)}") from error
     finally:
         sys.path.pop()
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # grain reads its own flags when it starts workers
-    refuse_renamed(holder.value)
+    check(holder.value)
     return holder.value
+
+
+def check(config) -> None:
+    """Hold a config against what its fields may be.
+
+    Args:
+        config: an `ml_collections.ConfigDict`.
+
+    Raises:
+        InputError: a field is unknown, missing, by a name of before, or of a value that does not
+            fit.
+    """
+    from tdr_jax.train import schema
+
+    if not hasattr(config, "items"):
+        raise InputError("the config is empty; get_config() must return a ConfigDict")
+    refuse_renamed(config)
+    schema.check(config)
+
+
+def _read_flagfiles(values, words: Sequence[str]) -> list[str]:
+    """The words with those of every --flagfile in their place."""
+    from absl import flags
+
+    try:
+        return values.read_flags_from_files(list(words))
+    except (flags.Error, OSError, UnicodeDecodeError) as error:
+        reason = str(error).rpartition("] ")[2]
+        raise InputError(f"--flagfile: {reason}; give a text file with a flag a line") from error
+
+
+def _reason(error: Exception, overrides: Sequence[str]) -> str:
+    """What went wrong while a config was made, in one line that says what would be right."""
+    from tdr_jax.train import schema
+
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    given = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)
+    if flag := re.match(r"flag --config\.([\w.]+)=", str(error)):
+        name = flag[1]
+        if name in schema.FIELDS:
+            return f"config.{name} is {given.get(name)!r}; give {schema.FIELDS[name].says}"
+    if isinstance(error, AttributeError | KeyError):
+        unknown = re.split(r"\\n|\n", lines[0])[0].strip("\\'\"")
+        if name := next((name for name in given if unknown in name.split(".")), None):
+            return schema.unknown(name)
+    # A config's own error comes as a traceback, whose last line tells.
+    return re.sub(r"^\w+Error: ", "", lines[-1].strip())
 
 
 def length(config) -> int:
@@ -84,25 +129,6 @@ def refuse_renamed_words(words: Sequence[str]) -> None:
         name = word.lstrip("-").partition("=")[0].removeprefix("config.")
         if word.startswith(("--config.", "-config.")) and name in RENAMED:
             _refuse(name)
-
-
-def parse_flags(words: Sequence[str]) -> list[str]:
-    """Parse the flags of a script that absl runs, after a look for names of before.
-
-    Args:
-        words: of the command line, the script's name first.
-
-    Returns:
-        the words that are no flags, likewise.
-    """
-    from absl import app
-
-    try:
-        refuse_renamed_words(words)
-    except InputError as error:
-        print(f"{Path(words[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    return app.parse_flags_with_usage(words)
 
 
 def refuse_renamed(config) -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import jax
 import pytest
-from ml_collections import config_flags
 
 from configs import backbone, common, quickstart, textpromptir
 from tdr_jax import models
 from tdr_jax.data import places
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import networks
+from tdr_jax.train import config as configs
 from tdr_jax.train import optim, state
 from tests.support import words_arguments as words
 
@@ -49,22 +49,13 @@ def test_every_config_file_is_tested():
 
 @pytest.mark.parametrize("name, argument", CASES)
 def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
-    from absl import flags
-
-    values = flags.FlagValues()
     path = f"{FOLDER / name}.py" + (f":{argument}" if argument else "")
     words = [
-        "test",
-        f"--config={path}",
         "--config.seed=3",
         "--config.network.overrides.remat=true",
         "--config.data.stages=((5, 64, 2), (3, 128, 1))",
     ]
-    holder = config_flags.DEFINE_config_file(
-        "config", flag_values=values, lock_config=True, sys_argv=words
-    )
-    values(words)
-    config = holder.value
+    config = configs.read(path, words)  # which holds every field against `train.schema`
     assert config.seed == 3 and config.network.overrides.remat == "true"
     assert config.data.stages == ((5, 64, 2), (3, 128, 1))
 
