@@ -74,7 +74,7 @@ def check(config) -> None:
         InputError: a field is unknown, missing, by a name of before, or of a value that does not
             fit.
     """
-    from tdr_jax.train import schema
+    from tdr_jax.objectives import schema
 
     if not hasattr(config, "items"):
         raise InputError("the config is empty; get_config() must return a ConfigDict")
@@ -95,7 +95,7 @@ def _read_flagfiles(values, words: Sequence[str]) -> list[str]:
 
 def _reason(error: Exception, overrides: Sequence[str]) -> str:
     """What went wrong while a config was made, in one line that says what would be right."""
-    from tdr_jax.train import schema
+    from tdr_jax.objectives import schema
 
     lines = str(error).strip().splitlines() or [type(error).__name__]
     given = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)

@@ -55,7 +55,7 @@ def test_every_config_parses_and_its_step_has_consistent_shapes(name, argument):
         "--config.network.overrides.remat=true",
         "--config.data.stages=((5, 64, 2), (3, 128, 1))",
     ]
-    config = configs.read(path, words)  # which holds every field against `train.schema`
+    config = configs.read(path, words)  # which holds every field against `objectives.schema`
     assert config.seed == 3 and config.network.overrides.remat == "true"
     assert config.data.stages == ((5, 64, 2), (3, 128, 1))
 

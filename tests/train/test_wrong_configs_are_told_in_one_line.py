@@ -11,8 +11,8 @@ from hypothesis import strategies as some
 from configs import common
 from tdr_jax import cli
 from tdr_jax.errors import InputError
+from tdr_jax.objectives import schema
 from tdr_jax.train import config as configs
-from tdr_jax.train import schema
 from tests.support import sweep_files
 
 QUICKSTART = str(sweep_files.ROOT / "configs" / "quickstart.py")
