@@ -157,8 +157,6 @@ def _checked(file: str, config: str, shared: list[str], fields: dict):
                 f"{file}: {name} is {value!r} in the sweep, but train.py reads {found!r}; give a "
                 "number, a string or a tuple of them"
             )
-    if not all(isinstance(stage, tuple) and len(stage) == 3 for stage in made.data.stages):
-        raise InputError(f"{file}: data.stages is {made.data.stages}; give ((steps, crop, batch),)")
     return made
 
 

@@ -106,7 +106,7 @@ def test_a_run_is_laid_out_before_it_starts(capsys, tmp_path):
         (["--topology", SLICE, "--per_chip", "-1"], "-1 examples a device; give"),
         (["--topology", SLICE, "--config.mesh.fsdp=3"], "config.mesh.fsdp is 3"),
         (["--topology", SLICE, "--hlo", "nowhere/x.txt"], "there is no such folder"),
-        (["--topology", SLICE, "--config.nothing=1"], "has no field"),
+        (["--topology", SLICE, "--config.nothing=1"], "is no field"),
     ],
 )
 def test_what_cannot_be_compiled_for_is_one_line(words, said, capfd):
