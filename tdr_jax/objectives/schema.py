@@ -194,6 +194,7 @@ FIELDS: dict[str, Kind] = {
     "optim.no_decay": pattern,
     "optim.mu_dtype": dtype,
     "optim.clip": number(0),
+    "allow_changes": flag,
     "accumulate": count,
     "ema": share,
     "mesh.fsdp": interval,
