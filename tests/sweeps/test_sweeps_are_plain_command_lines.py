@@ -149,7 +149,7 @@ def test_files_that_are_no_sweeps_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such sweep file"):
         plan.read(str(tmp_path / "none.py"), "runs")
     good = sweep_files.write(tmp_path)
-    for setting, line in [("seed", "give NAME=VALUE"), ("sed=1", "config.sed is no field of a training config")]:
+    for setting, line in [("seed", "give NAME=VALUE"), ("sed=1", "config.sed is no field")]:
         with pytest.raises(InputError, match=line):
             plan.read(good, "runs", [setting])
 
