@@ -9,6 +9,7 @@ from typing import Any
 
 from tdr_jax.data.guidance import KINDS
 from tdr_jax.data.pipeline import LARGEST_CROP, SYNTHESES
+from tdr_jax.data.places import MIXINGS
 from tdr_jax.degradations.realistic import NOISES
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
@@ -123,6 +124,7 @@ FIELDS: dict[str, Kind] = {
     "data.path_repeats": count,
     "data.pairs": several(row(text | row(text, text), text, one_of(*TASKS), count)),
     "data.tasks": several(one_of(*TASKS)),
+    "data.mixing": one_of(*MIXINGS),
     "data.weights": several(number(0)),
     "data.sigmas": several(number(0)),
     "data.sigma_range": row() | row(number(0), number(0)),
