@@ -231,6 +231,7 @@ def _write(path: Path, pixels: np.ndarray, source: images.Picture) -> None:
             alpha=None,
             depth=8,
             grey=False,
+            linear=False,
             extras=dataclasses.replace(source.extras, exif=None),
         )
         images.write_picture(path, picture)

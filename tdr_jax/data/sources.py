@@ -15,6 +15,7 @@ import numpy as np
 
 from tdr_jax.data import decoded, pairs
 from tdr_jax.errors import InputError
+from tdr_jax.images.arrays import open_picture
 from tdr_jax.images.files import read_picture, read_rgb
 from tdr_jax.images.folders import listed
 
@@ -27,7 +28,7 @@ def decode(where, content=None, deep=False):
     Args:
         where: its path, or what stands for it in errors.
         content: its file's bytes, where they are at hand.
-        deep: 16 bits stay uint16.
+        deep: 16 bits stay uint16, and floats are rounded to them.
 
     Returns:
         uint8 or uint16 (H, W, 3).
@@ -38,8 +39,9 @@ def decode(where, content=None, deep=False):
     if not deep:
         return read_rgb(where, content)
     picture = read_picture(where, content)
-    kind = np.uint16 if picture.depth == 16 else np.uint8
-    return np.rint(picture.pixels * np.float32(np.iinfo(kind).max)).astype(kind)
+    pixels, _ = open_picture(picture)  # floats as a screen shows them
+    kind = np.uint8 if picture.depth == 8 else np.uint16
+    return np.rint(pixels * np.float32(np.iinfo(kind).max)).astype(kind)
 
 
 class _Files:

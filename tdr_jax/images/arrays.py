@@ -148,13 +148,8 @@ def _open_floats(picture: Picture) -> tuple[np.ndarray, Callable[[np.ndarray], P
     be shown, such as highlights above 1, passes by the network untouched.
     """
     pixels = picture.pixels.astype(np.float32)
-    # Values in [0, 255], or in candela: most of a picture would be beyond white.
-    scale = np.float32(np.percentile(pixels, 99) if np.median(pixels) > 1 else 1)
-    shown = np.clip(pixels / scale, 0, 1)
-    light = shown
-    if picture.linear:
-        shown = linear.to_display(light)
-        light = linear.to_light(shown)
+    shown, scale = linear.shown(pixels, picture.linear)
+    light = linear.to_light(shown) if picture.linear else shown
 
     def close(restored: np.ndarray) -> Picture:
         answer = linear.to_light(restored) if picture.linear else restored

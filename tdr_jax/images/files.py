@@ -75,9 +75,7 @@ def read_rgb(path: str | os.PathLike, content: bytes | None = None) -> UInt8[np.
         raster = opened.read(0)
         colour = _colour(_turned(opened, raster)[0])
     if colour.dtype == np.float32:
-        colour = np.clip(colour, 0, 1)
-        colour = linear.to_display(colour) if raster.linear else colour
-        colour = np.rint(colour * 255).astype(np.uint8)
+        colour = np.rint(linear.shown(colour, raster.linear)[0] * 255).astype(np.uint8)
     colour = eight_bits(colour)
     return np.ascontiguousarray(np.broadcast_to(colour, (*colour.shape[:2], 3)))
 

@@ -8,7 +8,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageOps
 
 from tdr_jax import images
 from tdr_jax.images.codecs import exr, jpeg, png, raster
@@ -208,6 +208,22 @@ def test_heic_is_read_upright_and_with_all_its_bits(read, mode):
     assert read(buffer.getvalue(), "white.heic").pixels.min() == 1
 
 
+@pytest.mark.parametrize("orientation", [2, 3, 6, 7])
+def test_heic_and_avif_are_turned_upright(read, orientation):
+    image = Image.fromarray(COLOUR)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.open(io.BytesIO(saved(image, "PNG", exif=exif.tobytes())))
+    upright = np.asarray(ImageOps.exif_transpose(stored)) / 255
+    buffer = io.BytesIO()
+    heic = pillow_heif.from_bytes("RGB", (32, 24), COLOUR.tobytes())
+    heic[0].info["exif"] = exif.tobytes()
+    heic.save(buffer, quality=-1, chroma=444)
+    for content in (buffer.getvalue(), saved(image, "AVIF", quality=100, exif=exif.tobytes())):
+        pixels = read(content, "in.heic").pixels
+        assert pixels.shape == upright.shape and np.abs(pixels - upright).mean() < 0.02
+
+
 def test_avif_is_read_with_all_its_bits_and_written(read, tmp_path):
     ten = DEEP >> 6
     content = imagecodecs.avif_encode(ten, level=100, bitspersample=10, pixelformat="444")
@@ -242,7 +258,7 @@ def test_light_of_exr_is_read_and_written_with_what_is_above_white(read, tmp_pat
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_float_tiff_survives_with_what_is_beyond_white_and_black(read, tmp_path, kind):
-    floats = (COLOUR.astype(kind) / 32 - 1).astype(kind)
+    floats = (COLOUR.astype(kind) / 128 - 0.25).astype(kind)
     picture = read(tiff(floats, compression="zlib", predictor=kind != np.float16))
     assert (picture.depth, picture.linear) == (32, False)
     np.testing.assert_allclose(picture.pixels, floats, rtol=1e-6)
@@ -250,7 +266,14 @@ def test_float_tiff_survives_with_what_is_beyond_white_and_black(read, tmp_path,
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "out.tif"), picture.pixels)
     assert not images.read_picture(tmp_path / "out.tif").linear
     notes = images.write_picture(tmp_path / "out.png", picture)
-    assert any("beyond 0 to 1" in note for note in notes)
+    assert any("beyond 0 to 1 are cut off" in note for note in notes)
+    # In other units, where most would be white, they are shown by one scale.
+    picture = read(tiff(COLOUR.astype(kind) + 20))
+    notes = images.write_picture(tmp_path / "out.png", picture)
+    assert "scaled down" in notes[0] and notes[1] == "PNG keeps 16 of its 32 bits"
+    shown = images.read_rgb(tmp_path / "in.tif")
+    np.testing.assert_array_equal(shown, images.read_rgb(tmp_path / "out.png"))
+    assert np.corrcoef(shown.ravel(), COLOUR.ravel())[0, 1] > 0.99
 
 
 def test_light_stays_light_through_tiff_and_becomes_srgb_elsewhere(read, tmp_path):

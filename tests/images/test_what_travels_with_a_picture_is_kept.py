@@ -161,6 +161,24 @@ def test_xmp_turns_a_picture_where_exif_does_not(tmp_path):
     assert images.read_picture(path).pixels.shape == (24, 32, 3)
 
 
+def test_comments_are_kept_or_missed(tmp_path):
+    image = Image.fromarray(COLOUR)
+    image.save(tmp_path / "in.jpg", comment=b"by the sea")
+    image.save(tmp_path / "in.gif", comment=b"by the sea")
+    for name in ("in.jpg", "in.gif"):
+        picture = images.read_picture(tmp_path / name)
+        assert images.write_picture(tmp_path / "out.jpg", picture) == ()
+        assert images.read_picture(tmp_path / "out.jpg").extras.comment == b"by the sea"
+        images.write_picture(tmp_path / "out.png", picture)
+        with Image.open(tmp_path / "out.png") as seen:
+            assert seen.info["Comment"] == "by the sea"
+        notes = images.write_picture(tmp_path / "out.tif", picture)
+        assert notes == ("TIFF does not keep the comment",)
+        bare = images.without_metadata(picture)
+        images.write_picture(tmp_path / "out.jpg", bare)
+        assert images.read_picture(tmp_path / "out.jpg").extras.comment is None
+
+
 def test_times_are_kept(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).write_bytes(b"x")

@@ -12,7 +12,7 @@ from tdr_jax.images.codecs.raster import Extras, Opened, Refused, check_size
 SIGNATURE = b"\xff\xd8\xff"
 _END = b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # SOF0 ...
-_SCAN = 0xDA
+_SCAN, _COMMENT = 0xDA, 0xFE
 _EXIF, _XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _ICC, _MPF, _PHOTOSHOP = b"ICC_PROFILE\0", b"MPF\0", b"Photoshop 3.0\0"
@@ -45,7 +45,7 @@ def open_jpeg(data: bytes) -> Opened:
     pixels = SIGNATURE[:2] + b"".join(
         struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
         for marker, body, _ in header
-        if not 0xE0 <= marker <= 0xEF and marker != 0xFE or _tells_colour(marker, body)
+        if not 0xE0 <= marker <= 0xEF and marker != _COMMENT or _tells_colour(marker, body)
     )
     pixels += data[start:]
     if _END not in data[start:]:
@@ -143,6 +143,8 @@ def _extras(header: list[tuple[int, bytes, int]]) -> Extras:
             several = metadata.directory(body[len(_MPF) :]).get(0xB001, 2) > 1
         elif marker == 0xE2 and body.startswith(_GAIN_MAP):
             gain_map = True
+        elif marker == _COMMENT:
+            extras.comment = body or None
         elif marker == 0xED and body.startswith(_PHOTOSHOP):
             extras.iptc = _iptc(body[len(_PHOTOSHOP) :]) or extras.iptc
     if gain_map or b"hdrgm:" in (extras.xmp or b""):

@@ -21,6 +21,22 @@ def to_light(shown: np.ndarray) -> np.ndarray:
     return np.where(shown <= 0.04045, shown / 12.92, curved).astype(np.float32)
 
 
+def shown(pixels: np.ndarray, light: bool) -> tuple[np.ndarray, np.float32]:
+    """Show float pixels as pictures are shown and networks know them.
+
+    Args:
+        pixels: float32 of any range.
+        light: whether they are proportional to light, which is then curved as sRGB is.
+
+    Returns:
+        pixels in [0, 1]; and the scale that they were divided by first: 1, but for values in other
+        units, such as 0 to 255 or candela, where most of the picture would be beyond white.
+    """
+    scale = np.float32(np.percentile(pixels, 99) if np.median(pixels) > 1 else 1)
+    pixels = np.clip(pixels / scale, 0, 1)
+    return (to_display(pixels) if light else pixels), scale
+
+
 def is_linear(icc: bytes | None) -> bool:
     """Tell whether a colour profile says that values are proportional to light.
 

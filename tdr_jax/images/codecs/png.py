@@ -95,6 +95,8 @@ def with_extras(encoded: bytes, extras: Extras) -> bytes:
         added.append((b"eXIf", extras.exif))
     if extras.xmp:
         added.append((b"iTXt", _XMP + b"\0\0\0\0" + extras.xmp))
+    if extras.comment:
+        added.append((b"tEXt", b"Comment\0" + extras.comment.replace(b"\0", b"")))
     if extras.iptc:
         digits = extras.iptc.hex().encode()
         text = b"\niptc\n%8d\n" % len(extras.iptc) + digits + b"\n"

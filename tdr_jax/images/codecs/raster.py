@@ -22,6 +22,7 @@ class Extras:
         xmp: XMP packet, or None.
         iptc: IPTC-IIM records, or None.
         dpi: horizontal and vertical resolution in pixels per inch, or None.
+        comment: a text without a name, or None.
         chunks: (kind, body) of what only a PNG holds: colour (cICP, gAMA, cHRM, sRGB, ...), texts.
         notes: what of the file is not kept, and why, a clause each.
         orientation: as an EXIF block says that is too damaged to travel, or None.
@@ -32,6 +33,7 @@ class Extras:
     xmp: bytes | None = None
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None
+    comment: bytes | None = None
     chunks: tuple[tuple[bytes, bytes], ...] = ()
     notes: tuple[str, ...] = ()
     orientation: int | None = None

@@ -93,6 +93,8 @@ def _open_by_pillow(data: bytes) -> Opened:
         xmp = info.get("xmp")
         icc = info.get("icc_profile") or None
         dpi = info.get("dpi") if image.format == "BMP" else None
-        return Extras(icc=icc, exif=exif, xmp=xmp if isinstance(xmp, bytes) else None, dpi=dpi)
+        xmp = xmp if isinstance(xmp, bytes) else None
+        comment = info.get("comment") or None  # of a GIF
+        return Extras(icc=icc, exif=exif, xmp=xmp, dpi=dpi, comment=comment)
 
     return Opened(image.format, count, lambda index: modes.frame(image, index), extras, loop)

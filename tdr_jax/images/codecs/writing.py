@@ -12,8 +12,8 @@ from tdr_jax.images.codecs import exr, formats, jpeg, linear, png, tiff
 from tdr_jax.images.codecs.raster import Extras, Picture, eight_bits
 
 _KEPT = {  # format -> attributes of Extras that it holds
-    "PNG": ("icc", "exif", "xmp", "iptc", "dpi", "chunks"),
-    "JPEG": ("icc", "exif", "xmp", "iptc", "dpi"),
+    "PNG": ("icc", "exif", "xmp", "iptc", "dpi", "chunks", "comment"),
+    "JPEG": ("icc", "exif", "xmp", "iptc", "dpi", "comment"),
     "TIFF": ("icc", "exif", "xmp", "iptc", "dpi"),
     "WEBP": ("icc", "exif", "xmp"),
     "AVIF": ("icc", "exif", "xmp"),
@@ -26,6 +26,7 @@ _CALLED = {
     "xmp": "XMP",
     "iptc": "IPTC",
     "dpi": "the resolution",
+    "comment": "the comment",
 }
 _ORDINARY_DPI = (72, 96)  # what programs write that know no resolution
 QUALITY = {"JPEG": 95, "WEBP": 95, "AVIF": 90}  # unless asked otherwise
@@ -67,13 +68,18 @@ def encode(
         return tiff.encode(pages, first.linear), notes
     deep = first.depth > 8 and (form == "TIFF" or (form == "PNG" and count == 1))
     depth = 16 if deep else 8
-    rounded, durations, cut = [], [], False
+    rounded, durations, said = [], [], set()
     for picture in pictures:
         durations.append(round(picture.duration or 100))
-        cut |= picture.depth == 32 and not 0 <= picture.pixels.min() <= picture.pixels.max() <= 1
-        rounded.append(_samples(picture, depth, path))
-    if cut:
-        notes += ("values beyond 0 to 1 are cut off; write .exr or .tif to keep them",)
+        pixels = _finite(picture, path)
+        if picture.depth == 32:
+            beyond = pixels.max() > 1 or pixels.min() < 0
+            pixels, scale = linear.shown(pixels, picture.linear)
+            what = f"scaled down by {scale:g}" if scale != 1 else "cut off"
+            if beyond:
+                said.add(f"values beyond 0 to 1 are {what}; write .exr or .tif to keep them")
+        rounded.append(_samples(pixels, picture.alpha, depth))
+    notes += tuple(sorted(said))
     if first.depth > depth:
         notes += (f"{form} keeps {depth} of its {first.depth} bits",)
     if form == "TIFF":
@@ -113,7 +119,7 @@ def _options(form: str, extras: Extras, quality: int | None) -> dict:
     """Return what Pillow's writer of a format is told."""
     options: dict = {"quality": quality or QUALITY[form]} if form in QUALITY else {}
     if form == "JPEG":
-        options |= {"subsampling": 0}
+        options |= {"subsampling": 0, "comment": extras.comment or b""}
         if extras.iptc:
             options["extra"] = jpeg.records(extras.iptc)
     if form == "WEBP":
@@ -134,7 +140,7 @@ def _kept(extras: Extras, form: str) -> tuple[Extras, tuple[str, ...]]:
     if "dpi" not in held and extras.dpi and round(extras.dpi[0]) in _ORDINARY_DPI:
         lost.remove(_CALLED["dpi"])
     if form == "JPEG":  # whose segments have 64 KiB
-        for name, most in {"exif": 65_500, "xmp": 65_500, "iptc": 65_500}.items():
+        for name, most in dict.fromkeys(("exif", "xmp", "iptc", "comment"), 65_500).items():
             if len(getattr(extras, name) or b"") > most:
                 held[name] = None
                 lost.append(f"{_CALLED[name]}, which is too long for it")
@@ -189,16 +195,12 @@ def _floats(picture: Picture, path: Path, light: bool) -> np.ndarray:
     return np.concatenate([pixels, alpha[..., None]], -1)
 
 
-def _samples(picture: Picture, depth: int, path: Path) -> np.ndarray:
+def _samples(pixels: np.ndarray, alpha: np.ndarray | None, depth: int) -> np.ndarray:
     """Round the pixels to unsigned integers and put the untouched alpha behind them."""
-    pixels = _finite(picture, path)
     kind, top = (np.uint16, 65535) if depth == 16 else (np.uint8, 255)
-    if picture.linear:
-        pixels = linear.to_display(np.clip(pixels, 0, 1))
     samples = np.rint(np.clip(pixels, 0, 1) * np.float32(top)).astype(kind)
-    if picture.alpha is None:
+    if alpha is None:
         return samples
-    alpha = picture.alpha
     if alpha.dtype.kind == "f":
         alpha = np.rint(np.clip(alpha, 0, 1) * np.float32(top)).astype(kind)
     elif depth == 8:
