@@ -20,6 +20,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
 
 LARGEST_CROP = 4096
+QUARTERS = (2, 1, 0)  # of OpenCV: counterclockwise, half, clockwise
 SYNTHESES = ("published", "realistic")
 
 
@@ -34,6 +35,28 @@ def dihedral(image, how):
         A view of the same data, (H, W, C) or (W, H, C).
     """
     return np.rot90(image[:, ::-1] if how >= 4 else image, how % 4)
+
+
+def turned(image, how):
+    """Turns a picture as `dihedral` does, into an array of its own: many times as fast as a copy.
+
+    Args:
+        image: (H, W, C) array.
+        how: 0 to 7.
+
+    Returns:
+        (H, W, C) or (W, H, C), contiguous; the picture itself for 0.
+    """
+    import cv2
+
+    if how >= 4:
+        image = cv2.flip(image, 1).reshape(image.shape)  # which drops an axis of one channel
+    quarters = how % 4
+    if quarters:
+        height, width, channels = image.shape
+        shape = (width, height, channels) if quarters % 2 else image.shape
+        image = cv2.rotate(image, (None, *QUARTERS)[quarters]).reshape(shape)
+    return image
 
 
 def grown(picture, size):
@@ -147,7 +170,7 @@ class Examples:
             return realistic.degrade(image, task, rng, guide=guide, shares=shares, **options)
 
         image = apply("haze", crop) if "haze" in present else crop
-        image = np.ascontiguousarray(dihedral(image, how))
+        image = turned(np.ascontiguousarray(image), how)
         for task in LAYERS:
             if task in present and task != "haze":
                 image = apply(task, image)

@@ -111,19 +111,15 @@ class Folder:
     """
 
     def __init__(self, path, cache_mb=1024, task=None, store=None):
-        self.root, self.paths, self.task = Path(path), [*listed(path).values()], task
+        self.root, self.task, found = Path(path), task, listed(path)
+        self.names, self.paths = list(found), list(found.values())
         self._files = _Files(store or decoded.Memory(cache_mb))
-
-    @property
-    def names(self):
-        return [path.relative_to(self.root).as_posix() for path in self.paths]
 
     def __len__(self):
         return len(self.paths)
 
     def __getitem__(self, index):
-        path = self.paths[index]
-        name = path.relative_to(self.root).as_posix()
+        path, name = self.paths[index], self.names[index]
         return item({"image": self._files.read(path)}, name, self.task, str(path))
 
 

@@ -431,3 +431,12 @@ def test_dual_pixel_views_without_a_partner_are_refused(tmp_path):
     source = sources.DualPixel(*(tmp_path / name for name in ("l", "r", "c")), "blur")
     with pytest.raises(InputError, match="is uint8 but .* is uint16"):
         source[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_a_turned_crop_is_the_dihedral_view_of_it(channels):
+    crop = np.random.default_rng(0).random((9, 14, channels), np.float32)
+    for how in range(8):
+        turned = pipeline.turned(crop, how)
+        np.testing.assert_array_equal(turned, pipeline.dihedral(crop, how))
+        assert turned.flags.c_contiguous
