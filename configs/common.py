@@ -75,6 +75,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # (tdr_jax/degradations/realistic.py); "restore", "guided" and "estimate"
     config.data.synthesis = "published"
     config.data.noise_shares = (0.5, 0.4, 0.1)  # Gaussian, a camera's, JPEG; "realistic"
+    # ((task, recipe, weight), ...): what makes a task's damage instead, drawn by weight, such as
+    # (("blur", "motion", 1.0), ("blur", "defocus+jpeg", 0.5)); docs/degradations.md
+    config.data.recipes = ()
     # The next three are for the stages of textual degradation removal.
     config.data.cover = ()  # (least, most) share of the shorter side that a square takes; () for
     # squares of the drawn pictures' own size
@@ -89,7 +92,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.guidance = ConfigDict()  # the second picture; "guided"
     config.guidance.kinds = ()  # some of "file", "view", "part" and "other" (tdr_jax/data/guidance)
     config.guidance.weights = ()  # how often each kind is drawn
-    config.guidance.path = ""  # folder of guidance with the names of the pictures; "file"
+    # Folder of guidance with the names of the pictures, or in it a folder for each level of the
+    # damage that is made of them (noise50/); "file"
+    config.guidance.path = ""
     config.guidance.size = 512  # its side in pixels
     # "full": all of it; "crop": the window of a crop's size that DINOv2 finds most like the crop
     config.guidance.window = "full"

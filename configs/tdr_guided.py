@@ -35,7 +35,9 @@ Arguments:
         encoder=, a folder of a sentence-transformers model.
     set: which network a task has, where it differs; above.
     guidance: a folder of guidance, 512x512, with the names of the degraded pictures or the clean
-        ones; of hazy pictures one a scene is enough, with the name up to the first "_".
+        ones; of hazy pictures one a scene is enough, with the name up to the first "_". Where
+        damage is made of clean pictures, with a folder for each level in it: noise50/, as
+        `tdr guide --degrade` draws them.
     kinds: in its place or beside it ("file" is the folder), what guidance is made of the
         photographs themselves: view+part+other, see tdr_jax/data/guidance.py. weights: how often.
     window: crop, a window of the guidance of the crop's size, chosen by DINOv2, as published; or

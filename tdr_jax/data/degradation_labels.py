@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
-from tdr_jax.data.pipeline import Crop, Examples
+from tdr_jax.data.pipeline import Crop, Examples, sigma_of
 from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, task_rng
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
@@ -40,6 +40,10 @@ class LabelledExamples(Examples):
 
     def __init__(self, source, data, seed):
         super().__init__(source, data, None, seed)
+        if unknown := [task for task in self.makeable if task not in ESTIMATED]:
+            raise InputError(
+                f"data.recipes makes {unknown[0]!r}, but the estimator tells {', '.join(ESTIMATED)}"
+            )
         if "degraded" in source[0]:
             raise InputError("these pictures come in pairs; the estimator learns from clean ones")
 
@@ -66,10 +70,10 @@ class LabelledExamples(Examples):
                 present.add(self._draw_task(choices.second, but=next(iter(present))))
         sigma = 0.0
         if "noise" in present:
-            sigma = self._sigma(task_rng(self.seed, n, "noise"))  # as `_render` draws it
+            sigma = sigma_of(self.data, task_rng(self.seed, n, "noise"))  # as `_render` draws it
         degraded = self._render(crops[0], present, **where)
-        if "noise" in present and self.data.synthesis != "published":
-            # A camera's noise and JPEG have no sigma of their own: what they changed, measured.
+        if "noise" in present and (self.data.synthesis != "published" or "noise" in self.ways):
+            # A camera's noise, JPEG and recipes have no sigma: what they changed, measured.
             before = self._render(crops[0], present - {"noise"}, **where)
             sigma = 255 * np.sqrt(np.mean((degraded - before) ** 2))
         return {

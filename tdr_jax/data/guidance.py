@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.data import pairs
+from tdr_jax.data import guidance_folders, pairs
 from tdr_jax.data.pipeline import as_float, dihedral, grown
-from tdr_jax.data.sources import Folder, name_groups
+from tdr_jax.data.sources import Concat, Folder
 from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
 
@@ -36,12 +36,16 @@ class Guidance:
             `data.pairs.find` finds that of each picture.
         seed: int.
         cache_mb: how many MiB of decoded guidance pictures to keep.
+        data: the `data` part of a config, by which clean pictures are degraded: guidance from files
+            then comes from the folder of each damage, see `guidance_folders`; None where the same
+            guidance goes with whatever is done.
 
     Raises:
-        InputError: the settings do not fit, or a picture has no guidance in the folder.
+        InputError: the settings do not fit, a picture has no guidance in the folder, or none that
+            was drawn from the damage that is made.
     """
 
-    def __init__(self, source, settings, seed, cache_mb=1024):
+    def __init__(self, source, settings, seed, cache_mb=1024, data=None):
         self.source, self.size, self.seed = source, int(settings.size), seed
         self.kinds = tuple(settings.kinds)
         weights = np.asarray(settings.weights, np.float64)
@@ -67,12 +71,23 @@ class Guidance:
         if settings.path:
             self.folder = Folder(settings.path, cache_mb)
             place = {path: i for i, path in enumerate(self.folder.paths)}
-            self.places = {}
-            for names in name_groups(source):
-                found = pairs.find(settings.path, names, "guidance")
-                self.places |= {name: place[path] for name, path in zip(names, found, strict=True)}
+            self.levels, self.places = data and guidance_folders.Levels(data), {}
+            for part in source.sources if isinstance(source, Concat) else [source]:
+                for level in self._levels_of(part):
+                    inner = f"{settings.path}/{level}" if level else settings.path
+                    found = pairs.find(inner, part.names, "guidance")
+                    self.places |= {
+                        (level, name): place[path]
+                        for name, path in zip(part.names, found, strict=True)
+                    }
 
-    def __call__(self, n, index, name, picture, window, how):
+    def _levels_of(self, part):
+        """The damage whose guidance a part of the source needs; "" for that of a pair."""
+        if self.levels is None or "degraded" in part[0]:
+            return [""]
+        return self.levels.found(self.folder.root, part)
+
+    def __call__(self, n, index, name, picture, window, how, present=()):
         """Makes the guidance of example n.
 
         Args:
@@ -82,6 +97,7 @@ class Guidance:
             picture: uint8 or uint16 (H, W, 3), the clean photograph that the example is cut from.
             window: (y, x, h, w) of the crop in it.
             how: how the crop is turned, see `dihedral`.
+            present: tasks whose damage is made of the clean picture; none of a pair's.
 
         Returns:
             dict with `guidance`, float32 (size, size, 3) in [0, 1], and `kind`, int32: the place of
@@ -90,7 +106,8 @@ class Guidance:
         rng = example_rng(self.seed, n, GUIDANCE)
         kind = self.kinds[bisect_right(self.edges, rng.random())]
         if kind == "file":
-            given = self.folder[self.places[name]]["image"]
+            level = self.levels.drawn(self.seed, n, present) if self.levels and present else ""
+            given = self.folder[self.places[level, name]]["image"]
             made = at_crop(given, self.size, window, picture.shape[:2])
         elif kind == "view":
             made = view(picture, self.size, window, rng)

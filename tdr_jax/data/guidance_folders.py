@@ -7,13 +7,125 @@ what evaluation makes of the picture, into DIR/noise50/, and says so in a manife
 
 import contextlib
 import hashlib
+import itertools
+from functools import partial
 from pathlib import Path
 
 from tdr_jax import disk
+from tdr_jax.data.pipeline import sigma_of
 from tdr_jax.degradations import recipes
+from tdr_jax.degradations.draws import task_rng
+from tdr_jax.degradations.vocabulary import KINDS, MADE_IN_ORDER, SYNTHESISED
 from tdr_jax.errors import InputError
 
 MANIFEST = "manifest.json"  # of a folder that `tdr guide` drew
+
+
+class Levels:
+    """The damage that training makes of clean pictures, by the names of its guidance's folders.
+
+    A level is a recipe: "noise25", "rain", "realistic_haze", "rain+noise25" where two go together.
+
+    Args:
+        data: the `data` part of a config, see `data.pipeline.batches`.
+    """
+
+    def __init__(self, data):
+        self.data = data
+        self.ways = recipes.Ways(data.recipes, tuple(data.tasks))
+        self._there: list[str] = []
+
+    def possible(self, of: str | None = None) -> list[str]:
+        """All levels that can be drawn; of a range of sigma its ends.
+
+        Args:
+            of: the one task that the pictures serve; None for any.
+        """
+        weights = dict(zip(self.data.tasks, self.data.weights, strict=True))
+        tasks = [task for task in MADE_IN_ORDER if weights.get(task, 0) > 0 or task == of]
+        tasks = [task for task in tasks if task in SYNTHESISED or task in self.ways]
+        sets = [(task,) for task in tasks if of in (None, task)]
+        if self.data.p_keep_one + self.data.p_joint > 0:
+            sets += [two for two in itertools.combinations(tasks, 2) if of in (None, *two)]
+        return [
+            "+".join(names) for each in sets for names in itertools.product(*map(self._names, each))
+        ]
+
+    def found(self, folder: Path, source) -> list[str]:
+        """The levels of a folder that training needs.
+
+        Args:
+            folder: of guidance.
+            source: of clean pictures, see `levels`.
+
+        Raises:
+            InputError: some are not there, or were drawn from something else.
+        """
+        self._there, wanted = levels(folder, source), self.possible(source[0].get("task"))
+        missing = [level for level in wanted if self._nearest(level) not in self._there]
+        if missing:
+            raise InputError(
+                f"config.guidance.path={folder} has no folder for {', '.join(missing)}, which "
+                "training makes of clean pictures; guidance must be drawn from the like: "
+                f"tdr guide PICTURES -o {folder} --degrade {','.join(missing)}"
+            )
+        used = [level for level in self._there if any(self._serves(level, w) for w in wanted)]
+        for level in used:
+            if wrong := wrong_origin(folder / level, level, source):
+                raise InputError(f"{wrong}; {_advice(level)}")
+        return used
+
+    def drawn(self, seed: int, n: int, present) -> str:
+        """The level of example n, of the folders that were found.
+
+        Args:
+            seed, n: see `draws.example_rng`.
+            present: the tasks whose damage is made.
+        """
+        names = []
+        for task in MADE_IN_ORDER:
+            if task not in present:
+                continue
+            if task in self.ways:
+                names.append(recipes.spell(self.ways.drawn(task, seed, n)))
+            elif task == recipes.NOISE and self.data.synthesis == "published":
+                sigma = sigma_of(self.data, task_rng(seed, n, task))
+                names.append(recipes.Layer(task, float(sigma)).name)
+            else:
+                names += self._names(task)
+        return self._nearest("+".join(names))
+
+    def _names(self, task: str) -> list[str]:
+        """The levels of a task."""
+        if task in self.ways:
+            return [recipes.spell(layers) for layers in self.ways.of(task)]
+        realistic = f"realistic_{task}"
+        if self.data.synthesis == "realistic" and realistic in KINDS:
+            return [realistic]
+        if task != recipes.NOISE:
+            return [task]
+        sigmas = self.data.sigma_range or self.data.sigmas
+        return [recipes.Layer(task, float(sigma)).name for sigma in dict.fromkeys(sigmas)]
+
+    def _serves(self, level: str, wanted: str) -> bool:
+        """Whether a level is the wanted one, or of a range of sigma one of another sigma."""
+        if not self.data.sigma_range:
+            return level == wanted
+        ours, theirs = recipes.parse(level), recipes.parse(wanted)
+        return len(ours) == len(theirs) and all(
+            a == b or a.kind == b.kind == recipes.NOISE for a, b in zip(ours, theirs, strict=True)
+        )
+
+    def _nearest(self, wanted: str) -> str:
+        """The level that serves best, of those that are there; itself if none does."""
+
+        def far(level: str) -> float:
+            both = zip(recipes.parse(level), recipes.parse(wanted), strict=True)
+            return sum(abs((a.level or 0) - (b.level or 0)) for a, b in both)
+
+        return min(
+            filter(partial(self._serves, wanted=wanted), self._there), key=far, default=wanted
+        )
 
 
 def levels(folder: str | Path, source) -> list[str]:

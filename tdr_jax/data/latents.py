@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
-from tdr_jax.data.pipeline import dihedral
+from tdr_jax.data.pipeline import dihedral, sigma_of
+from tdr_jax.degradations import recipes
 from tdr_jax.degradations.draws import (
     CHOICES,
     JITTER,
@@ -92,6 +93,7 @@ class LatentExamples:
                 f"no task {unknown[0]!r}, given in data.tasks; use some of "
                 f"{', '.join((CLEAN, *SYNTHESISED))}"
             )
+        self.ways = recipes.Ways(data.recipes, self.tasks)
         self.damages = tuple(task for task in self.tasks if task != CLEAN)
         if wanted == "views" and not self.damages:
             raise InputError("data.tasks holds 'clean' alone; views need pictures in two states")
@@ -185,12 +187,12 @@ class LatentExamples:
     def _degrade(self, picture, task, n):
         if task == CLEAN:
             return picture
-        rng = task_rng(self.seed, n, task)
-        sigma = None
-        if task == "noise":
-            span = self.data.sigma_range
-            sigma = rng.uniform(*span) if span else rng.choice(self.data.sigmas)
-        degraded = degrade(np.ascontiguousarray(picture), task, rng, sigma=sigma)
+        if task in self.ways:
+            degraded = self.ways(np.ascontiguousarray(picture), task, self.seed, n)
+        else:
+            rng = task_rng(self.seed, n, task)
+            sigma = sigma_of(self.data, rng) if task == "noise" else None
+            degraded = degrade(np.ascontiguousarray(picture), task, rng, sigma=sigma)
         # Files hold whole levels; so do the pictures that words are read from.
         return np.rint(np.clip(degraded, 0, 1) * np.float32(255)) / np.float32(255)
 

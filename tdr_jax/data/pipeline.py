@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.degradations import realistic
+from tdr_jax.degradations import realistic, recipes
 from tdr_jax.degradations.draws import CHOICES, draw, example_rng, index_of, pick, task_rng
 from tdr_jax.degradations.synthesis import degrade
-from tdr_jax.degradations.vocabulary import LAYERS, SYNTHESISED, TASKS
+from tdr_jax.degradations.vocabulary import MADE_IN_ORDER, SYNTHESISED, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import grey_of
 
@@ -88,6 +88,11 @@ def as_float(image):
     return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
 
 
+def sigma_of(data, rng):
+    """Draws the level of noise of an example, on the scale of 0 to 255, as `batches` tells."""
+    return rng.uniform(*data.sigma_range) if data.sigma_range else rng.choice(data.sigmas)
+
+
 class Crop(NamedTuple):
     """What is drawn for a crop of a picture."""
 
@@ -138,7 +143,8 @@ class Examples:
         }
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         weights = dict(zip(self.tasks, data.weights, strict=True))
-        self.makeable = [task for task in self.tasks if task in SYNTHESISED]
+        self.ways = recipes.Ways(data.recipes, self.tasks)
+        self.makeable = [t for t in self.tasks if t in SYNTHESISED or t in self.ways]
         self.weights = np.array([weights[task] for task in self.makeable], np.float64)
 
     def _draw_task(self, number, but=None):
@@ -160,8 +166,13 @@ class Examples:
         """
 
         def apply(task, image):
+            if task in self.ways:
+                where = dict(guide=guide, window=window, shape=shape)
+                if task != "haze":  # which alone comes before the turn
+                    where = dict(guide=turned(np.ascontiguousarray(guide), how))
+                return self.ways(image, task, self.seed, n, **where)
             rng = task_rng(self.seed, n, task)
-            sigma = self._sigma(rng) if task == "noise" else None
+            sigma = sigma_of(self.data, rng) if task == "noise" else None
             mode = self.data.noise_mode
             options = dict(sigma=sigma, window=window, shape=shape, noise_mode=mode)
             if self.data.synthesis == "published":
@@ -171,15 +182,10 @@ class Examples:
 
         image = apply("haze", crop) if "haze" in present else crop
         image = turned(np.ascontiguousarray(image), how)
-        for task in LAYERS:
+        for task in MADE_IN_ORDER:
             if task in present and task != "haze":
                 image = apply(task, image)
         return image
-
-    def _sigma(self, rng):
-        if self.data.sigma_range:
-            return rng.uniform(*self.data.sigma_range)
-        return rng.choice(self.data.sigmas)
 
     def __call__(self, n, size):
         """Makes example n.
@@ -228,8 +234,8 @@ class Examples:
         if self.guidance is not None:
             window, how = where["window"], where["how"]
             picture = grown(item["clean" if "clean" in item else "image"], size)
-            index = index_of(self.source, self.seed, n)
-            example |= self.guidance(n, index, item["name"], picture, window, how)
+            about = n, index_of(self.source, self.seed, n), item["name"], picture, window, how
+            example |= self.guidance(*about, () if "degraded" in item else present)
         known = next((task for task in named if task in TASKS), None)
         return example | {"task": np.int32(-1 if known is None else TASKS.index(known))}
 
@@ -357,16 +363,17 @@ def batches(
             highest) to draw any level in between instead, or (); noise_mode: "uint8" or "float";
             synthesis: "published", made by `degradations.synthesis`, or "realistic", by
             `realistic`; noise_shares: how often "realistic" noise is Gaussian, a camera's and
-            blocks of JPEG; channels: 3, or 1 to turn pictures grey before anything is added;
-            dihedral: which of the eight ways of `turn` are drawn; stages: ((steps, crop, batch),
-            ...), run one after another, the last one without end; p_absent: share of examples whose
-            sentence names a degradation that is not there and whose target is the input itself;
-            p_keep_one: share of examples with two degradations, of which the sentence names one;
-            the target keeps the other; p_joint: share of examples with two degradations, both of
-            them named and to go; p_partial_strength: share of examples that ask for less than all,
-            by a shorter vector: at strength s, drawn evenly, the vector is s times the sentence's
-            and the target s of the way from the input to the picture restored; workers: worker
-            processes; 0 makes batches on one thread of this process.
+            blocks of JPEG; recipes: ((task, recipe, weight), ...), what makes a task's damage in
+            place of these, see `recipes.Ways`; channels: 3, or 1 to turn pictures grey before
+            anything is added; dihedral: which of the eight ways of `turn` are drawn; stages:
+            ((steps, crop, batch), ...), run one after another, the last one without end; p_absent:
+            share of examples whose sentence names a degradation that is not there and whose target
+            is the input itself; p_keep_one: share of examples with two degradations, of which the
+            sentence names one; the target keeps the other; p_joint: share of examples with two
+            degradations, both of them named and to go; p_partial_strength: share of examples that
+            ask for less than all, by a shorter vector: at strength s, drawn evenly, the vector is s
+            times the sentence's and the target s of the way from the input to the picture restored;
+            workers: worker processes; 0 makes batches on one thread of this process.
         vectors: dict task -> float (n, D), and (task, task), in the order of TASKS, -> float (n, D)
             of sentences that name both; a row is drawn evenly for every example. None for a network
             that takes no sentence.

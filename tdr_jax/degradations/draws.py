@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.degradations.vocabulary import TASKS
+from tdr_jax.degradations.vocabulary import KINDS, TASKS
 
 # The independent sequences of an example's generator, far enough apart for each to grow.
 CHOICES = 0  # its discrete choices
 DEGRADATION = 1  # and, from here on, one for each task, in the order of TASKS: see `task_rng`
 JITTER = 64  # other light and colours
+RECIPES = 2**12  # of the layers of a recipe, see `layer_rng`
 GUIDANCE = 2**16
 SHUFFLE = 2**32  # of an epoch instead of an example: the order of the pictures
 MIXTURE = 2**40  # of a block of examples: which of several sources each is from
@@ -82,6 +83,20 @@ def task_rng(seed, index, task):
         A `numpy.random.Generator`.
     """
     return example_rng(seed, index, DEGRADATION + TASKS.index(task))
+
+
+def layer_rng(seed, index, kind, again=0):
+    """Gives the random generator of one layer of a recipe in an example of training.
+
+    Args:
+        seed, index: see `example_rng`.
+        kind: one of `vocabulary.KINDS`.
+        again: how many layers of this kind stand before it.
+
+    Returns:
+        A `numpy.random.Generator`.
+    """
+    return example_rng(seed, index, RECIPES + 64 * again + list(KINDS).index(kind))
 
 
 def named_rng(seed, name, index, stream=0):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.degradations import camera, optics, realistic, synthesis, weather
-from tdr_jax.degradations.draws import named_rng
+from tdr_jax.degradations.draws import layer_rng, named_rng, task_rng
 from tdr_jax.degradations.vocabulary import CLEAN, KINDS, LAYERS, SIGMAS, SYNTHESISED
 from tdr_jax.errors import InputError
 
@@ -114,6 +114,64 @@ def generators(seed: int, layers: tuple[Layer, ...], index: int) -> list[np.rand
         again = f"#{met[layer.name]}" if met[layer.name] > 1 else ""
         found.append(named_rng(seed, layer.name + again, index))
     return found
+
+
+class Ways:
+    """How training makes the damage that a task undoes, where a config says so.
+
+    Args:
+        entries: ((task, recipe, weight), ...), as `config.data.recipes` has them.
+        tasks: that are trained for.
+
+    Raises:
+        InputError: a recipe cannot be read or made, is for no task that is trained for, holds
+            nothing that its task undoes, or its weight is not above 0.
+    """
+
+    def __init__(self, entries, tasks):
+        self._of: dict[str, list] = {}
+        for entry in entries:
+            try:
+                task, text, weight = entry
+                weight = float(weight)
+            except (TypeError, ValueError) as error:
+                raise InputError(
+                    f"data.recipes has {entry!r}; give (task, recipe, weight), such as "
+                    '("blur", "motion", 1.0)'
+                ) from error
+            layers = parse(text)
+            check(layers)
+            if task not in {layer.task for layer in layers}:
+                raise InputError(f"data.recipes: nothing of {text!r} is undone by {task!r}")
+            if task not in tasks:
+                raise InputError(f"data.recipes makes {task!r}; add it to data.tasks {tasks}")
+            if not 0 < weight < np.inf:
+                raise InputError(f"data.recipes: the weight of {text!r} is {weight:g}; give > 0")
+            self._of.setdefault(task, []).append((layers, weight))
+
+    def __contains__(self, task: str) -> bool:
+        return task in self._of
+
+    def of(self, task: str) -> list[tuple[Layer, ...]]:
+        """All recipes of a task."""
+        return [layers for layers, _ in self._of[task]]
+
+    def drawn(self, task: str, seed: int, n: int) -> tuple[Layer, ...]:
+        """The recipe of a task in example n."""
+        layers, weights = zip(*self._of[task], strict=True)
+        edges = np.cumsum(weights) / np.sum(weights)
+        number = task_rng(seed, n, task).random()
+        return layers[int(np.searchsorted(edges, number, side="right"))]
+
+    def __call__(self, image, task: str, seed: int, n: int, **place):
+        """Makes the damage of a task in example n; see `apply`."""
+        layers = self.drawn(task, seed, n)
+        met: Counter[str] = Counter()
+        rngs = []
+        for layer in layers:
+            rngs.append(layer_rng(seed, n, layer.kind, met[layer.kind]))
+            met[layer.kind] += 1
+        return apply(image, layers, rngs, **place)
 
 
 def apply(image, layers, rngs, *, window=None, shape=None, guide=None):

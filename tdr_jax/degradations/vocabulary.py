@@ -24,6 +24,10 @@ KINDS = {task: task for task in TASKS} | {
     "defocus_depth": "blur",
 }
 
+# Where what training makes of a clean picture stands among the layers: darkness is exposed with all
+# of them, and noise comes last.
+MADE_IN_ORDER = (*LAYERS[:-1], TASKS[4], LAYERS[-1])
+
 STRENGTHS = ("mild", "strong")  # that a sentence can name
 SIGMAS = (15, 25, 50)  # of 255: the levels of noise on which all-in-one restoration reports
 

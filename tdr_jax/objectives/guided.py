@@ -116,7 +116,9 @@ class GuidedObjective(RestoreObjective):
         from tdr_jax.data.guidance import Guidance
 
         config = self.config
-        return Guidance(pictures, config.guidance, config.seed, config.data.cache_mb)
+        return Guidance(
+            pictures, config.guidance, config.seed, config.data.cache_mb, data=config.data
+        )
 
 
 def second_view(example: Any) -> Float32[np.ndarray, "h w 3"]:

@@ -29,7 +29,10 @@ NOT_DATA = (
     *("stages", "workers", "cache_mb", "decoded", "tfds_dir"),
     *("synthesis", "noise_shares"),
 )
-BEFORE = (("mixing", "repeats"),)  # fields that came later, as everything was before
+BEFORE = (
+    ("mixing", "repeats"),
+    ("recipes", ()),
+)  # fields that came later, as everything was before
 # ... and how fields were called when the oldest caches were written, which still serve.
 NAMES_THEN = {
     "dihedral": "turns",

@@ -142,6 +142,7 @@ FIELDS: dict[str, Kind] = {
     "data.noise_mode": one_of("uint8", "float"),
     "data.synthesis": one_of(*SYNTHESES),
     "data.noise_shares": row(*[number(0)] * len(NOISES)),
+    "data.recipes": several(row(one_of(*TASKS), text, number(0))),
     "data.cover": row() | row(share, share),
     "data.oversample": row(number(1), number(1)),
     "data.distinct": interval,
