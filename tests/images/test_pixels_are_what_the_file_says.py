@@ -171,6 +171,13 @@ def test_what_is_written_as_png_is_what_other_readers_read(channels, kind):
     np.testing.assert_array_equal(seen.reshape(samples.shape), samples)
 
 
+def test_an_animation_of_sixteen_bits_tells_that_it_is_read_with_eight(tmp_path):
+    content = imagecodecs.apng_encode(np.stack([DEEP, DEEP[::-1]]))
+    (tmp_path / "in.png").write_bytes(content)
+    for picture in images.read_frames(tmp_path / "in.png").pictures:
+        assert picture.depth == 8 and "16 bits" in picture.extras.notes[0]
+
+
 @pytest.mark.parametrize("most", [1000, 4095, 65535])
 @pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
 def test_netpbm_of_over_eight_bits_keeps_them(read, kind, most):
@@ -288,8 +295,18 @@ def test_light_stays_light_through_tiff_and_becomes_srgb_elsewhere(read, tmp_pat
     grey = Image.new("RGB", (1, 1), (128, 128, 128))
     shown = ImageCms.profileToProfile(grey, profile, ImageCms.createProfile("sRGB"))
     assert np.abs(np.asarray(shown).astype(int) - 188).max() <= 1
-    images.write_picture(tmp_path / "out.png", picture)
-    assert abs(images.read_picture(tmp_path / "out.png").pixels[12, 0, 0] - 0.735) < 0.01
+    # Elsewhere its values are curved, and so is what the profile says of them.
+    for each in (picture, again):
+        images.write_picture(tmp_path / "out.png", each)
+        assert abs(images.read_picture(tmp_path / "out.png").pixels[12, 0, 0] - 0.735) < 0.01
+    profile = ImageCms.ImageCmsProfile(
+        io.BytesIO(images.read_picture(tmp_path / "out.png").extras.icc)
+    )
+    shown = ImageCms.profileToProfile(grey, profile, ImageCms.createProfile("sRGB"))
+    assert np.abs(np.asarray(shown).astype(int) - 128).max() <= 1
+    images.write_picture(tmp_path / "grey.tif", read(exr.encode(light[..., :1]), "grey.exr"))
+    again = images.read_picture(tmp_path / "grey.tif")
+    assert again.linear and again.grey and again.extras.icc[16:20] == b"GRAY"
     np.testing.assert_allclose(
         images.read_rgb(tmp_path / "in.exr"), images.read_rgb(tmp_path / "out.png"), atol=1
     )

@@ -54,7 +54,10 @@ def open_png(data: bytes) -> Opened:
                 raise ValueError("its pixels fail their checksum")
             samples = imagecodecs.png_decode(pixels)
             return Raster(samples[..., None] if samples.ndim == 2 else samples)
-        return modes.frame(image, index)
+        raster = modes.frame(image, index)
+        if bits == 16:
+            raster.notes += ("its 16 bits are read as 8, for it is an animation",)
+        return raster
 
     return Opened("PNG", count, read, lambda: _extras(chunks), loop)
 

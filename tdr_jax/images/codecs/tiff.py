@@ -98,7 +98,7 @@ def encode(pages: list[tuple[np.ndarray, Extras]], is_linear: bool = False) -> b
         for samples, extras in pages:
             grey = samples.shape[-1] < 3
             alpha = samples.shape[-1] in (2, 4)
-            icc = extras.icc or (linear.profile() if is_linear and not grey else None)
+            icc = extras.icc or (linear.profile(grey) if is_linear else None)
             options = {"resolution": extras.dpi, "resolutionunit": "INCH"} if extras.dpi else {}
             writer.write(
                 samples[..., 0] if samples.shape[-1] == 1 else samples,

@@ -66,6 +66,8 @@ def encode(
     if form == "TIFF" and first.depth == 32:
         pages = [(_floats(picture, path, first.linear), extras) for picture in pictures]
         return tiff.encode(pages, first.linear), notes
+    if first.linear and extras.icc:
+        extras.icc = linear.curved(extras.icc)
     deep = first.depth > 8 and (form == "TIFF" or (form == "PNG" and count == 1))
     depth = 16 if deep else 8
     rounded, durations, said = [], [], set()
