@@ -40,7 +40,9 @@ def whole(least: int | None = None, most: int | None = None) -> Kind:
     )
 
 
-def number(least: float | None = None, most: float | None = None, *, below: float = math.inf):
+def number(
+    least: float | None = None, most: float | None = None, *, below: float = math.inf
+) -> Kind:
     """Finite numbers, whole ones too, from and to what is given, and below something."""
     more = f" and below {below:g}" if below < math.inf else ""
     return Kind(
@@ -51,7 +53,7 @@ def number(least: float | None = None, most: float | None = None, *, below: floa
     )
 
 
-def one_of(*values) -> Kind:
+def one_of(*values: Any) -> Kind:
     """These values alone."""
     shown = [repr(value) for value in values]
     says = " or ".join([", ".join(shown[:-1]), shown[-1]] if shown[1:] else shown)
