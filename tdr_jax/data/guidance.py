@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data import guidance_folders, pairs
-from tdr_jax.data.pipeline import as_float, dihedral, grown
+from tdr_jax.data.pipeline import as_float, grown
 from tdr_jax.data.sources import Concat, Folder
+from tdr_jax.data.turns import dihedral
 from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
 

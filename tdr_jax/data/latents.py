@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
-from tdr_jax.data.pipeline import dihedral, sigma_of
+from tdr_jax.data.pipeline import sigma_of
+from tdr_jax.data.turns import dihedral
 from tdr_jax.degradations import recipes
 from tdr_jax.degradations.draws import (
     CHOICES,

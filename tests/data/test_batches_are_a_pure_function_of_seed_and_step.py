@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from tdr_jax.data import pipeline, sources
+from tdr_jax.data import pipeline, sources, turns
 from tdr_jax.degradations.synthesis import gaussian_noise
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
@@ -258,7 +258,7 @@ def test_pictures_smaller_than_the_crop_are_grown_by_reflection():
     data = config(p_absent=0.0, p_keep_one=0.0)
     make = pipeline.Examples(sources.Pictures([ramp]), data, VECTORS, seed=0)
     grown = np.pad(ramp, ((0, 11), (0, 9), (0, 0)), mode="reflect")
-    turned = [pipeline.dihedral(grown, how) for how in range(8)]
+    turned = [turns.dihedral(grown, how) for how in range(8)]
     assert len({view.tobytes() for view in turned}) == 8
     for n in range(8):
         clean = np.rint(make(n, 16)["clean"] * 255).astype(np.uint8)
@@ -367,10 +367,10 @@ def test_grey_batches_hold_the_luminance_and_then_its_noise(photos):
 def test_only_the_turns_of_the_config_are_drawn():
     ramp = np.arange(16 * 16 * 3, dtype=np.int64).reshape(16, 16, 3).astype(np.uint8)
     source = sources.Pictures([ramp])
-    for turns in ((0,), (0, 4), (1, 2, 7)):
-        data = only_noise(dihedral=turns, stages=((9, 16, 40),))
+    for ways in ((0,), (0, 4), (1, 2, 7)):
+        data = only_noise(dihedral=ways, stages=((9, 16, 40),))
         clean = np.rint(take(1, source, data, vectors=None)[0]["clean"] * 255).astype(np.uint8)
-        wanted = {pipeline.dihedral(ramp, how).tobytes() for how in turns}
+        wanted = {turns.dihedral(ramp, how).tobytes() for how in ways}
         assert {picture.tobytes() for picture in clean} == wanted
 
 
@@ -437,6 +437,6 @@ def test_dual_pixel_views_without_a_partner_are_refused(tmp_path):
 def test_a_turned_crop_is_the_dihedral_view_of_it(channels):
     crop = np.random.default_rng(0).random((9, 14, channels), np.float32)
     for how in range(8):
-        turned = pipeline.turned(crop, how)
-        np.testing.assert_array_equal(turned, pipeline.dihedral(crop, how))
+        turned = turns.turned(crop, how)
+        np.testing.assert_array_equal(turned, turns.dihedral(crop, how))
         assert turned.flags.c_contiguous

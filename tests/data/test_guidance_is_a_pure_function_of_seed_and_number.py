@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import common
-from tdr_jax.data import guidance, pipeline, sources
+from tdr_jax.data import guidance, pipeline, sources, turns
 from tdr_jax.data.guidance import KINDS, Guidance
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_rgb, write_rgb
@@ -176,7 +176,7 @@ def test_made_guidance_is_turned_with_its_crop_and_files_are_not(tmp_path):
             upright = pipeline.Examples(source, data(dihedral=(0,)), None, 0, made)(0, 32)
             expected = upright["guidance"]
             if kind == "part":
-                expected = pipeline.dihedral(expected, how)
+                expected = turns.dihedral(expected, how)
             np.testing.assert_array_equal(example["guidance"], expected)
 
 
