@@ -3,8 +3,9 @@
     python scripts/make_minilm_tasks.py RUN/text_encoder [DESTINATION]
 
 DESTINATION is tdr_jax/assets/minilm-tasks. Only the tensors that differ from the packaged MiniLM
-are written, rounded to float16, with a note of what they belong to; the head is copied. README.md
-of the destination is not touched. Takes a few seconds.
+are written, rounded to float16, with a note of what they belong to; the head is copied. The words
+of the sentences that it was fitted to go into tdr_jax/assets/wordings/typed.txt. README.md of the
+destination is not touched. Takes a few seconds.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from tdr_jax.text import encoder_files, intent
+from tdr_jax.text import encoder_files, intent, phrasings, spelling
 
 BASE = "minilm"
 DESTINATION = encoder_files.SHIPPED[intent.SHIPPED]
@@ -42,6 +43,8 @@ def main() -> None:
     target.chmod(0o644)
     (args.destination / "base.json").write_text(json.dumps({"base": BASE}) + "\n")
     shutil.copyfile(args.source / intent.HEAD, args.destination / intent.HEAD)
+    words = spelling.words_of(w.sentence for w in phrasings.part("training"))
+    spelling.TYPED.write_text("\n".join(words) + "\n")
     print(f"{len(changed)} tensors, {target.stat().st_size / 1e6:.1f} MB in {args.destination}")
 
 

@@ -14,12 +14,17 @@ noise, and counts by the mean.
 """
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Callable, Sequence
 
-import measures_of_words as words
 import numpy as np
 
+from tdr_jax.data import latents
+from tdr_jax.degradations.draws import example_rng
+
 KINDS = ("noise25", "noise50", "rain", "haze", "blur")
+RESAMPLES = 2000
 
 
 def main(args) -> None:
@@ -37,10 +42,10 @@ def main(args) -> None:
     side = guide.size[0]
     seeds = range(args.seed, args.seed + args.draws)
     options = dict(side=args.side or side)
-    states = [words.held_out(photographs, args.kinds, seed=seed, **options) for seed in seeds]
+    states = [held_out(photographs, args.kinds, seed=seed, **options) for seed in seeds]
     whole = states[0]["clean"]
-    clean = words.shrunk(whole, side)
-    distances = {"vision tower": words.feature_distance(guide)}
+    clean = shrunk(whole, side)
+    distances = {"vision tower": feature_distance(guide)}
     if args.lpips:
         from tdr_jax.evaluate.lpips import Lpips
 
@@ -66,8 +71,8 @@ def main(args) -> None:
         for seed, pictures in zip(seeds, states, strict=True):
             drawn = draw(pictures[kind], restore, seed)
             for name, distance in distances.items():
-                rank = words.rank(distance, drawn, clean, seed=seed)
-                found[name].append((distance(drawn, clean), rank, rank == 0))
+                others = rank(distance, drawn, clean, seed=seed)
+                found[name].append((distance(drawn, clean), others, others == 0))
         return {name: np.mean(values, 0) for name, values in found.items()}
 
     print(
@@ -77,7 +82,7 @@ def main(args) -> None:
     print("| drawn from | judged by | source found among 20 |\n|---|---|---|")
     best = judge("clean", False)
     for name, (_, _, right) in best.items():
-        found = _interval(words.estimate(right), ".0%")
+        found = _interval(estimate(right), ".0%")
         print(f"| words of the clean picture | {name} | {found} |", flush=True)
 
     wanted, _ = guide.words(whole, restore=False)
@@ -85,7 +90,7 @@ def main(args) -> None:
     everything = []
     for kind in args.kinds:
         said = [guide.words(pictures[kind]) for pictures in states]
-        errors = [[words.words_error(each, wanted) for each in both] for both in said]
+        errors = [[words_error(each, wanted) for each in both] for both in said]
         everything.append(np.mean(errors, 0))
         _words_row(kind, *everything[-1])
     _words_row("all", *np.mean(everything, 0))
@@ -115,7 +120,7 @@ def main(args) -> None:
 
 
 def _words_row(kind, before, after) -> None:
-    shown = _interval(words.estimate((after - before) / before.mean()), ".0%")
+    shown = _interval(estimate((after - before) / before.mean()), ".0%")
     print(f"| {kind} | {before.mean():.4f} | {after.mean():.4f} | {shown} |")
 
 
@@ -123,12 +128,120 @@ def _changes_row(kind, name, values, digits, *more) -> None:
     """A row of what was before, after and at best, (3, N)."""
     before, after, best = values
     means = [f"{each.mean():.{digits}f}" for each in (before, after)]
-    changes = [_interval(words.estimate(each - before), f".{digits}f") for each in (after, best)]
+    changes = [_interval(estimate(each - before), f".{digits}f") for each in (after, best)]
     print("| " + " | ".join([kind, name, *means, *changes, *more]) + " |", flush=True)
 
 
 def _interval(found, shown) -> str:
     return f"{found.mean:{shown}} [{found.low:{shown}}, {found.high:{shown}}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean with the 95 % interval of the bootstrap over pictures."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def estimate(values, seed: int = 0) -> Estimate:
+    """Estimates a mean.
+
+    Args:
+        values: one number for each picture.
+        seed: of the bootstrap.
+
+    Returns:
+        the mean, and the 2.5 and 97.5 percentiles of the means of resampled pictures.
+    """
+    values = np.asarray(values, np.float64)
+    rng = np.random.default_rng(seed)
+    picked = rng.integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(values[picked].mean(1), (2.5, 97.5))
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def feature_distance(guide) -> Callable:
+    """The distance of what pictures look like to a guide's vision tower: 1 - cosine, (B,)."""
+
+    def distance(pictures, others):
+        return 1 - (guide.features(pictures) * guide.features(others)).sum(-1)
+
+    return distance
+
+
+def rank(distances: Callable, drawn, sources, *, among: int = 20, seed: int = 0) -> np.ndarray:
+    """Counts for each drawn picture the photographs that are as much like it as its source is.
+
+    Args:
+        distances: `(pictures, others) -> (B,)`, the smaller the more alike.
+        drawn: (N, H, W, 3), picture i drawn from source i.
+        sources: (N, H, W, 3), of different photographs.
+        among: how many photographs, the source and `among - 1` random others.
+        seed: of the others.
+
+    Returns:
+        int (N,): how many of the others are not further away than the source; 0 where the source is
+        found, (among - 1) / 2 by chance.
+    """
+    count = len(sources)
+    if among > count:
+        raise ValueError(f"{among} photographs are to choose from, but there are {count}")
+    ranks = []
+    for i in range(count):
+        others = np.delete(np.arange(count), i)
+        chosen = example_rng(seed, i).choice(others, among - 1, replace=False)
+        pictures = sources[np.concatenate([[i], chosen])]
+        found = distances(np.broadcast_to(drawn[i], pictures.shape), pictures)
+        ranks.append((found[1:] <= found[0]).sum())
+    return np.asarray(ranks)
+
+
+def words_error(said, wanted) -> np.ndarray:
+    """Mean squared distance between the words of pictures: (N, W, C) twice -> (N,)."""
+    return np.square(np.asarray(said, np.float64) - wanted).mean((-2, -1))
+
+
+def held_out(
+    pictures: Sequence[np.ndarray], kinds: Sequence[str], *, side: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Degrades the central square of every photograph.
+
+    Args:
+        pictures: uint8 (H, W, 3), of any size.
+        kinds: of the degradations: "noise15", "noise25" or another level, "rain", "haze", "blur".
+        side: to which squares are resized before they are degraded.
+        seed: of the degradations.
+
+    Returns:
+        kind -> uint8 (N, side, side, 3); "clean" among them.
+    """
+    from tdr_jax.degradations.synthesis import degrade
+    from tdr_jax.infer.guide import central_square
+
+    clean = [central_square(picture, side) for picture in pictures]
+    found = {"clean": np.stack(clean)}
+    for number, kind in enumerate(kinds):
+        task = "noise" if kind.startswith("noise") else kind
+        sigma = float(kind.removeprefix("noise")) if task == "noise" else None
+        rows = []
+        for i, picture in enumerate(clean):
+            rng = example_rng(seed, i, 1 + number)
+            degraded = degrade(picture.astype(np.float32) / 255, task, rng, sigma=sigma)
+            rows.append(np.rint(np.clip(degraded, 0, 1) * 255).astype(np.uint8))
+        found[kind] = np.stack(rows)
+    return found
+
+
+def shrunk(pictures, side: int) -> np.ndarray:
+    """uint8 (N, H, H, 3) -> float32 (N, side, side, 3) in [0, 1], as `latents.shrink` does."""
+    return np.stack(
+        [latents.shrink(picture.astype(np.float32) / 255, side) for picture in pictures]
+    )
 
 
 if __name__ == "__main__":

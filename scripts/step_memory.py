@@ -27,10 +27,10 @@ def main(args) -> None:
     from tdr_jax.diffusion import pipeline
     from tdr_jax.objectives import image_to_text, pretrained, textual_restoration
     from tdr_jax.text import captions
-    from tdr_jax.train import optim, sharding, state
+    from tdr_jax.train import sharding, state
 
     config = {"i2t": tdr_i2t, "tr": tdr_tr}[args.stage].get_config(f"size={args.size}")
-    (total, crop, batch), *_ = config.data.stages
+    (_, crop, batch), *_ = config.data.stages
     batch, config.accumulate = args.batch or batch, args.accumulate or config.accumulate
     dtype = config.stack.dtype
     networks = {part: models.build(name, dtype=dtype) for part, name in pretrained.NAMES[args.size]}
@@ -61,14 +61,10 @@ def main(args) -> None:
             where if isinstance(where, type(tree)) else jax.tree.map(lambda _: where, tree),
         )
 
-    optimiser, schedule = optim.make(config.optim, total)
-    options = dict(ema_decay=config.ema, layout=layout)
+    optimiser, step = state.from_config(config, loss, layout)
     before = jax.eval_shape(
         lambda params: state.create(params, optimiser, ema_decay=config.ema, layout=None),
         network.abstract_params(),
-    )
-    step = state.make_step(
-        loss, optimiser, schedule, seed=0, accumulate=config.accumulate, **options
     )
     view = networks["image_encoder"].config.image_size
     examples = {

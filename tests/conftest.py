@@ -17,9 +17,13 @@ import pytest
 CACHE = "TDR_CACHE"
 STARTED = "TDR_TESTS_STARTED"  # set by the first process; its workers use the same cache
 OPTIMISE = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-# The fusion emitters take half of the time that XLA needs for a program, optimised or not. The
-# kernels are those that `train` and `generate` choose: no test sees others because one ran before.
-QUICK_FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_experimental_ynn_fusion_type="
+# The fusion emitters take half of the time that XLA needs for a program, optimised or not, and
+# cutting a program for LLVM's threads a twelfth. The kernels are those that `train` and `generate`
+# choose: no test sees others because one ran before.
+QUICK_FLAGS = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_experimental_ynn_fusion_type="
+)
 
 
 def pytest_addoption(parser):
@@ -35,7 +39,8 @@ def pytest_configure(config):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # libtpu, for compiling ahead, looks for TPUs
     os.environ |= {
         "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ[STARTED], "xla")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        # Those of single operations compile as fast as they are written and read.
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         OPTIMISE: str(int(quick)),
         "XLA_FLAGS": QUICK_FLAGS if quick else "",
@@ -62,6 +67,11 @@ def pytest_collection_modifyitems(config, items):
     chosen = [item for item in items if bool(item.get_closest_marker("full")) == full]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
     items[:] = chosen
+
+
+def pytest_collection_finish():
+    """What was imported stays: no collection of garbage walks through it again."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter, config):

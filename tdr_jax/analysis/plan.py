@@ -10,9 +10,9 @@ import numpy as np
 
 from tdr_jax import objectives
 from tdr_jax.errors import InputError
-from tdr_jax.train import optim, sharding
+from tdr_jax.train import sharding
 from tdr_jax.train.config import length
-from tdr_jax.train.state import State, create, make_step
+from tdr_jax.train.state import State, create, from_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +112,11 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
     config.data.stages = ((steps, crop, size),)
     with tempfile.TemporaryDirectory() as folder:
         objective = objectives.make(config, folder, weights=False, devices=len(devices))
-    optimiser, schedule = optim.make(config.optim, steps)
+    optimiser, step = from_config(config, objective.loss, layout)
     layout.check(objective.network.abstract_params())
     state = jax.eval_shape(
         lambda params: create(params, optimiser, ema_decay=config.ema, layout=None),
         objective.network.abstract_params(),
-    )
-    step = make_step(
-        objective.loss,
-        optimiser,
-        schedule,
-        seed=config.seed,
-        ema_decay=config.ema,
-        layout=layout,
-        accumulate=config.accumulate,
     )
     return Plan(objective, layout, state, objective.shapes(size, crop), step, notes)
 

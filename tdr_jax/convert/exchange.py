@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from tdr_jax import models
@@ -122,7 +122,7 @@ def from_tensors(network: models.Network, tensors: Mapping, place=None) -> model
     Raises:
         InputError: as `from_torch`.
     """
-    place = place or (lambda name, array: jnp.asarray(array))
+    place = place or (lambda name, array: jax.device_put(array))
     table, entries = _table_and_entries(network)
     expected = network.abstract_params()
     wanted = {entry.theirs for entry in entries}

@@ -91,7 +91,7 @@ def placing(dtype: str, shardings):
     def place(name, array):
         array = array.astype(jnp.dtype(dtype), copy=False)
         if shardings is None:
-            return jnp.asarray(array)
+            return jax.device_put(array)
         sharding = shardings(name, array.shape) if callable(shardings) else shardings
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 

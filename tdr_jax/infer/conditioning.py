@@ -1,13 +1,15 @@
 """What goes into a network beside the picture: whether it fits, and prompts as one vector."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from tdr_jax import models
 from tdr_jax.errors import InputError
+
+if TYPE_CHECKING:  # the parsers of commands import this, and need no JAX
+    from tdr_jax import models
 
 AUTO = "auto"  # the prompt that stands for what the picture shows
 
@@ -29,7 +31,7 @@ def vector(
     return np.float32(strength) * vectors.mean(0)
 
 
-def check_prompt(network: models.Network, prompt: str | Sequence[str] | None) -> None:
+def check_prompt(network: "models.Network", prompt: str | Sequence[str] | None) -> None:
     """Raises InputError unless there is a prompt that says something where one is needed."""
     if not network.takes_sentence:
         if prompt is not None:
@@ -42,7 +44,7 @@ def check_prompt(network: models.Network, prompt: str | Sequence[str] | None) ->
         raise InputError(f'the prompt "{AUTO}" stands alone; leave the others out')
 
 
-def check_guidance(network: models.Network, guidance: Any) -> None:
+def check_guidance(network: "models.Network", guidance: Any) -> None:
     """Raises InputError unless there is guidance, whatever it is, just where it is needed."""
     if network.takes_guidance and guidance is None:
         raise InputError(
@@ -53,7 +55,7 @@ def check_guidance(network: models.Network, guidance: Any) -> None:
         raise InputError(f"network {network.name} takes no guidance; leave it out")
 
 
-def check_views(network: models.Network, right: Any) -> None:
+def check_views(network: "models.Network", right: Any) -> None:
     """Raises InputError unless there is a right view just where one is needed."""
     if network.takes_two_views and right is None:
         raise InputError(

@@ -5,15 +5,17 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
-from tdr_jax import models
 from tdr_jax.errors import InputError
 from tdr_jax.images.arrays import open_guidance, open_picture, pad, padded
 from tdr_jax.infer import conditioning
+
+if TYPE_CHECKING:  # the parsers of commands import this, and need no JAX
+    from tdr_jax import models
 
 MODEL = "textpromptir-compact"
 GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
@@ -332,7 +334,7 @@ class Restorer:
         return answer
 
 
-def program(network: models.Network, rows: int = 1, method: str = "__call__") -> Callable:
+def program(network: "models.Network", rows: int = 1, method: str = "__call__") -> Callable:
     """Prepare a network for pictures; it is compiled once for each shape, whoever asks for it.
 
     Args:

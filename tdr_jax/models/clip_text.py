@@ -92,7 +92,7 @@ SIZES = {
 
 
 class TextEmbeddings(nnx.Module):
-    """The tables of tokens and positions."""
+    """The tables of tokens and of positions, a row of hidden_size numbers for each."""
 
     def __init__(self, config: ClipTextConfig):
         size = config.hidden_size
@@ -100,7 +100,13 @@ class TextEmbeddings(nnx.Module):
         self.position_embedding = layers.Embedding(config.max_position_embeddings, size)
 
     def add_positions(self, x: Float[Array, "b t c"]) -> Float[Array, "b t c"]:
-        """Adds the embeddings of their positions to tokens, in float32 or wider than x.
+        """Adds to tokens the embeddings of their positions.
+
+        Args:
+            x: embeddings, or pseudo-words in their place; c = hidden_size.
+
+        Returns:
+            Of the wider dtype of x and of the table, which is float32.
 
         Raises:
             InputError: more tokens than positions.

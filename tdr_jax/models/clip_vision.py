@@ -97,8 +97,7 @@ def normalise(pictures: Shaped[Array, "*n 3"]) -> Float32[Array, "*n 3"]:
         pictures: RGB in [0, 1].
 
     Returns:
-        The mean of CLIP's training pictures taken off, their standard
-        deviation divided out.
+        Less the mean of CLIP's training pictures, divided by their standard deviation.
     """
     mean, std = jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32)
     return (pictures - mean) / std
@@ -115,7 +114,18 @@ class VisionEmbeddings(nnx.Module):
         self.position_embedding = layers.Embedding(count, size)
 
     def __call__(self, pictures: Float[Array, "b h w 3"]) -> Float[Array, "b t c"]:
-        """Maps pictures to the class token and their patches, of the same dtype."""
+        """Maps pictures to the class token and their patches.
+
+        Args:
+            pictures: as in `ClipVision.__call__`.
+
+        Returns:
+            Class token first, then the patches by rows, with positions, of the pictures' dtype;
+            c = hidden_size.
+
+        Raises:
+            InputError: not RGB pictures, or smaller than one patch.
+        """
         patches = self.patch_embedding(pictures)
         positions = self.position_embedding.weight[...]
         return vit.add_positions(self.class_embedding[...], patches, positions)
@@ -143,8 +153,8 @@ class ClipVision(nnx.Module):
         """Runs the tower.
 
         Args:
-            pictures: RGB as `normalise` gives them; any size from one patch on. What
-                is left over of whole patches is cut off, positions are resized to the size.
+            pictures: RGB as `normalise` gives them; any size from one patch on. What is left over
+                of whole patches is cut off, positions are resized to the size.
 
         Returns:
             The last layer's output, class token first, then the patches by rows, not normalised;

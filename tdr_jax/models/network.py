@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, PyTree
@@ -166,8 +165,9 @@ class Network(Capabilities):
 
     def init(self, seed: int = 0) -> Params:
         """Draws float32 parameters; the same seed gives the same values on every machine."""
+        # Not by jnp.asarray, which compiles a program for every new shape.
         return {
-            _dotted(path): jnp.asarray(_draw(param, (seed, zlib.crc32(_dotted(path).encode()))))
+            _dotted(path): jax.device_put(_draw(param, (seed, zlib.crc32(_dotted(path).encode()))))
             for path, param in self._split[1].items()
         }
 

@@ -203,7 +203,7 @@ def _spelled(encoder, sentences: list[str]) -> list[str]:
 
 @functools.lru_cache(maxsize=4)
 def _spelling(tokenizer) -> spelling.Spelling:
-    return spelling.Spelling.of(tokenizer, [w.sentence for w in phrasings.part("training")])
+    return spelling.Spelling.of(tokenizer)
 
 
 def _regression(vectors, shares) -> tuple[np.ndarray, np.ndarray]:

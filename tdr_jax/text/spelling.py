@@ -4,8 +4,18 @@ import collections
 import re
 import string
 from collections.abc import Iterable
+from pathlib import Path
 
 LEAST = 4  # letters of a word that is looked at
+# The words of the sentences that the shipped head was fitted to; scripts/make_minilm_tasks.py
+# writes them beside it, so that nobody who restores a picture has to read all of the sentences.
+TYPED = Path(__file__).parents[1] / "assets" / "wordings" / "typed.txt"
+
+
+def words_of(sentences: Iterable[str]) -> list[str]:
+    """Returns the words of sentences in lower case, the commonest first."""
+    counts = collections.Counter(re.findall("[a-z]+", " ".join(sentences).lower()))
+    return [word for word, _ in counts.most_common()]
 
 
 class Spelling:
@@ -13,25 +23,25 @@ class Spelling:
 
     Args:
         vocabulary: words in lower case, the commonest first.
-        sentences: what people type; their words are known too, and the likelier replacements.
+        typed: likewise, of what people type: known too, and the likelier replacements.
     """
 
-    def __init__(self, vocabulary: Iterable[str], sentences: Iterable[str]):
-        typed = collections.Counter(re.findall("[a-z]+", " ".join(sentences).lower()))
-        order = [word for word, _ in typed.most_common()]
-        order += [word for word in vocabulary if word.isalpha() and word not in typed]
+    def __init__(self, vocabulary: Iterable[str], typed: Iterable[str]):
+        typed = list(typed)
+        known = set(typed)
+        order = typed + [word for word in vocabulary if word.isalpha() and word not in known]
         self._rank = {word: i for i, word in enumerate(order) if len(word) >= LEAST - 1}
 
     @classmethod
-    def of(cls, tokenizer, sentences: Iterable[str]) -> "Spelling":
-        """Returns a Spelling that knows the whole words of a tokenizer.
+    def of(cls, tokenizer) -> "Spelling":
+        """Returns a Spelling that knows the whole words of a tokenizer and those of `TYPED`.
 
         Args:
             tokenizer: a BERT's, whose numbers go by how common words are.
-            sentences: what people type, see the class.
         """
         vocabulary = tokenizer.get_vocab()
-        return cls(sorted(vocabulary, key=vocabulary.get), sentences)
+        typed = TYPED.read_text(encoding="utf-8").split()
+        return cls(sorted(vocabulary, key=vocabulary.get), typed)
 
     def __call__(self, sentence: str) -> str:
         """Puts the words of a sentence right.

@@ -8,12 +8,12 @@ import jax
 from tdr_jax import distributed, objectives
 from tdr_jax.analysis import flops, hardware
 from tdr_jax.errors import InputError
-from tdr_jax.train import changes, optim, sharding, writers
+from tdr_jax.train import changes, sharding, writers
 from tdr_jax.train.checkpoint import Checkpoints
 from tdr_jax.train.config import length
 from tdr_jax.train.profile import Profile
 from tdr_jax.train.progress import Progress
-from tdr_jax.train.state import State, create, make_step
+from tdr_jax.train.state import State, create, from_config
 from tdr_jax.train.workdir import Workdir
 
 
@@ -44,17 +44,8 @@ def run(
     differs = changes.check(config, workdir)
     objective = objectives.make(config, workdir.local)
     network, total = objective.network, length(config)
-    optimiser, schedule = optim.make(config.optim, total)
     layout = sharding.make(config.mesh)
-    train_step = make_step(
-        objective.loss,
-        optimiser,
-        schedule,
-        seed=config.seed,
-        ema_decay=config.ema,
-        layout=layout,
-        accumulate=config.accumulate,
-    )
+    optimiser, train_step = from_config(config, objective.loss, layout)
     frozen = layout.put(objective.frozen)
     arithmetic = flops.Counter(objective.loss, network.abstract_params(), frozen)
 

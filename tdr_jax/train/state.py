@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from tdr_jax.nn import backend
+from tdr_jax.train import optim
+from tdr_jax.train.config import length
 from tdr_jax.train.sharding import Layout
 
 
@@ -66,6 +68,34 @@ def create(
     # Compiled, so that no device ever holds the whole of what is cut.
     shardings = layout.of(jax.eval_shape(make, params))
     return jax.jit(make, out_shardings=shardings)(layout.put(params))
+
+
+def from_config(
+    config, loss: Callable, layout: Layout | None
+) -> tuple[optax.GradientTransformation, Callable]:
+    """Make the optimiser and the step that a config asks for.
+
+    Args:
+        config: an `ml_collections.ConfigDict` with the fields of `configs/common.py`.
+        loss, layout: as in `make_step`.
+
+    Returns:
+        the optimiser, as `create` takes it, and what `make_step` returns.
+
+    Raises:
+        InputError: the optimiser's fields do not fit.
+    """
+    optimiser, schedule = optim.make(config.optim, length(config))
+    step = make_step(
+        loss,
+        optimiser,
+        schedule,
+        seed=config.seed,
+        ema_decay=config.ema,
+        layout=layout,
+        accumulate=config.accumulate,
+    )
+    return optimiser, step
 
 
 def make_step(

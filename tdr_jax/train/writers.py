@@ -3,9 +3,11 @@
 The methods are those of clu's metric writers, without their need for TensorFlow.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -122,8 +124,8 @@ class TensorBoard:
     """
 
     def __init__(self, workdir, start: int = 0):
-        from tensorboardX import SummaryWriter
-
+        with _no_torch():
+            from tensorboardX import SummaryWriter
         self._writer = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1)
 
     def write_scalars(self, step, scalars):
@@ -147,6 +149,18 @@ class TensorBoard:
     def close(self):
         """Put everything on disk and close the file."""
         self._writer.close()
+
+
+@contextlib.contextmanager
+def _no_torch():
+    """Hides PyTorch from tensorboardX, which imports it where it is: a second of every run."""
+    hidden = {"torch": None} if "torch" not in sys.modules else {}
+    sys.modules |= hidden
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 class Many:

@@ -324,5 +324,9 @@ def test_help_is_quick_and_complete(capsys):
     assert cli.main(["restore", "--help"]) == 0
     assert "--prompt" in capsys.readouterr().out
     assert cli.main([]) == 2 and cli.main(["polish"]) == 2
-    code = "import sys, tdr_jax.cli as c; c.main(['--help']); sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+    code = "import sys; from tdr_jax import cli\n"
+    code += "for asked in [], *([name] for name in cli.COMMANDS): cli.main([*asked, '--help'])\n"
+    code += "print(*{'jax', 'flax', 'torch', 'transformers', 'cv2', 'PIL'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.count("usage: tdr") == 1 + len(cli.COMMANDS)
+    assert done.stdout.endswith("\n\n")  # no heavy package

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts import measures_of_words as words
+from scripts import measure_words as words
 from tdr_jax import weights
 from tdr_jax.images.files import read_rgb
 from tdr_jax.infer.guide import Guide

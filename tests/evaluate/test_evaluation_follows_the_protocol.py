@@ -383,10 +383,3 @@ def test_the_entry_script_names_a_wrong_folder_in_one_line(tmp_path):
     )
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("eval.py: error: ") and "nowhere" in done.stderr
-
-
-def test_help_needs_no_jax():
-    code = "import sys; from tdr_jax import cli; cli.main(['eval', '--help']);"
-    code += "print('jax' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--wrong-prompt" in done.stdout and done.stdout.endswith("False\n")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import skimage.data
 
-from scripts import measures_of_guidance as guided
+from scripts import measure_guided as guided
 from tdr_jax import models, weights
 from tdr_jax.data import sources
 from tdr_jax.errors import InputError
 from tdr_jax.images.files import write_rgb
-from tests.support.sizes import SMALLEST
+from tests.support.sizes import GUIDED, SMALLEST
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_guided.py"
 NAFNET = SMALLEST["nafnet"]
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
     """A base, and what is guided around it, both untrained: guidance changes nothing yet."""
     root = tmp_path_factory.mktemp("runs")
     base = models.build("nafnet", **NAFNET)
-    whole = models.build("guided", backbone="nafnet", **NAFNET, n_blks=(1, 1, 1))
+    whole = models.build("guided", backbone="nafnet", **GUIDED)
     params = base.init(3)
     inside = {f"base.{name}": value for name, value in params.items()}
     for name, network, values in (

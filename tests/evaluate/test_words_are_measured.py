@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scripts import measures_of_words as words
+from scripts import measure_words as words
 from tdr_jax.errors import InputError
 from tdr_jax.evaluate.lpips import LAYERS, SCALE, SHIFT, Lpips
 

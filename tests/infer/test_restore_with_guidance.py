@@ -18,9 +18,9 @@ from tdr_jax.infer import Restorer
 from tests.support import stacks
 from tests.support.caches import own_cache  # noqa: F401 (a fixture)
 from tests.support.fakes import fake
-from tests.support.sizes import SMALLEST
+from tests.support.sizes import GUIDED
 
-HEIGHT, WIDTH = 62, 61  # of most pictures here: padded to 64x64, which compiles once
+HEIGHT, WIDTH = 62, 61  # of most pictures here: padded to 62x62, which compiles once
 CAT = data.chelsea()[100 : 100 + HEIGHT, 120 : 120 + WIDTH]
 OTHER = data.chelsea()[104 : 104 + HEIGHT, 110 : 110 + WIDTH]  # the same scene, shifted
 
@@ -112,7 +112,7 @@ def test_every_tile_and_channel_sees_the_whole_guidance():
 @pytest.fixture(scope="module")
 def network():
     """A small guided network whose fusion does something, and its parameters."""
-    network = models.build("guided", backbone="nafnet", **SMALLEST["nafnet"], n_blks=(1, 1, 1))
+    network = models.build("guided", backbone="nafnet", **GUIDED)
     random = np.random.default_rng(0)
     params = {
         # What starts at zero is all that keeps guidance away from the result.

@@ -14,7 +14,7 @@ from tdr_jax.analysis import memory
 from tdr_jax.errors import InputError
 from tdr_jax.infer import Restorer
 from tests.support.fakes import fake
-from tests.support.sizes import DUAL_PIXEL, GREY, SMALLEST
+from tests.support.sizes import DUAL_PIXEL, GREY, GUIDED, SMALLEST
 
 CAT = data.chelsea()[100:130, 120:167]  # 30x47: a multiple of nothing
 
@@ -42,7 +42,8 @@ def test_networks_without_words_restore_a_picture_of_any_size(name, tmp_path, mo
     restored = restorer(CAT)
     assert restored.shape == CAT.shape and restored.dtype == np.uint8
     mode = "constant" if name == "nafnet" else "reflect"  # as the reference continues pictures
-    padded = np.pad(CAT, ((0, 2), (0, 1), (0, 0)), mode=mode)
+    more = [(0, -side % network.config.multiple) for side in CAT.shape[:2]]
+    padded = np.pad(CAT, (*more, (0, 0)), mode=mode)
     np.testing.assert_array_equal(restorer(padded)[:30, :47], restored)
     assert not np.array_equal(restored, CAT)  # the network did take part
     with pytest.raises(InputError, match=f"{name} takes no sentence"):
@@ -132,7 +133,7 @@ def test_the_estimate_of_memory_is_near_the_compilers():
 
 
 def test_the_estimate_of_memory_counts_guidance():
-    network = models.build("guided", backbone="nafnet", **SMALLEST["nafnet"], n_blks=(1, 1, 1))
+    network = models.build("guided", backbone="nafnet", **GUIDED)
     pictures = [jax.ShapeDtypeStruct((1, 256, 256, 3), jnp.float32)] * 2
     program = jax.jit(network.apply).lower(network.abstract_params(), *pictures).compile()
     needed = program.memory_analysis().temp_size_in_bytes / 256**2

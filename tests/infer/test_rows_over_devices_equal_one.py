@@ -1,8 +1,5 @@
 """A picture whose rows are cut over devices is restored as by one, and nothing gathers it."""
 
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -11,15 +8,15 @@ from skimage import data
 from tdr_jax import cli, images, models, weights
 from tdr_jax.errors import InputError
 from tdr_jax.infer import Restorer, tiles
+from tests.support.commands import run as commands_of
 from tests.support.over_rows import measure
-from tests.support.programs import on_devices
 from tests.support.sizes import SMALLEST
 
 # The devices of the lowest level have a row or two each, fewer than some filters look at.
 JOBS = {
     "textpromptir-tiny": dict(height=128, width=64, devices=8),
     "promptir": dict(height=64, width=32, devices=8),
-    "nafnet": dict(height=64, width=32, devices=8),
+    "nafnet": dict(height=32, width=32, devices=8),
     "sfnet": dict(height=72, width=32, devices=3),  # whose halves end within a device
     "drsformer": dict(height=32, width=32, devices=4),
 }
@@ -80,40 +77,44 @@ def photo(tmp_path_factory):
     return path
 
 
-def tdr(words, cache, devices=4):
-    """Runs `tdr` where there are so many devices; gives its standard error."""
-    return subprocess.run(
-        [sys.executable, "-m", "tdr_jax.cli", *map(str, words)],
-        env=on_devices(devices) | {"TDR_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture(scope="module")
+def ended(model, photo, tmp_path_factory):
+    """Of commands that cut pictures over devices, how they ended, and the folder they wrote to."""
+    folder = tmp_path_factory.mktemp("out")
+    images.write_rgb(folder / "wide.png", data.coffee()[:128, :400])
+    restore, evaluate = ["restore", "--model", model], ["eval", "--model", model]
+    evaluate += ["--data", photo.parent, "--tasks", "noise25"]
+    commands = {
+        "photograph": [*restore, photo, "-o", folder / "out.png", "--rows", 4],
+        "tiles": [*restore, folder / "wide.png", "-o", folder / "tiled.png", "--rows", 4]
+        + ["--max-pixels", 16384],
+        "eval over 0": [*evaluate, "-o", folder / "over0", "--rows", 0],
+        "eval over 3": [*evaluate, "-o", folder / "over3", "--rows", 3],
+    }
+    found = commands_of(commands.values(), devices=4, cache=folder / "cache")
+    return dict(zip(commands, found, strict=True)), folder
 
 
-def test_restore_cuts_a_photograph(model, photo, tmp_path):
-    out = tmp_path / "out.png"
-    done = tdr(["restore", photo, "-o", out, "--model", model, "--rows", 4], tmp_path)
-    assert done.returncode == 0, done.stderr
-    # Four devices of four rows or a multiple: 64 rows, where one device would be given 64 too.
-    picture, restored = images.read_rgb(photo), images.read_rgb(out)
-    expected = Restorer.from_pretrained(model)(picture)
+def test_restore_cuts_a_photograph(model, photo, ended):
+    ended, folder = ended
+    assert ended["photograph"].status == 0, ended["photograph"].err
+    # Four devices of rows in pairs: 64 rows, where one device would be given 62. Zeros follow.
+    picture, restored = images.read_rgb(photo), images.read_rgb(folder / "out.png")
+    padded = np.pad(picture, ((0, 2), (0, 0), (0, 0)))
+    expected = Restorer.from_pretrained(model)(padded)[:62]
     difference = np.abs(restored.astype(int) - expected)
     assert difference.max() <= 1 and (difference > 0).mean() < 1e-2  # of what rounds either way
     assert not np.array_equal(restored, picture)
 
 
-def test_tiles_are_cut_too(model, tmp_path):
-    photo, out = tmp_path / "wide.png", tmp_path / "out.png"
-    picture = data.coffee()[:128, :400]
-    images.write_rgb(photo, picture)
-    words = ["restore", photo, "-o", out, "--model", model, "--rows", 4, "--max-pixels", 16384]
-    done = tdr(words, tmp_path)
-    assert done.returncode == 0, done.stderr
-    shapes = [tiles.tile_shape(128, 400, 16384, 4, rows) for rows in (1, 4)]
+def test_tiles_are_cut_too(model, ended):
+    ended, folder = ended
+    assert ended["tiles"].status == 0, ended["tiles"].err
+    shapes = [tiles.tile_shape(128, 400, 16384, 2, rows) for rows in (1, 4)]
     assert shapes[0] == shapes[1] and shapes[0][1] < 400  # the same tiles, and several
+    picture = images.read_rgb(folder / "wide.png")
     expected = Restorer.from_pretrained(model)(picture, max_pixels=16384)
-    difference = np.abs(images.read_rgb(out).astype(int) - expected)
+    difference = np.abs(images.read_rgb(folder / "tiled.png").astype(int) - expected)
     assert difference.max() <= 1
 
 
@@ -127,12 +128,8 @@ def test_tiles_have_as_many_rows_for_each_device(rows, size):
         assert tall <= tiles.padded(*size, 16, rows)[0]
 
 
-def test_eval_cuts_pictures(model, photo, tmp_path):
-    words = ["eval", "--model", model, "--data", photo.parent, "--tasks", "noise25"]
-    tables = [
-        tdr([*words, "-o", tmp_path / f"over{rows}", "--rows", rows], tmp_path).stdout
-        for rows in (0, 3)  # 48 rows: 16 for each
-    ]
+def test_eval_cuts_pictures(ended):
+    tables = [ended[0][f"eval over {rows}"].out for rows in (0, 3)]
     assert tables[0] == tables[1] and "noise25" in tables[0]
 
 

@@ -84,7 +84,7 @@ def some(*names):
     return pytest.mark.parametrize("name", [*names, *rest])
 
 
-STARTED = ("nafnet", "restormer", "sfnet")
+STARTED = ("nafnet", "sfnet")
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if name not in STARTED])

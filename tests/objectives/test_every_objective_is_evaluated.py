@@ -13,7 +13,7 @@ from tdr_jax import objectives
 from tdr_jax.errors import InputError
 from tdr_jax.objectives import held_out
 from tests.support import stacks, tiny_bert, words_runs
-from tests.support.sizes import SMALLEST
+from tests.support.sizes import GUIDED, SMALLEST
 
 # What each tells, among others.
 TOLD = {
@@ -45,8 +45,7 @@ def restore(stack, photos, root):
 def guided(stack, photos, root):
     config = tdr_guided.get_config(f"size=tiny,data={photos},crop=16,batch=2,base=x")
     config.init_base = ""
-    small = dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
-    config.network.overrides.update(SMALLEST["nafnet"] | small)
+    config.network.overrides.update(GUIDED)
     return config
 
 

@@ -15,12 +15,11 @@ from tdr_jax.errors import InputError
 from tdr_jax.images.files import read_rgb, write_rgb
 from tdr_jax.objectives import pretrained, restore
 from tdr_jax.train import loop, optim
-from tests.support.sizes import SMALLEST
+from tests.support.sizes import GUIDED, SMALLEST
 from tests.support.small import assert_bit_identical, records
 from tests.support.stops import PowerCut, stop_once
 
 STEPS = 12
-GUIDED = SMALLEST["nafnet"] | dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
 
 
 @pytest.fixture(scope="module")

@@ -231,7 +231,7 @@ def test_a_shorter_condition_does_less(compact):
 
 def test_several_prompts_are_one_wish(compact):
     restore = Restorer(*compact)
-    clean = read_rgb(TEST / "moose.jpg")[:192, :192].astype(np.float32) / 255
+    clean = read_rgb(TEST / "moose.jpg")[:256, :256].astype(np.float32) / 255
     damaged = degrade(clean, "rain", np.random.default_rng(1))
     damaged = degrade(damaged, "noise", np.random.default_rng(2), sigma=25)
     both = metrics.psnr(restore(damaged, ["remove the rain", "remove the noise"]), clean)
@@ -244,7 +244,7 @@ def test_several_prompts_are_one_wish(compact):
 
 
 def test_the_command_says_what_it_found_and_leaves_good_pictures_alone(tmp_path, capsys):
-    clean = read_rgb(TEST / "moose.jpg")[:256, :320]
+    clean = read_rgb(TEST / "moose.jpg")[:256, :256]
     noisy = gaussian_noise(clean.astype(np.float32) / 255, 25, np.random.default_rng(0))
     (tmp_path / "in").mkdir()
     images.write_rgb(tmp_path / "in" / "clean.png", clean)

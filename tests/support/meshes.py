@@ -15,11 +15,11 @@ import numpy as np
 
 from configs import estimator, tdr_guided, textpromptir
 from tdr_jax import models, objectives
-from tdr_jax.train import optim, sharding
-from tdr_jax.train.state import create, make_step
+from tdr_jax.train import sharding
+from tdr_jax.train.state import create, from_config
 from tests.support import small as small_networks
 from tests.support import tiny_bert, words_runs
-from tests.support.sizes import LEVELS, SMALLEST
+from tests.support.sizes import GUIDED, LEVELS
 
 STEPS = 3
 BATCH = 32
@@ -58,8 +58,7 @@ def guided(folder, photos):
         f"size=tiny,data={photos},steps={STEPS},crop=16,batch={BATCH},base=x"
     )
     config.init_base = ""
-    small = dict(n_blks=(1, 1, 1), reffusion_n_blocks=(1, 1, 1))
-    config.network.overrides.update(SMALLEST["nafnet"] | small)
+    config.network.overrides.update(GUIDED)
     config.guidance.size = 32
     return config
 
@@ -94,18 +93,9 @@ def run(config, folder, devices: int, fsdp: int, accumulate: int) -> dict[str, n
     config.optim.warmup = 0
     objective = objectives.make(config, folder)
     layout = sharding.make(config.mesh, jax.devices()[:devices])
-    optimiser, schedule = optim.make(config.optim, STEPS)
+    optimiser, step = from_config(config, objective.loss, layout)
     params = objective.initial_params()
     state = create(params, optimiser, ema_decay=config.ema, layout=layout)
-    step = make_step(
-        objective.loss,
-        optimiser,
-        schedule,
-        seed=config.seed,
-        ema_decay=config.ema,
-        layout=layout,
-        accumulate=accumulate,
-    )
     frozen = layout.put(objective.frozen)
     batches, losses = objective.batches(0), []
     for _ in range(STEPS):

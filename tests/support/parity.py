@@ -1,7 +1,6 @@
 """What the comparisons of our networks with PyTorch modules share."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ def relative(ours, theirs):
 
 def nhwc(tensor):
     """A torch picture as ours."""
-    return jnp.asarray(tensor.detach().permute(0, 2, 3, 1).float().numpy())
+    return jax.device_put(tensor.detach().permute(0, 2, 3, 1).float().numpy())
 
 
 def shaken(module, by=0.05):

@@ -43,8 +43,8 @@ class Run:
         argument = "configs/backbone.py:name=nafnet,task=denoise,size=small"
         argument += f",data={photos},eval={photos}"
         fields = {
-            "network.overrides.enc_blk_nums": (1, 1),
-            "network.overrides.dec_blk_nums": (1, 1),
+            "network.overrides.enc_blk_nums": (1,),
+            "network.overrides.dec_blk_nums": (1,),
             "network.overrides.middle_blk_num": 1,
             "data.stages": f"(({steps},16,4),)",
             "optim.warmup": 0,
