@@ -105,7 +105,9 @@ def test_old_torch_files_and_foreign_safetensors_are_read(small, tmp_path):
 def test_half_precision_comes_back_as_the_nearest_float32(small, tmp_path):
     network, params, state = small
     for dtype in ("float16", "bfloat16"):
-        rounded = {k: np.asarray(jnp.asarray(v, dtype), np.float32) for k, v in params.items()}
+        rounded = {
+            k: np.asarray(v).astype(jnp.dtype(dtype)).astype(np.float32) for k, v in params.items()
+        }
         for path in (
             weights.save(tmp_path / dtype, network, params, dtype=dtype).parent,
             io.write_torch(tmp_path / f"{dtype}.pth", state, dtype=dtype),

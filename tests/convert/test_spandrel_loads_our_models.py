@@ -66,7 +66,7 @@ def shaken(network):
     """Random parameters, those that start as ones and zeros too; answers mostly in [0, 1]."""
     rng = np.random.default_rng(0)
     params = {
-        name: value + 0.1 * rng.standard_normal(value.shape, np.float32)
+        name: np.asarray(value) + 0.1 * rng.standard_normal(value.shape, np.float32)
         for name, value in network.init(1).items()
     }
     last = "ending.kernel" if "ending.kernel" in params else "output.kernel"

@@ -66,7 +66,10 @@ def model(tmp_path_factory):
     network = models.build("nafnet", **SMALLEST["nafnet"])
     params = network.init(0)
     rng = np.random.default_rng(0)  # beta and gamma start at zero, where blocks do nothing
-    params = {name: x + 0.1 * rng.standard_normal(x.shape) for name, x in params.items()}
+    params = {
+        name: np.asarray(x) + 0.1 * rng.standard_normal(x.shape, np.float32)
+        for name, x in params.items()
+    }
     return weights.save(tmp_path_factory.mktemp("model"), network, params)
 
 

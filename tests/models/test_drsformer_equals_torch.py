@@ -78,7 +78,7 @@ def assert_part_and_gradients_equal(ours, theirs, config, shape, place):
     assert {entry.theirs for entry in entries} == state.keys()
     pieces = {}
     for entry in entries:
-        array = jnp.asarray(entry.layout.from_torch(state[entry.theirs]))
+        array = jax.device_put(entry.layout.from_torch(state[entry.theirs]))
         pieces.setdefault(entry.ours.removeprefix(place[0]), []).append((entry.index, array))
     params = {
         name: found[0][1]

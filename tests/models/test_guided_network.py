@@ -48,7 +48,7 @@ def small(name):
     network = models.build("guided", backbone=name, **BACKBONES[name])
     generator = np.random.default_rng(0)
     trained = {
-        key: value + 0.05 * generator.uniform(-1, 1, value.shape).astype(np.float32)
+        key: np.asarray(value) + 0.05 * generator.uniform(-1, 1, value.shape).astype(np.float32)
         for key, value in network.config.base.init(1).items()
     }
     return network, guided.with_base(network.init(0), trained), trained
@@ -57,7 +57,7 @@ def small(name):
 def moved(params, prefix="masa_blk"):
     """Off the start, where every fusion is an identity."""
     return {
-        key: value + 0.3 if key.startswith(prefix) and key.endswith(STARTS) else value
+        key: np.asarray(value) + 0.3 if key.startswith(prefix) and key.endswith(STARTS) else value
         for key, value in params.items()
     }
 
@@ -289,7 +289,7 @@ def test_nafnet_and_its_restorer_pad_as_they_are_told():
     picture = np.random.default_rng(0).random((7, 6, 3), np.float32)
     for padding, mode in (("zeros", "constant"), ("reflect", "reflect")):
         network = models.build("nafnet", padding=padding, **sizes)
-        params = {key: value + 0.1 for key, value in network.init(0).items()}
+        params = {key: np.asarray(value) + 0.1 for key, value in network.init(0).items()}
         whole = np.pad(picture, ((0, 1), (0, 0), (0, 0)), mode=mode)
         restorer = Restorer(network, params)
         expected = restorer.whole(whole)[:7]

@@ -77,7 +77,7 @@ def test_local_means_differ_from_global_ones_only_on_larger_pictures():
 def shaken_params(network):
     generator = np.random.default_rng(0)
     return {
-        name: value + 0.1 * generator.standard_normal(value.shape).astype(np.float32)
+        name: np.asarray(value) + 0.1 * generator.standard_normal(value.shape).astype(np.float32)
         for name, value in network.init(0).items()
     }
 

@@ -44,7 +44,9 @@ def test_block_and_its_gradients_equal_the_twin(stage, channels, heads, head):
         for row in tables.entries(tables.TEXTPROMPTIR, shapes)
     ]
     state = {name: tensor.numpy() for name, tensor in block.state_dict().items()}
-    params = {ours: jnp.asarray(row.layout.from_torch(state[theirs])) for theirs, ours, row in rows}
+    params = {
+        ours: jax.device_put(row.layout.from_torch(state[theirs])) for theirs, ours, row in rows
+    }
     assert len(rows) == len(state)
 
     def objective(params, x):

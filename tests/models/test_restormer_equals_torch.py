@@ -68,7 +68,9 @@ def test_block_and_its_gradients_equal_the_twin(norm):
     ]
     state = {name: tensor.numpy() for name, tensor in block.state_dict().items()}
     assert len(rows) == len(state)
-    params = {ours: jnp.asarray(layout.from_torch(state[theirs])) for theirs, ours, layout in rows}
+    params = {
+        ours: jax.device_put(layout.from_torch(state[theirs])) for theirs, ours, layout in rows
+    }
 
     def objective(params, x):
         out = network.apply(params, x)

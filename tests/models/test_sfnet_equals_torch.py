@@ -130,7 +130,7 @@ def test_recomputed_blocks_give_the_same_gradients_and_statistics():
             y, running = level.apply(params, x, True)
             return (y**2).sum(), running
 
-        gains = {name: value + 0.5 for name, value in level.init(0).items()}
+        gains = {name: np.asarray(value) + 0.5 for name, value in level.init(0).items()}
         x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
         return jax.jit(jax.grad(objective, has_aux=True))(gains, x)
 

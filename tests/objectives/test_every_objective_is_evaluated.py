@@ -104,7 +104,7 @@ def test_what_is_held_out_is_measured_alike_at_every_visit(folders, name, tmp_pa
     scores, again = (dict(evaluator.run(params)) for _ in range(2))
     assert scores == again and scores.keys() >= TOLD[name]
     assert all(isinstance(score, float) and np.isfinite(score) for score in scores.values())
-    moved = {key: value + 0.05 for key, value in params.items()}
+    moved = {key: np.asarray(value) + 0.05 for key, value in params.items()}
     assert dict(evaluator.run(moved)) != scores
 
 
