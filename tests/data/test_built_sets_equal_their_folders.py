@@ -199,6 +199,17 @@ def test_sixteen_bits_and_two_views_stay(tmp_path):
     assert all(np.array_equal(built[key], plain[key]) for key in plain)
 
 
+def test_noisy_pictures_alone_are_built_and_not_taken_for_clean_ones(tmp_path):
+    write_rgb(tmp_path / "in" / "0001_01.png", np.zeros((16, 20, 3), np.uint8))
+    assert cli.main(["data", "prepare", "dnd", str(tmp_path / "in"), "-o", str(tmp_path)]) == 0
+    place = shards.find("dnd", tmp_path)
+    assert tfds.builder_from_directory(place).as_data_source("test")[0]["degraded"].shape[0] == 16
+    with pytest.raises(
+        InputError, match="holds degraded, name, task; what is learnt from has image"
+    ):
+        shards.Shards(place, store=decoded.Memory(1))
+
+
 def test_nothing_imports_tensorflow(folder, tmp_path):
     """In a process of its own: build, open, read, by this package's ways and by the library's."""
     code = f"""

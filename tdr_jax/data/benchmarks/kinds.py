@@ -122,8 +122,9 @@ class Benchmark:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """The names of the pictures of an example."""
-        return VIEWS[len(self.layouts[0])]
+        """The names of the pictures of an example; degraded ones may come alone."""
+        count = len(self.layouts[0])
+        return ("degraded",) if count == 1 and self.task else VIEWS[count]
 
 
 # CDD-11's names of folders -> the degradations in their pictures, in the order of the name.

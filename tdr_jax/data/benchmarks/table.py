@@ -339,6 +339,17 @@ _ALL = (
         folders=("sidd",),
     ),
     Benchmark(
+        "dnd",
+        "DND",
+        "noise",
+        {"test": Split(1000, ())},
+        (("input/{path}",), *CLEAN),
+        "https://noise.visinf.tu-darmstadt.de/",
+        RESEARCH,
+        "Ploetz and Roth, Benchmarking Denoising Algorithms with Real Photographs, CVPR 2017",
+        folders=("dnd",),
+    ),
+    Benchmark(
         "cc15",
         "CC15",
         "noise",
