@@ -40,6 +40,7 @@ def config(**changes):
         "noise_mode": "uint8",
         "synthesis": "published",
         "noise_shares": (1.0, 1.0, 1.0),
+        "recipes": (),
         "workers": 0,
     }
     return ConfigDict(data | changes)
