@@ -185,6 +185,10 @@ def test_raw_files_that_look_like_tiff_are_named(read):
     for name in ("a.dng", "a.nef", "a.tif"):
         with pytest.raises(InputError, match="camera raw"):
             read(buffer.getvalue(), name)
+    preview = io.BytesIO()  # all that some makers leave in the open
+    tifffile.imwrite(preview, COLOUR, photometric="rgb", metadata=None)
+    with pytest.raises(InputError, match="camera raw"):
+        read(preview.getvalue(), "a.nef")
 
 
 def test_a_jpeg_of_twelve_bits_is_refused_for_its_true_reason(read):

@@ -1,6 +1,7 @@
 """Every layout of samples is read as the values it stands for, as other readers see them."""
 
 import io
+import struct
 
 import cv2
 import imagecodecs
@@ -11,7 +12,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from tdr_jax import images
-from tdr_jax.images.codecs import exr, jpeg, png, raster
+from tdr_jax.images.codecs import exr, jpeg, linear, png, raster
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = np.mgrid[0:24, 0:32]
@@ -121,6 +122,55 @@ def test_sixteen_bit_inks_become_rgb_without_and_with_their_profile(read):
     picture = read(tiff(inks, photometric="separated", iccprofile=b"odd" * 60))
     assert "CMYK profile" in picture.extras.notes[0]
     np.testing.assert_allclose(picture.pixels, expected, atol=1e-5)
+
+
+def inks_profile() -> bytes:
+    """A profile in which cyan alone darkens, so that no formula of plain inks fits it."""
+    lab = [
+        (round(255 - 200 * (corner >> 3)), 128, 128) for corner in range(16)
+    ]  # cyan varies least
+    ramp = bytes(range(256))
+    table = b"mft1" + bytes(4) + bytes((4, 3, 2, 0))
+    table += struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 65536)
+    table += ramp * 4 + b"".join(bytes(each) for each in lab) + ramp * 3
+    text = (
+        b"mluc"
+        + bytes(4)
+        + struct.pack(">II", 1, 12)
+        + b"enUS"
+        + struct.pack(">II", 2, 28)
+        + b"\0x"
+    )
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    body, tags = b"", []
+    for name, content in ((b"A2B0", table), (b"desc", text), (b"wtpt", white), (b"cprt", text)):
+        tags.append(struct.pack(">4sII", name, 132 + 12 * 4 + len(body), len(content)))
+        body += content + bytes(-len(content) % 4)
+    header = struct.pack(">I4sI4s4s4s", 0, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ")
+    header += bytes(12) + b"acsp" + bytes(28) + struct.pack(">3i", 63190, 65536, 54061) + bytes(48)
+    content = header + struct.pack(">I", 4) + b"".join(tags) + body
+    return struct.pack(">I", len(content)) + content[4:]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_inks_are_what_their_profile_says(read, kind):
+    top = np.iinfo(kind).max
+    inks = np.zeros((24, 32, 4), kind)
+    inks[..., 0] = np.linspace(0, top, 32)
+    inks[..., 1] = top  # which this profile does not heed
+    content = tiff(inks, photometric="separated", iccprofile=inks_profile())
+    picture = read(content)
+    assert picture.extras.notes == () and picture.extras.icc is None
+    assert picture.depth == 8 * kind().itemsize
+    shade = picture.pixels[3].mean(-1)
+    lightness = np.linspace(100, 100 * 55 / 255, 32)
+    light = np.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness / 903.3)
+    light = (light - light[-1]) / (1 - light[-1])  # perceptual: the darkest ink is black
+    np.testing.assert_allclose(shade, linear.to_display(light), atol=0.02)
+    if kind is np.uint8:  # Pillow's way, for JPEG, agrees
+        image = Image.frombytes("CMYK", (32, 24), inks.tobytes())
+        jpeg = saved(image, "JPEG", quality=100, icc_profile=inks_profile())
+        np.testing.assert_allclose(read(jpeg, "in.jpg").pixels[3].mean(-1), shade, atol=0.03)
 
 
 def test_signed_tiff_is_refused_for_its_true_reason(read):

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from pathlib import PurePath
 
 from tdr_jax.images.codecs.quiet import warnings_caught
 from tdr_jax.images.codecs.raster import Extras
@@ -99,15 +100,15 @@ def _rewritten(block: bytes, height: int, width: int, tiff: bool) -> tuple[bytes
         if tiff:
             for tag in set(exif) - _DESCRIPTIVE:
                 del exif[tag]
-        if not len(exif):
-            return None, bool(complaints)
         if _ORIENTATION in exif:
             exif[_ORIENTATION] = 1
         details = {tag: exif.get_ifd(tag) for tag in (_EXIF_IFD, _GPS_IFD) if tag in exif}
         detail = details.get(_EXIF_IFD, {})
         if _EXIF_WIDTH in detail and _EXIF_HEIGHT in detail:
             detail[_EXIF_WIDTH], detail[_EXIF_HEIGHT] = width, height
-        written = exif.tobytes().removeprefix(b"Exif\0\0")
+        written = exif.tobytes().removeprefix(b"Exif\0\0") if len(exif) else None
+    # What other threads warn of meanwhile says nothing of this block.
+    complaints = [each for each in complaints if "PIL" in PurePath(each.filename).parts]
     # A directory that is pointed to and cannot be read comes back empty.
     if complaints or any(not entries for entries in details.values()):
         return None, True

@@ -63,7 +63,8 @@ def _opener(head: bytes, path: Path):
         return png.open_png
     if head.startswith(jpeg.SIGNATURE):
         return jpeg.open_jpeg
-    if head.startswith(tiff.SIGNATURES):
+    raw = formats.UNREAD.get(path.suffix.lower()) == "camera raw"
+    if head.startswith(tiff.SIGNATURES) and not raw:  # which most raw files begin like
         return tiff.open_tiff
     if head.startswith(exr.SIGNATURE):
         return exr.open_exr
@@ -75,9 +76,7 @@ def _opener(head: bytes, path: Path):
         return netpbm.open_netpbm
     if head.startswith((b"GIF8", b"BM")) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
         return _open_by_pillow
-    kind = formats.unread(head)
-    if kind is None and formats.UNREAD.get(path.suffix.lower()) == "camera raw":
-        kind = "camera raw"
+    kind = "camera raw" if raw else formats.unread(head)
     if kind is not None:
         raise Refused(formats.remedy(kind))
     raise Refused(f"not a picture in a format read here ({formats.NAMES})")
