@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 
 from tdr_jax.analysis import jaxpr
 
@@ -32,31 +33,27 @@ def bytes_per_pixel(network) -> float:
     if network.takes_sentence:
         inputs.append(jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32))
     trace = jax.make_jaxpr(network.apply)(network.abstract_params(), *inputs)
-    return _peak(trace.jaxpr) / side**2
+    return peak(trace.jaxpr) / side**2
 
 
-def _peak(program) -> int:
-    """Return the most bytes alive at once among the results of its equations."""
-    last = {}
-    for place, equation in enumerate(program.eqns):
-        last |= {var: place for var in _variables(equation.invars)}
-    last |= {var: len(program.eqns) for var in _variables(program.outvars)}
-    alive = peak = 0
+def peak(program: Jaxpr) -> int:
+    """Return the most bytes alive at once among the results of a program's equations."""
+    last, equations = {}, jaxpr.live(program)
+    for place, equation in enumerate(equations):
+        last |= {var: place for var in jaxpr.variables(equation.invars)}
+    last |= {var: len(equations) for var in jaxpr.variables(program.outvars)}
+    alive = most = 0
     sizes = {}
-    for place, equation in enumerate(program.eqns):
+    for place, equation in enumerate(equations):
         made = {var: _size(var) for var in equation.outvars}
-        inner = max((_peak(sub) for sub in jaxpr.inner(equation)), default=0)
-        peak = max(peak, alive + max(inner, sum(made.values())))
+        inner = max((peak(sub) for sub in jaxpr.inner(equation)), default=0)
+        most = max(most, alive + max(inner, sum(made.values())))
         sizes |= {var: size for var, size in made.items() if last.get(var, -1) > place}
-        for var in _variables(equation.invars):
+        for var in jaxpr.variables(equation.invars):
             if last[var] == place:
                 sizes.pop(var, None)
         alive = sum(sizes.values())
-    return peak
-
-
-def _variables(atoms):
-    return [atom for atom in atoms if not hasattr(atom, "val")]
+    return most
 
 
 def _size(var) -> int:

@@ -2,16 +2,17 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import time
 from pathlib import Path
 
 from tdr_jax import images
-from tdr_jax.commands import file_plan, guidance
+from tdr_jax.commands import file_plan, guidance, sizes, together
 from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
-from tdr_jax.infer import conditioning
+from tdr_jax.infer import conditioning, core
 from tdr_jax.infer import restorer as infer
 
 EPILOG = """\
@@ -98,7 +99,22 @@ def add_arguments(parser) -> None:
         default=None,
         metavar="N",
         help="larger pictures are restored in overlapping tiles of at most N pixels "
-        "(default: what the network can do with 3 GiB, at most about 2 million)",
+        "(default: as --memory says)",
+    )
+    parser.add_argument(
+        "--memory",
+        default=None,
+        metavar="SIZE",
+        help="for the network's intermediate results, such as 4GB: pictures go through it whole "
+        "where there is room, else strip by strip, which gives the same, else in overlapping tiles "
+        "(default: 3GiB, and about 2 million pixels whole at most)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        metavar="N",
+        help="pictures of about one size go through the network together, N at a time (default: 1)",
     )
     parser.add_argument(
         "--rows",
@@ -168,8 +184,9 @@ def run(args) -> int:
         InputError: arguments, weights or the output folder are wrong; nothing was restored.
     """
     conditioning.check_strength(args.strength)
+    _check_room(args)
     if args.max_pixels is not None:
-        infer.check_max_pixels(args.max_pixels, max(args.rows, 1))
+        core.check_max_pixels(args.max_pixels, max(args.rows, 1))
     if args.rows:
         from tdr_jax.infer import rows
 
@@ -201,6 +218,22 @@ def run(args) -> int:
         return _restore_all(args, todo, prompts, folder)
 
 
+def _check_room(args) -> None:
+    """Read --memory; raise InputError if it or --batch is wrong, or does not go with the others."""
+    if args.memory is not None:
+        from tdr_jax.infer import amounts
+
+        if args.max_pixels is not None:
+            raise InputError("--memory and --max-pixels both say how large tiles are; give one")
+        args.memory = amounts.parse(args.memory)
+    if args.batch < 1:
+        raise InputError(f"--batch is {args.batch}; give 1 or more")
+    if args.batch > 1:
+        others = ("guidance", "right", "rows", "max_pixels")
+        for name in (name for name in others if getattr(args, name)):
+            raise InputError(f"--batch does not go with --{name.replace('_', '-')}; leave one out")
+
+
 def _restore_all(
     args, todo: list[file_plan.PlannedFile], prompts: dict[str, str], folder: str | None
 ) -> int:
@@ -223,20 +256,37 @@ def _restore_all(
     undrawn = {} if folder is None else guidance.draw(args, todo, folder)
     say("a picture size met for the first time also compiles, which takes some seconds")
     tally = file_plan.Tally(len(todo), "restored")
+    jobs = []
     for number, (planned, sentence) in enumerate(zip(todo, sentences, strict=True), 1):
-        if planned.source in undrawn:  # which was said
+        label = f"[{number}/{len(todo)}] {planned.source}"
+        jobs.append(functools.partial(_restore, planned, sentence, args, label))
+    for some in _batches(restorer, todo, args):
+        drawn = [index for index in some if todo[index].source not in undrawn]
+        for index in set(some) - set(drawn):  # which was said
             tally.failed += 1
-            _tell(args, planned, "failed", error="its guidance could not be drawn")
-            continue
-        with tally.one(planned.source):
-            label = f"[{number}/{len(todo)}] {planned.source}"
-            try:
-                record = _restore(restorer, planned, sentence, args, label)
-            except (InputError, MemoryError) as error:
-                _tell(args, planned, "failed", error=str(error) or "not enough memory")
-                raise
-            _tell(args, planned, "restored", **record)
+            _tell(args, todo[index], "failed", error="its guidance could not be drawn")
+        results = [functools.partial(jobs[index], restorer) for index in drawn]
+        if len(drawn) > 1:
+            results = together.outcomes(restorer, [jobs[index] for index in drawn])
+        for index, result in zip(drawn, results, strict=True):
+            planned = todo[index]
+            with tally.one(planned.source):
+                try:
+                    record = result()
+                except (InputError, MemoryError) as error:
+                    _tell(args, planned, "failed", error=str(error) or "not enough memory")
+                    raise
+                _tell(args, planned, "restored", **record)
     return tally.close()
+
+
+def _batches(restorer, todo: list[file_plan.PlannedFile], args) -> list[list[int]]:
+    """Choose the programs for all pictures, and which pictures go through them together."""
+    if len(todo) == 1 or args.max_pixels is not None:
+        return [[index] for index in range(len(todo))]
+    known = [sizes.of(planned.source) for planned in todo]
+    restorer.prepare([size for size in known if size], memory=args.memory)
+    return sizes.in_batches([size and restorer.bucket(*size) for size in known], args.batch)
 
 
 def _ending(args) -> str:
@@ -306,7 +356,7 @@ def _sentences(
 
 
 def _restore(
-    restorer, planned: file_plan.PlannedFile, prompts: tuple[str, ...] | None, args, label: str
+    planned: file_plan.PlannedFile, prompts: tuple[str, ...] | None, args, label: str, restorer
 ) -> dict:
     """Restore what a file shows, and return what is to be told of it."""
     began = time.perf_counter()
@@ -326,7 +376,12 @@ def _restore(
             asked = tuple(record["asked"]) if prompts is not None else None
             with _tile_bar(name) as progress:
                 result = restorer(
-                    picture, asked, strength=args.strength, progress=progress, **options
+                    picture,
+                    asked,
+                    strength=args.strength,
+                    memory=args.memory,
+                    progress=progress,
+                    **options,
                 )
             if planned.panel and number == 0:
                 from tdr_jax.commands import panels

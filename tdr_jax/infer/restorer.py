@@ -1,9 +1,7 @@
 """From a picture, a sentence and guidance to the restored picture, whatever its size and type."""
 
-import functools
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,21 +9,18 @@ import numpy as np
 from jaxtyping import Float32
 
 from tdr_jax.errors import InputError
-from tdr_jax.images.arrays import open_guidance, open_picture, pad, padded
+from tdr_jax.images.arrays import open_guidance, open_picture
 from tdr_jax.infer import conditioning
+from tdr_jax.infer.core import MEMORY, Core
 
 if TYPE_CHECKING:  # the parsers of commands import this, and need no JAX
-    from tdr_jax import models
+    pass
 
 MODEL = "textpromptir-compact"
 GUIDED_MODEL = "guided-compact"  # for noise; what is used with guidance unless asked otherwise
-MAX_PIXELS = 2**21  # about 2 million: the most that goes through a network at once by default
-MIN_MAX_PIXELS = 64 * 64
-SMALL = 256 * 256  # up to here any network has room, and nothing is estimated
-MEMORY = 3 * 2**30  # for a network's intermediate results: what a machine of 8 GB can spare
 
 
-class Restorer:
+class Restorer(Core):
     """Restores pictures, as a sentence asks and with guidance where the network takes them.
 
     Args:
@@ -43,14 +38,8 @@ class Restorer:
 
     def __init__(self, network, params: dict[str, Any], encoder=None, *, rows: int | None = None):
         network.check_restores(encoder)
-        self.network = network
-        self.params = params
+        super().__init__(network, params, rows)
         self.encoder = encoder
-        self.rows = rows or 1
-        if self.rows != 1:
-            from tdr_jax.infer.rows import Rows
-
-            self._devices = Rows(network, rows)
 
     @classmethod
     def from_pretrained(
@@ -84,18 +73,6 @@ class Restorer:
         network, encoder = weights.with_encoder(network, encoder, insist=insist)
         return cls(network, params, encoder, rows=rows)
 
-    @cached_property
-    def max_pixels(self) -> int:
-        """The most pixels that go through the network at once, unless a call says otherwise.
-
-        As many as are estimated to need 3 GiB for intermediate results, at most 2**21; those of
-        guidance of the same size count as well. With `rows`, so many for each of the devices.
-        """
-        from tdr_jax.analysis import memory
-
-        one = np.clip(MEMORY / memory.bytes_per_pixel(self.network), SMALL, MAX_PIXELS)
-        return self.rows * int(one)
-
     def __call__(
         self,
         image: Any,
@@ -105,17 +82,21 @@ class Restorer:
         right: Any = None,
         strength: float = 1.0,
         max_pixels: int | None = None,
+        memory: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Any:
         """Restore one picture; its size never changes.
 
-        A picture of at most `max_pixels` goes through the network whole, continued at the right
+        A picture for which there is memory goes through the network whole, continued at the right
         and lower edge up to the multiple the network needs, by reflection or by zeros as it does
-        itself (`network.padding`). A larger one is cut into equal tiles
-        of at most that size, which overlap and are blended with raised-cosine weights, so the
-        memory needed stays that of one tile. The network looks at statistics of everything it is
-        given; those are then taken tile by tile, so the result differs a little from that of the
-        whole picture, most where parts of the picture differ in how bad they are.
+        itself (`network.padding`). A larger one goes through strip by strip, which gives the same,
+        where the network allows it (`network.heeds_extent`). Where it does not, or there is no
+        memory for that either, or where `max_pixels` is given, the picture is cut into equal tiles,
+        which overlap and are blended with raised-cosine weights, so the memory needed stays that of
+        one tile. The network looks at statistics of everything it is given; those are then taken
+        tile by tile, so the result differs a little from that of the whole picture, most where
+        parts of the picture differ in how bad they are. Where an allocation fails all the same, the
+        next of these ways is taken, and a warning says so.
 
         With `rows`, the picture or tile is cut over the devices, and reflected at the lower edge
         until each has the same number of rows, a multiple of what the network needs.
@@ -143,9 +124,11 @@ class Restorer:
             strength: 1 gives the restored picture, 0 the input; between them, a network that has
                 learnt it (`config.text_strength`) does less, and of others it is a blend.
             max_pixels: the most pixels that go through the network at once, at least 4096 for each
-                device; None chooses by the network's need for memory, see `Restorer.max_pixels`.
-            progress: called as progress(tiles done, tiles in all) before the first tile and
-                after each.
+                device; larger pictures are cut into tiles. None chooses by `memory`.
+            memory: bytes for intermediate results of the network. None means 3 GiB, and no more
+                than 2**21 pixels at once, see `Restorer.max_pixels`.
+            progress: called as progress(parts done, parts in all) before the first tile or strip
+                and after each.
 
         Returns:
             the restored picture, same type and size as `image`, float in [0, 1].
@@ -155,21 +138,86 @@ class Restorer:
                 not what the network takes; memory is too small; or the network's answer is not
                 finite.
         """
-        conditioning.check_strength(strength)
         self.check(prompt, guidance, right)
+        conditioning.check_strength(strength)
         pixels, close = open_picture(image)
-        others = ()
-        if prompt is not None:
-            prompts = self.prompts(pixels, prompt)
-            if not prompts:
-                return close(pixels)
-            scale = strength if self.network.takes_strength else 1
-            others = (conditioning.vector(self.encoder, prompts, scale),)
+        others = self._condition(pixels, prompt, strength)
+        if others is None:
+            return close(pixels)
         given = self._given(pixels, right)
-        most = self._at_once(pixels, max_pixels)
+        most = self._at_once(*pixels.shape[:2], max_pixels, memory)
         if guidance is not None:
             others = (_guidance(guidance, pixels, most), *others)
-        restored = self._through("__call__", given, others, most, progress)
+        limit = None if max_pixels is not None else memory or MEMORY
+        restored = self._through("__call__", given, others, most, progress, limit)
+        return close(self._finish(restored, pixels, strength))
+
+    def many(
+        self,
+        images: Sequence[Any],
+        prompts: Sequence[str | Sequence[str] | None],
+        *,
+        batch: int = 8,
+        strength: float = 1.0,
+        memory: int | None = None,
+    ) -> list[Any]:
+        """Restore several pictures at once, those whose sizes share a program together.
+
+        Args:
+            images, strength, memory: as for one; the network takes neither guidance nor two views.
+            prompts: of each.
+            batch: the most that go through the network together; those for which `prepare` has
+                chosen no program, or that are too large, go one by one.
+
+        Returns:
+            the restored pictures, each of the type of its image, as they would be one by one.
+
+        Raises:
+            InputError: as for one.
+        """
+        conditioning.check_strength(strength)
+        for prompt in prompts:
+            self.check(prompt)
+        opened = [open_picture(image) for image in images]
+        restored: list[Any] = [None] * len(opened)
+        groups: dict[tuple[int, int], list[tuple[int, np.ndarray, tuple]]] = {}
+        for index, ((pixels, close), prompt) in enumerate(zip(opened, prompts, strict=True)):
+            others = self._condition(pixels, prompt, strength)
+            size = self.bucket(*pixels.shape[:2])
+            most = self._at_once(*pixels.shape[:2], None, memory)
+            given = self._given(pixels, None)
+            if others is None:
+                restored[index] = close(pixels)
+            elif len(given) > 1 or size is None or math.prod(size) > most:
+                limit = memory or MEMORY
+                answer = self._through("__call__", given, others, most, None, limit)
+                restored[index] = close(self._finish(answer, pixels, strength))
+            else:
+                groups.setdefault(size, []).append((index, given[0], others))
+        for size, jobs in groups.items():
+            count = max(1, min(batch, self._at_once(*size, None, memory) // math.prod(size)))
+            for some in (jobs[i : i + count] for i in range(0, len(jobs), count)):
+                # As many always, so that one program serves all: the last again and again.
+                filled = [*some, *[some[-1]] * (count - len(some))]
+                answers = self._in_bucket([j[1] for j in filled], [j[2] for j in filled], size)
+                answers = answers[: len(some)]
+                for (index, *_), answer in zip(some, answers, strict=True):
+                    pixels, close = opened[index]
+                    restored[index] = close(self._finish(answer, pixels, strength))
+        return restored
+
+    def _condition(
+        self, pixels: np.ndarray, prompt: str | Sequence[str] | None, strength: float
+    ) -> tuple[Float32[np.ndarray, " e"], ...] | None:
+        """Return the sentence vector that goes with a picture, if any; None if nothing is asked."""
+        if prompt is None:
+            return ()
+        prompts = self.prompts(pixels, prompt)
+        scale = strength if self.network.takes_strength else 1
+        return (conditioning.vector(self.encoder, prompts, scale),) if prompts else None
+
+    def _finish(self, restored: np.ndarray, pixels: np.ndarray, strength: float) -> np.ndarray:
+        """Return what the network made of a picture in the picture's channels, in [0, 1]."""
         if restored.shape[-1] > pixels.shape[-1]:
             restored = restored.mean(-1, keepdims=True)
         elif restored.shape[-1] < pixels.shape[-1]:
@@ -177,7 +225,7 @@ class Restorer:
         if strength < 1 and (strength == 0 or not self.network.takes_strength):
             restored *= np.float32(strength)
             restored += np.float32(1 - strength) * pixels
-        return close(np.clip(restored, 0, 1, out=restored))
+        return np.clip(restored, 0, 1, out=restored)
 
     def confidence(
         self,
@@ -204,34 +252,9 @@ class Restorer:
         conditioning.check_views(self.network, right)
         pixels, _ = open_picture(image)
         given = self._given(pixels, right)
-        most = self._at_once(pixels, max_pixels)
+        most = self._at_once(*pixels.shape[:2], max_pixels)
         others = (_guidance(guidance, pixels, most),)
         return self._through("confidence", given, others, most, progress).mean(-1)
-
-    def whole(
-        self,
-        pixels: Float32[np.ndarray, "h w c"],
-        *others: Float32[np.ndarray, "..."],
-        method: str = "__call__",
-    ) -> Float32[np.ndarray, "h w d"]:
-        """Put a picture through the network at once, as it is: the core of all that restores.
-
-        Args:
-            pixels: in [0, 1], of the channels that the network takes, continued at the right and
-                lower edge up to the multiple it needs.
-            *others: guidance (h2, w2, 3) in [0, 1] and a sentence vector (e,), just where the
-                network takes them.
-            method: "__call__", or "confidence" of a guided network, for the pixels' channels.
-
-        Returns:
-            The channels that the network gives, not clipped; of a confidence d = 1.
-
-        Raises:
-            InputError: memory is too small, or the network's answer is not finite.
-        """
-        height, width, _ = pixels.shape
-        sides = padded(height, width, self.network.config.multiple, self.rows)
-        return self._answer(method, pad(pixels, *sides, self._padding), others)[:height, :width]
 
     def prompts(self, image: Any, prompt: str | Sequence[str]) -> tuple[str, ...]:
         """Tell which sentences a picture is restored with.
@@ -270,120 +293,6 @@ class Restorer:
         planes = [pixels[..., i : i + 1] for i in range(pixels.shape[-1])]
         equal = all(np.array_equal(plane, planes[0]) for plane in planes[1:])
         return planes[:1] if equal else planes
-
-    @property
-    def _padding(self) -> str:
-        """Zeros for devices that have rows in the padding alone would darken the means of all."""
-        return self.network.padding if self.rows == 1 else "reflect"
-
-    @cached_property
-    def _placed(self) -> dict:
-        import jax
-
-        return jax.device_put(self.params) if self.rows == 1 else self._devices.place(self.params)
-
-    def _at_once(self, pixels: np.ndarray, max_pixels: int | None) -> int:
-        """Return how many pixels of this picture go through the network at once at most."""
-        if max_pixels is not None:
-            check_max_pixels(max_pixels, self.rows, self.network.config.multiple)
-            return max_pixels
-        height, width, _ = pixels.shape
-        sides = padded(height, width, self.network.config.multiple, self.rows)
-        small = self.rows * SMALL
-        return small if math.prod(sides) <= small else self.max_pixels
-
-    def _through(self, method: str, given, others, max_pixels: int, progress) -> np.ndarray:
-        """Return what the network makes: float32 (H, W, channels of each given), not clipped.
-
-        Memory besides input and output is that of one tile, or of the picture where it is no
-        larger than that.
-        """
-        progress = progress or (lambda done, total: None)
-        height, width, _ = given[0].shape
-        multiple = self.network.config.multiple
-        if len(given) == 1 and math.prod(padded(height, width, multiple, self.rows)) <= max_pixels:
-            progress(0, 1)
-            restored = self.whole(given[0], *others, method=method)
-            progress(1, 1)
-            return restored.copy()
-        from tdr_jax.infer import tiles
-
-        shape = tiles.tile_shape(height, width, max_pixels, multiple, self.rows)
-        channels = self.network.config.channels[1] if method == "__call__" else 1
-        answer = functools.partial(self._answer, method, others=others)
-        return tiles.blend(answer, given, channels, shape, progress, self._padding)
-
-    def _answer(self, method: str, pixels: np.ndarray, others) -> np.ndarray:
-        """Run the network on pixels of sides that it can take."""
-        import jax
-
-        inputs = (pixels, *others)
-        run = program(self.network, self.rows, method)
-        try:
-            answer = np.asarray(run(self._placed, *(each[None] for each in inputs)))[0]
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-            raise InputError(f"not enough memory for {size} pixels; lower max_pixels") from error
-        if not np.isfinite(answer).all():
-            raise InputError(
-                f"network {self.network.name} answered with NaN or infinite values; "
-                "its weights are damaged or do not belong to it"
-            )
-        return answer
-
-
-def program(network: "models.Network", rows: int = 1, method: str = "__call__") -> Callable:
-    """Prepare a network for pictures; it is compiled once for each shape, whoever asks for it.
-
-    Args:
-        network: a Network that restores pictures.
-        rows: how many devices each picture is cut over, by its rows.
-        method: "__call__", or "confidence" of a guided network.
-
-    Returns:
-        run(params, images (n, h, w, c), guidance (n, h2, w2, 3), vectors (n, e)) -> float32
-        (n, h, w, d), without those of the inputs that the network does not take.
-
-    Raises:
-        InputError: there are fewer devices, or the network cannot work on rows.
-    """
-    return _program(network, rows, method)
-
-
-@functools.lru_cache(maxsize=8)
-def _program(network, rows: int, method: str) -> Callable:
-    import jax
-    import jax.numpy as jnp
-
-    def run(params, images, *others):
-        if method == "__call__":
-            answer = network.apply(params, images, *others)
-        else:
-            answer = network.apply(params, images, *others, method=method)[..., None]
-        return answer.astype(jnp.float32)
-
-    if rows == 1:
-        return jax.jit(run)
-    from tdr_jax.infer.rows import Rows
-
-    devices = Rows(network, rows)
-    return functools.partial(devices.run, devices.jit(run))
-
-
-def check_max_pixels(max_pixels: int, rows: int = 1, multiple: int = 1) -> None:
-    """Raise InputError unless tiles of max_pixels are large enough to make sense on each device.
-
-    Args:
-        max_pixels: to be used.
-        rows: how many devices each picture is cut over.
-        multiple: of the sides that the network works on; a tile has two of it along each.
-    """
-    smallest = rows * max(MIN_MAX_PIXELS, 4 * multiple**2)
-    if max_pixels < smallest:
-        over = f" over {rows} devices" if rows > 1 else ""
-        raise InputError(f"max_pixels is {max_pixels}; it must be at least {smallest}{over}")
 
 
 def _guidance(guidance, pixels: np.ndarray, most: int) -> np.ndarray:

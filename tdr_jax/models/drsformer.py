@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32, Int, Shaped
 
-from tdr_jax.nn import blocks, layers, ops, remat
+from tdr_jax.nn import blocks, extent, layers, ops, remat
 from tdr_jax.nn.typing import Array
 
 
@@ -46,6 +46,11 @@ class DRSformerConfig:
     def channels(self) -> tuple[int, int]:
         """Channels of the pictures that go in and come out."""
         return self.inp_channels, self.out_channels
+
+    @property
+    def heeds_extent(self) -> bool:
+        """Whether pictures may fill less than the arrays they come in, see `nn.extent`."""
+        return True
 
 
 SIZES = {
@@ -243,10 +248,14 @@ class DilatedConv(nnx.Module):
 def neighbourhood_mean(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """Means over 3x3 neighbours, of those inside the picture alone, in x's dtype."""
     _, h, w, c = x.shape
-    rows, columns = (
-        np.minimum(np.arange(n) + 2, n) - np.maximum(np.arange(n) - 1, 0) for n in (h, w)
-    )
-    inverse = 1 / (rows[:, None] * columns)[:, :, None]
+    if extent.known():
+        counts = ops.depthwise(jnp.ones((1, h, w, 1)), jnp.ones((3, 3, 1)))
+        inverse = 1 / jnp.maximum(counts, 1)
+    else:
+        rows, columns = (
+            np.minimum(np.arange(n) + 2, n) - np.maximum(np.arange(n) - 1, 0) for n in (h, w)
+        )
+        inverse = 1 / (rows[:, None] * columns)[:, :, None]
     return ops.depthwise(x, jnp.ones((3, 3, c), x.dtype)) * inverse.astype(x.dtype)
 
 
@@ -302,7 +311,7 @@ class Compensator(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Maps features to features of the same dtype, none negative."""
-        message = nnx.relu(self.ca_fc(x.mean((1, 2), dtype=jnp.float32)))
+        message = nnx.relu(self.ca_fc(extent.mean(x)))
         return self.steps(nnx.relu(self.preprocess(x)), message)
 
 

@@ -49,6 +49,11 @@ class NAFNetConfig:
         """Number of input and of output channels."""
         return self.img_channel, self.img_channel
 
+    @property
+    def heeds_extent(self) -> bool:
+        """Whether pictures may fill less than the arrays they come in, see `nn.extent`."""
+        return not self.train_size  # means over windows look for the border of the array
+
     def window(self, level: int) -> tuple[int, int] | None:
         """Height and width of the window of the local means, `level` halvings down; or None."""
         if not self.train_size:

@@ -74,6 +74,11 @@ class Capabilities:
         return getattr(self.config, "padding", "reflect")
 
     @property
+    def heeds_extent(self) -> bool:
+        """Whether it restores pictures that fill less than the arrays they come in."""
+        return getattr(self.config, "heeds_extent", False)
+
+    @property
     def trained_for(self) -> tuple[str, ...]:
         """The degradations that it is known to have been trained for."""
         return tuple(getattr(self.config, "trained_for", ()))

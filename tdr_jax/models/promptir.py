@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float, Float32
 
-from tdr_jax.nn import blocks, layers, remat
+from tdr_jax.nn import blocks, extent, layers
 from tdr_jax.nn.typing import Array
 
 
@@ -55,6 +55,11 @@ class PromptIRConfig:
         """Channels that come in and go out."""
         return self.inp_channels, self.out_channels
 
+    @property
+    def heeds_extent(self) -> bool:
+        """Whether pictures may fill less than the arrays they come in, see `nn.extent`."""
+        return True
+
 
 SIZES = {"promptir": {}}
 
@@ -78,7 +83,7 @@ class PromptGenBlock(nnx.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         """Maps features to a prompt of the same dtype, d = prompt_dim."""
         _, height, width, _ = x.shape
-        weights = jax.nn.softmax(self.linear_layer(x.astype(jnp.float32).mean((1, 2))))
+        weights = jax.nn.softmax(self.linear_layer(extent.mean(x)))
         prompt = jnp.einsum("bl,lhwc->bhwc", weights, self.prompt_param[...])
         return self.conv3x3(resize(prompt, height, width).astype(x.dtype))
 
@@ -92,8 +97,19 @@ def resize(
         x: float32, or the result is rounded as its dtype asks.
         height, width: of the result, in pixels.
     """
+    if extent.known():
+        both = zip(x.shape[1:3], extent.places(height, width), extent.sides(height), strict=True)
+        rows, columns = (_interpolation_within(*each) for each in both)
+        return jnp.einsum("bip,bpqc,bjq->bijc", rows, x, columns)
     rows, columns = _interpolation(x.shape[1], height), _interpolation(x.shape[2], width)
     return jnp.einsum("ip,bpqc,jq->bijc", rows, x, columns)
+
+
+def _interpolation_within(size, places, lengths):
+    """float32 (b, places, size): the weights at some places of lengths that differ."""
+    position = (places + 0.5) * (size / lengths[:, None]) - 0.5
+    position = jnp.clip(position, 0, size - 1)[..., None]
+    return jnp.maximum(0, 1 - jnp.abs(position - jnp.arange(size)))
 
 
 def _interpolation(size: int, out: int) -> np.ndarray:
@@ -192,5 +208,5 @@ class PromptIR(nnx.Module):
         return images.astype(jnp.float32) + x[:, :height, :width].astype(jnp.float32)
 
     def _read_prompt(self, x, prompt, block, reduce):
-        run = remat.apply(self.config.remat, block)
-        return reduce(run(jnp.concatenate([x, prompt(x)], -1)))
+        x = jnp.concatenate([x, prompt(x)], -1)
+        return reduce(layers.run_block(block, x, remat=self.config.remat))

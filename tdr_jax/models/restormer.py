@@ -43,6 +43,11 @@ class RestormerConfig:
         """Channels that come in and go out."""
         return self.inp_channels, self.out_channels
 
+    @property
+    def heeds_extent(self) -> bool:
+        """Whether pictures may fill less than the arrays they come in, see `nn.extent`."""
+        return True
+
 
 SIZES = {"restormer": {}}
 

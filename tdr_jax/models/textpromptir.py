@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Float32
 
-from tdr_jax.nn import blocks, layers, remat
+from tdr_jax.nn import blocks, extent, layers, remat
 from tdr_jax.nn.typing import Array
 
 
@@ -53,6 +53,11 @@ class TextPromptIRConfig:
     def channels(self) -> tuple[int, int]:
         """Channels that come in and go out."""
         return self.inp_channels, self.out_channels
+
+    @property
+    def heeds_extent(self) -> bool:
+        """Whether pictures may fill less than the arrays they come in, see `nn.extent`."""
+        return True
 
 
 SIZES = {
@@ -111,7 +116,7 @@ def modulate(
     """LayerNorm, then gamma * . + beta: folded into one scale and shift a sample and channel."""
     normed = layers.normalise(x, norm.eps)
     weight, bias = norm.weight[...], norm.bias[...]
-    gamma, beta = gate(normed.mean((1, 2)) * weight + bias, text)
+    gamma, beta = gate(extent.mean(normed) * weight + bias, text)
     z = normed * (weight * gamma)[:, None, None] + (bias * gamma + beta)[:, None, None]
     return z.astype(x.dtype)
 

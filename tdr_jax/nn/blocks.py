@@ -10,7 +10,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Float, Float32
 
-from tdr_jax.nn import layers, ops, remat
+from tdr_jax.nn import extent, layers, ops, points, remat
 from tdr_jax.nn.typing import Array
 
 
@@ -49,18 +49,20 @@ class Attention(nnx.Module):
         """Maps features to cosines of q and k over all heads, in [-1, 1], and v by pixel."""
         b, h, w, c = z.shape
         q, k, v = (
-            self.qkv_dwconv(self.qkv(z, part), part).reshape(b, h * w, c)
+            self.qkv_dwconv(self.qkv(z, part), part)
             for part in (slice(0, c), slice(c, 2 * c), slice(2 * c, 3 * c))
         )
-        lengths = inverse_length(q)[:, :, None] * inverse_length(k)[:, None, :]
-        return ops.gram(q, k) * lengths, v
+        q, k = (extent.inside(x, counted=True).reshape(b, h * w, c) for x in (q, k))
+        products, *squares = points.total((ops.gram(q, k), squared_length(q), squared_length(k)))
+        of_q, of_k = (lax.rsqrt(jnp.maximum(each, 1e-24)) for each in squares)
+        return products * (of_q[:, :, None] * of_k[:, None, :]), v.reshape(b, h * w, c)
 
 
-def inverse_length(x: Float[Array, "b n c"]) -> Float32[Array, "b c"]:
-    """1 / max(||x||, 1e-12) along the pixels, summed in float32; in (0, 1e12]."""
+def squared_length(x: Float[Array, "b n c"]) -> Float32[Array, "b c"]:
+    """||x||^2 along the pixels, summed in float32."""
     # Without the barrier XLA computes x a second time, channel by channel.
     x = lax.optimization_barrier(x).astype(jnp.float32)
-    return lax.rsqrt(jnp.maximum(jnp.square(x).sum(1), 1e-24))
+    return jnp.square(x).sum(1)
 
 
 class FeedForward(nnx.Module):

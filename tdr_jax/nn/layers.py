@@ -18,7 +18,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Float, Float32, Shaped
 
 from tdr_jax.errors import InputError
-from tdr_jax.nn import backend, ops, remat
+from tdr_jax.nn import backend, extent, ops, points
+from tdr_jax.nn.remat import apply as checkpointed
 from tdr_jax.nn.typing import Array
 
 PADDINGS = {"reflect": "reflect", "zeros": "constant"}  # ours to NumPy's
@@ -339,8 +340,11 @@ class Stage(nnx.Module):
     ) -> Float[Array, " b *n"]:
         """Runs the blocks one after the other on features and what they read beside them."""
         graphdef, params = nnx.split(self.blocks)
+        if points.stopping():
+            return points.stage(graphdef, params, x, context)
         run = functools.partial(self._run, graphdef, backend.all_gather)
         parts = math.gcd(self.microbatches, len(x) // backend.sharing())
+        parts = 1 if extent.known() else parts  # which tells of the whole batch
         if parts == 1:
             return run(params, x, *context)
 
@@ -366,5 +370,21 @@ class Stage(nnx.Module):
         def body(x, block_params):
             return nnx.merge(graphdef, gather(block_params))(x, *context), None
 
-        body = remat.apply(self.remat, body)
+        body = checkpointed(self.remat, body)
         return lax.scan(body, x, params, unroll=self.unroll)[0]
+
+
+def run_block(
+    block: nnx.Module, x: Float[Array, " b *n"], *, remat: bool | str = False
+) -> Float[Array, " b *n"]:
+    """Runs a block that stands alone as `Stage` runs those in a row.
+
+    Args:
+        block: whose call takes x and returns x's shape.
+        x: features.
+        remat: as of `Stage`.
+    """
+    if points.stopping():
+        graphdef, params = nnx.split(block)
+        return points.stage(graphdef, jax.tree.map(lambda p: p[None], params), x, ())
+    return checkpointed(remat, block)(x)

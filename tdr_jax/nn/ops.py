@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Float32
 
-from tdr_jax.nn import backend, remat, rows
+from tdr_jax.nn import backend, extent, remat, rows
 from tdr_jax.nn.typing import Array
 
 
@@ -115,6 +115,7 @@ def convolve(
     size, out = kernel.shape[0], kernel.shape[-1]
     if size == 1 and stride == 1 and not padding:
         return matmul(x.reshape(1, -1, c), kernel[0]).reshape(b, h, w, out)
+    x = extent.inside(x) if padding else x
     if rows.cut() and 1 <= size - 2 * padding <= stride:  # as many rows as x has, over the stride
         local = functools.partial(_convolve, stride=stride, padding=(0, padding))
         return rows.with_neighbours(local, x, kernel, margin=padding)
@@ -182,6 +183,7 @@ def depthwise(
         shifted multiply-adds.
     """
     margin = dilation * (kernel.shape[0] // 2)
+    x = extent.inside(x) if margin else x
     grouped = functools.partial(_grouped, dilation=dilation, beside=margin)
     cpu = backend.name() == "cpu"
     if rows.cut():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Float32
 
-from tdr_jax.nn import backend
+from tdr_jax.nn import backend, extent
 from tdr_jax.nn.typing import Array
 
 
@@ -37,7 +37,7 @@ def whole_window_mean(
     """
     _, height, width, _ = x.shape
     x = x.astype(jnp.float32)
-    mean = x.mean((1, 2), keepdims=True)
+    mean = extent.mean(x)[:, None, None]
     if window[0] >= height and window[1] >= width:
         return mean
     return _mean_along(_mean_along(x - mean, 1, window[0]), 2, window[1]) + mean

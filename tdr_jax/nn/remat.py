@@ -13,6 +13,7 @@ import jax
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Float
 
+from tdr_jax.nn import points
 from tdr_jax.nn.typing import Array
 
 _HALF, _PRODUCT = "half", "product"
@@ -46,7 +47,7 @@ def name_of(remat: bool | str) -> str:
 
 def half(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Marks what stands between the two halves of a block."""
-    return checkpoint_name(x, _HALF)
+    return checkpoint_name(points.half(x), _HALF)
 
 
 def product(x: Float[Array, "..."]) -> Float[Array, "..."]:

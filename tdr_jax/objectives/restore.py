@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, PRNGKeyArray
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
-from tdr_jax.infer import restorer
+from tdr_jax.infer import core
 from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pixels
 from tdr_jax.objectives.base import (
@@ -128,7 +128,7 @@ class RestoreObjective(ConfiguredObjective):
         Returns:
             About [0, 1], not clipped.
         """
-        return restorer.program(self.network)(params, *inputs(batch))
+        return core.program(self.network)(params, *inputs(batch))
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Degraded and clean pictures, see `data.pipeline.batches`."""

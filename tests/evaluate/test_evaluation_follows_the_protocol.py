@@ -26,7 +26,7 @@ from tdr_jax.evaluate import (
     report,
 )
 from tdr_jax.images.files import read_rgb, write_rgb
-from tdr_jax.infer import restorer
+from tdr_jax.infer import core
 from tdr_jax.models import Capabilities
 from tests.support.caches import own_cache  # noqa: F401 (a fixture)
 
@@ -272,7 +272,7 @@ def test_sentences_come_from_the_bank_or_from_the_prompt(folder):
 def test_one_picture_shape_is_compiled_once(folder):
     network = Fake(scale=0.7)
     fake_rows(folder, network=network)
-    assert restorer.program(network)._cache_size() == 2  # three pictures, two shapes
+    assert core.program(network)._cache_size() == 2  # three pictures, two shapes
 
 
 def test_panels_show_input_restored_and_clean(folder, tmp_path):

@@ -37,7 +37,7 @@ FLOORS = (
     ("text",),
     ("weights",),
     ("data",),
-    tuple(f"analysis/{name}" for name in ("flops", "hardware", "hlo", "jaxpr", "memory")),
+    tuple(f"analysis/{name}" for name in ("flops", "hardware", "hlo", "jaxpr", "memory", "reach")),
     ("infer",),
     ("evaluate",),
     ("objectives",),
