@@ -84,6 +84,10 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.oversample = (1.0, 1.0)  # how much finer a square is when it is degraded
     config.data.distinct = 0  # examples of the run, whose features are kept; 0 for ever new ones
     config.data.typos = 0.0  # share of sentences with typing mistakes; "text_encoder"
+    # Where a picture cannot be read: "stop", or "skip", to take another of its folder, always the
+    # same one, in its place
+    config.data.on_damaged = "stop"
+    config.data.check = "headers"  # before step 0; "all" decodes every picture, as --check_data
     config.data.workers = 0
     config.data.cache_mb = 1024  # decoded pictures to keep, MiB in each process, or in `decoded`
     # Folder on a local disk for decoded pictures, which all processes map; "" for their memory

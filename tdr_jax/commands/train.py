@@ -26,6 +26,11 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="print parameters, shardings and batch, then leave"
     )
+    parser.add_argument(
+        "--check_data",
+        action="store_true",
+        help="decode every picture before step 0; else headers and ends of files are looked at",
+    )
     add_processes(parser)
 
 
@@ -64,6 +69,8 @@ def run(args) -> int:
     runtime.keep_memory()
     runtime.enable_compilation_cache()
     distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    if args.check_data:
+        config.data.check = "all"
     if args.dry_run:
         print(plan.make(config, jax.devices()))
         return 0

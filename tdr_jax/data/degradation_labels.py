@@ -6,6 +6,7 @@ import numpy as np
 
 from tdr_jax.data.color_jitter import jitter_colors
 from tdr_jax.data.pipeline import Crop, Examples, sigma_of
+from tdr_jax.data.sources import views_of
 from tdr_jax.degradations.draws import CHOICES, JITTER, draw, example_rng, task_rng
 from tdr_jax.degradations.vocabulary import ESTIMATED
 from tdr_jax.errors import InputError
@@ -44,7 +45,7 @@ class LabelledExamples(Examples):
             raise InputError(
                 f"data.recipes makes {unknown[0]!r}, but the estimator tells {', '.join(ESTIMATED)}"
             )
-        if "degraded" in source[0]:
+        if views_of(source) != ("image",):
             raise InputError("these pictures come in pairs; the estimator learns from clean ones")
 
     def __call__(self, n, size):

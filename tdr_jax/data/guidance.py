@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tdr_jax.data import guidance_folders, pairs
+from tdr_jax.data import guidance_folders, pairs, steady
 from tdr_jax.data.pipeline import as_float, grown
-from tdr_jax.data.sources import Concat, Folder
+from tdr_jax.data.sources import Concat, Folder, views_of
 from tdr_jax.data.turns import dihedral
 from tdr_jax.degradations.draws import GUIDANCE, Place, draw, example_rng
 from tdr_jax.errors import InputError
@@ -39,7 +39,7 @@ class Guidance:
         cache_mb: how many MiB of decoded guidance pictures to keep.
         data: the `data` part of a config, by which clean pictures are degraded: guidance from files
             then comes from the folder of each damage, see `guidance_folders`; None where the same
-            guidance goes with whatever is done.
+            guidance goes with whatever is done. Its `on_damaged` and `check` are of guidance too.
 
     Raises:
         InputError: the settings do not fit, a picture has no guidance in the folder, or none that
@@ -70,8 +70,9 @@ class Guidance:
                 f"{self.kinds}; give both a folder and the kind 'file', or neither"
             )
         if settings.path:
-            self.folder = Folder(settings.path, cache_mb)
-            place = {path: i for i, path in enumerate(self.folder.paths)}
+            folder = Folder(settings.path, cache_mb)
+            self.folder = steady.of_config(folder, data or {})
+            place = {path: i for i, path in enumerate(folder.paths)}
             self.levels, self.places = data and guidance_folders.Levels(data), {}
             for part in source.sources if isinstance(source, Concat) else [source]:
                 for level in self._levels_of(part):
@@ -84,7 +85,7 @@ class Guidance:
 
     def _levels_of(self, part):
         """The damage whose guidance a part of the source needs; "" for that of a pair."""
-        if self.levels is None or "degraded" in part[0]:
+        if self.levels is None or views_of(part) != ("image",):
             return [""]
         return self.levels.found(self.folder.root, part)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tdr_jax import disk
 from tdr_jax.data.pipeline import sigma_of
+from tdr_jax.data.sources import views_of
 from tdr_jax.degradations import recipes
 from tdr_jax.degradations.draws import task_rng
 from tdr_jax.degradations.vocabulary import KINDS, MADE_IN_ORDER, SYNTHESISED
@@ -196,7 +197,7 @@ def wrong_origin(folder: str | Path, level: str, source) -> str:
     entry = next((each for each in files.values() if each.get("source") in source.names), None)
     root = getattr(source, "root", None)
     path = Path(root, entry["source"]) if root is not None and entry else None
-    if path is not None and path.is_file() and "degraded" not in source[0]:
+    if path is not None and path.is_file() and views_of(source) == ("image",):
         if hashlib.sha256(path.read_bytes()).hexdigest() == entry.get("source_sha256"):
             return f"{folder} was drawn from the clean pictures, such as {path}, not from {level}"
     return ""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tdr_jax.data import steady
 from tdr_jax.data.turns import turned
 from tdr_jax.degradations import realistic, recipes
 from tdr_jax.degradations.draws import CHOICES, draw, example_rng, index_of, pick, task_rng
@@ -384,14 +385,15 @@ def stream(make, data, *, step=0, process_index=0, process_count=1):
         step, process_index, process_count: see `batches`.
 
     Returns:
-        Iterator of dicts of arrays, stacked along a new first axis.
+        Iterator of dicts of arrays, stacked along a new first axis; where `data.on_damaged` is
+        "skip" with `damaged`, float32 (B,), 1 for examples of which a picture was replaced.
 
     Raises:
         InputError: the stages do not fit; while iterating, what `make` raises.
     """
     import grain
 
-    stages = _checked_stages(data.stages, process_count)
+    make, stages = steady.watched(make, data), _checked_stages(data.stages, process_count)
     starts = (0, *accumulate(steps for steps, _, _ in stages))
     firsts = (0, *accumulate(steps * batch for steps, _, batch in stages))
 
@@ -418,4 +420,4 @@ def stream(make, data, *, step=0, process_index=0, process_count=1):
             num_workers=int(data.workers), per_worker_buffer_size=2
         )
         dataset = dataset.mp_prefetch(options)
-    return iter(dataset)
+    return steady.telling(dataset, data)

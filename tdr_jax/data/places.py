@@ -8,7 +8,7 @@ for what it is.
 
 from pathlib import Path
 
-from tdr_jax.data import decoded, mixtures, shards, sources
+from tdr_jax.data import decoded, mixtures, shards, sources, steady
 from tdr_jax.errors import InputError
 
 MIXINGS = ("repeats", "weights")
@@ -64,7 +64,7 @@ def open_any(place, *, task=None, use="test", store=None):
     """
     source = _opened(place, _of_folder, task, use, store)
     of = source.sources if isinstance(source, sources.Concat) else [source]
-    kinds = {"degraded" in one[0] for one in of}
+    kinds = {sources.views_of(one) == ("image",) for one in of}
     if len(kinds) > 1:
         raise InputError(f"{place}: some hold pairs, some clean pictures; give them one by one")
     return source
@@ -118,7 +118,7 @@ def from_config(data):
             `mixing`, "repeats", or "weights" for a share of the examples for each task, as
             `weights` of `tasks` say, whatever the number of its pictures; `tfds_dir`, where built
             data sets are, or "" for what the environment says; `decoded` and `cache_mb`, see
-            `decoded.open_store`.
+            `decoded.open_store`; `on_damaged` and `check`, see `steady.of_config`.
 
     Raises:
         InputError: there is neither a place nor a pair of folders.
@@ -136,11 +136,12 @@ def from_config(data):
         else:
             place = located(degraded, data.tfds_dir)
             pictures = open_any(place, task=task or None, use="train", store=store)
-            if "degraded" not in pictures[0]:
+            if sources.views_of(pictures) == ("image",):
                 raise InputError(f"{place} holds clean pictures only; pairs are wanted")
         found.append((pictures, repeats))
     if data.mixing not in MIXINGS:
         raise InputError(f"data.mixing is {data.mixing!r}; use one of {', '.join(MIXINGS)}")
+    found = [(steady.of_config(pictures, data), repeats) for pictures, repeats in found]
     if not found:
         raise InputError(
             "config.data.path is empty; give a folder of pictures: --config.data.path=PHOTOS"
@@ -167,19 +168,22 @@ def _shares(found, weights):
     ]
 
 
-def of_evaluation(config):
-    """Opens the pictures of `config.eval_data`, of which examples are made; see `open_clean`."""
+def of_evaluation(config, opened=open_clean):
+    """Opens the pictures of `config.eval_data`.
+
+    None of them is ever replaced: the numbers would be of other pictures.
+
+    Args:
+        config: of a run.
+        opened: `open_clean`, where examples are made of them, or `open_any`.
+    """
     place = located(config.eval_data.path, config.data.tfds_dir)
-    return open_clean(place, use="test", store=decoded.Memory(config.data.cache_mb))
+    source = opened(place, use="test", store=decoded.Memory(config.data.cache_mb))
+    steady.refuse_damaged(source, config.data)
+    return source
 
 
 def channels(source) -> set[int]:
-    """How many channels the degraded pictures of a source have: 3, or 6 where there are two views.
-
-    Raises:
-        InputError: a picture that cannot be read.
-    """
-    firsts = [
-        one[0] for one in (source.sources if isinstance(source, sources.Concat) else [source])
-    ]
-    return {first["degraded" if "degraded" in first else "image"].shape[-1] for first in firsts}
+    """How many channels degraded pictures of a source have: 3, or 6 where there are two views."""
+    of = source.sources if isinstance(source, sources.Concat) else [source]
+    return {3 * max(1, len(sources.views_of(one)) - 1) for one in of}

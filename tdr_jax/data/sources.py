@@ -3,7 +3,8 @@
 A source has `len(source)` and `source[i]`, a dict with `name` and either `image`, a clean picture
 that the pipeline degrades itself, or `degraded` and `clean`. Pictures are uint8 (H, W, 3); those of
 `DualPixel` may be uint16 and its degraded ones have six channels. The key `task`, where there is
-one, says what the example is for. `source.names` lists every name at least once.
+one, says what the example is for. `source.names` lists every name at least once; `source.files`,
+where pictures are files, the paths of each example's.
 """
 
 import importlib
@@ -110,10 +111,16 @@ class Folder:
         InputError: if the folder is missing or holds no picture; at `[i]`, if a file is unreadable.
     """
 
+    views = ("image",)
+
     def __init__(self, path, cache_mb=1024, task=None, store=None):
         self.root, self.task, found = Path(path), task, listed(path)
         self.names, self.paths = list(found), list(found.values())
         self._files = _Files(store or decoded.Memory(cache_mb))
+
+    @property
+    def files(self):
+        return [(path,) for path in self.paths]
 
     def __len__(self):
         return len(self.paths)
@@ -133,6 +140,8 @@ class Pictures:
     Raises:
         InputError: if there is none, or one is of another type or shape.
     """
+
+    views = ("image",)
 
     def __init__(self, pictures, task=None):
         self.pictures, self.task = list(pictures), task
@@ -192,6 +201,8 @@ class Pairs:
         InputError: see `pairs.of_folders`; at `[i]`, if a file is unreadable or two sizes differ.
     """
 
+    views = ("degraded", "clean")
+
     def __init__(self, degraded_dir, clean_dir, task, cache_mb=1024, store=None):
         paths, matching = pairs.of_folders(degraded_dir, clean_dir)
         self._fill(paths, matching, clean_dir, task, store or decoded.Memory(cache_mb))
@@ -225,6 +236,10 @@ class Pairs:
         if line := pairs.left_over(matching, clean_dir):
             _log.warning(line)
 
+    @property
+    def files(self):
+        return self.paths
+
     def __len__(self):
         return len(self.paths)
 
@@ -252,6 +267,8 @@ class DualPixel:
             or two sizes or depths differ.
     """
 
+    views = ("left", "right", "clean")
+
     def __init__(self, left_dir, right_dir, clean_dir, task, cache_mb=1024, store=None):
         self.root, self.task = Path(left_dir), task
         self.paths, self.matching = pairs.of_folders(left_dir, clean_dir)
@@ -267,6 +284,13 @@ class DualPixel:
     @property
     def names(self):
         return [path.relative_to(self.root).as_posix() for path, _ in self.paths]
+
+    @property
+    def files(self):
+        return [
+            (left, right, clean)
+            for (left, clean), right in zip(self.paths, self.right, strict=True)
+        ]
 
     def __len__(self):
         return len(self.paths)
@@ -291,8 +315,16 @@ class Concat:
         self.ends = np.cumsum([len(source) * repeats for source, repeats in parts])
 
     @property
+    def views(self):
+        return views_of(self.sources[0])
+
+    @property
     def names(self):
         return [name for source in self.sources for name in source.names]
+
+    @property
+    def files(self):
+        return [paths for source in self.sources for paths in getattr(source, "files", ())]
 
     def __len__(self):
         return int(self.ends[-1])
@@ -302,6 +334,20 @@ class Concat:
         source = self.sources[part]
         start = self.ends[part - 1] if part else 0
         return source[int(index - start) % len(source)]
+
+
+def views_of(source):
+    """Tells what an example of a source holds, without decoding any where the source says.
+
+    Returns:
+        ("image",), ("degraded", "clean") or ("left", "right", "clean").
+    """
+    if hasattr(source, "views"):
+        return source.views
+    first = source[0]
+    if "degraded" not in first:
+        return ("image",)
+    return Pairs.views if first["degraded"].shape[-1] == 3 else DualPixel.views
 
 
 def name_groups(source):

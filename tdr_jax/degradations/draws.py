@@ -18,6 +18,7 @@ DEGRADATION = 1  # and, from here on, one for each task, in the order of TASKS: 
 JITTER = 64  # other light and colours
 RECIPES = 2**12  # of the layers of a recipe, see `layer_rng`
 GUIDANCE = 2**16
+REPLACEMENT = 2**24  # of a picture, by its place: others in place of one that cannot be read
 SHUFFLE = 2**32  # of an epoch instead of an example: the order of the pictures
 MIXTURE = 2**40  # of a block of examples: which of several sources each is from
 

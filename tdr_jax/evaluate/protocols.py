@@ -225,7 +225,7 @@ def open_source(source):
 
 def is_paired(source) -> bool:
     """Whether a source from `open_source` gives degraded pictures with their clean ones."""
-    return "degraded" in source[0]
+    return sources.views_of(source) != ("image",)
 
 
 def open_guidance(guidance, source, setting: Setting, limit: int | None = None) -> Callable | None:

@@ -26,7 +26,7 @@ KEYS = {
 }
 # What of `config.data` decides neither the examples nor their features ...
 NOT_DATA = (
-    *("stages", "workers", "cache_mb", "decoded", "tfds_dir"),
+    *("stages", "workers", "cache_mb", "decoded", "tfds_dir", "on_damaged", "check"),
     *("synthesis", "noise_shares"),
 )
 BEFORE = (

@@ -173,7 +173,7 @@ class RestoreObjective(ConfiguredObjective):
             Restoration(
                 self.network,
                 self.encoder,
-                places.located(given.path, self.config.data.tfds_dir),
+                places.of_evaluation(self.config, places.open_any),
                 tuple(given.settings),
                 limit=given.limit or None,
                 size=given.size or None,

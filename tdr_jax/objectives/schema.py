@@ -10,6 +10,7 @@ from typing import Any
 from tdr_jax.data.guidance import KINDS
 from tdr_jax.data.pipeline import LARGEST_CROP, SYNTHESES
 from tdr_jax.data.places import MIXINGS
+from tdr_jax.data.steady import CHECKS, SKIP, STOP
 from tdr_jax.degradations.realistic import NOISES
 from tdr_jax.degradations.vocabulary import TASKS
 from tdr_jax.errors import InputError
@@ -149,6 +150,8 @@ FIELDS: dict[str, Kind] = {
     "data.oversample": row(number(1), number(1)),
     "data.distinct": interval,
     "data.typos": share,
+    "data.on_damaged": one_of(STOP, SKIP),
+    "data.check": one_of(*CHECKS),
     "data.workers": interval,
     "data.tfds_dir": text,
     "data.cache_mb": number(0),

@@ -15,7 +15,15 @@ STATUS = "status.txt"  # how the process of a run ended, from its end to the nex
 # May change between two starts of a run: they decide how far it goes and what it writes, not what
 # it learns.
 FREE = {
-    *("data.stages", "data.workers", "data.cache_mb", "log_every", "save_every", "keep"),
+    *(
+        "data.stages",
+        "data.workers",
+        "data.cache_mb",
+        "data.check",
+        "log_every",
+        "save_every",
+        "keep",
+    ),
     *("eval_every", "panel_every"),
 }
 

@@ -24,7 +24,9 @@ FREE = (
     "accumulate",
     "allow_changes",
     "data.cache_mb",
+    "data.check",
     "data.decoded",
+    "data.on_damaged",  # a run that met a damaged picture goes on with "skip"
     "data.tfds_dir",
     "data.workers",
     "eval_data",

@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from tdr_jax.train.writers import Writer
 
+COUNTS = ("damaged",)  # metrics that are added up over the steps, not averaged
+
 
 class Progress:
     """Reads each step's metrics one step late, so that the devices never wait for the host.
 
     Args:
-        writer: gets every `log_every` steps the means of the metrics, and beside them
-            `step_seconds`, `images_per_second` and `mfu`, the part of the devices' peak that the
-            arithmetic of the steps took, where both are known.
+        writer: gets every `log_every` steps the means of the metrics (the sums of COUNTS), and
+            beside them `step_seconds`, `images_per_second` and `mfu`, the part of the devices' peak
+            that the arithmetic of the steps took, where both are known.
         log_every: in steps.
         start, total: finished steps now and at the end of the run.
         show: draw the bar (on a terminal) or print a line every `log_every` steps (elsewhere).
@@ -120,7 +122,10 @@ class Progress:
         )
 
     def _write(self, step):
-        means = {name: total / self._steps for name, total in self._sums.items()}
+        means = {
+            name: total if name in COUNTS else total / self._steps
+            for name, total in self._sums.items()
+        }
         text = f"loss {means['loss']:.4f}"
         if self._timed:
             seconds = (time.perf_counter() - self._began) / self._timed
@@ -130,6 +135,8 @@ class Progress:
             if self.peak and self._flops:
                 means["mfu"] = self._flops / self._timed / seconds / self.peak
                 text += f"  MFU {means['mfu']:.1%}"
+        if means.get("damaged"):
+            text += f"  {means['damaged']:.0f} replaced"
         self._writer.write_scalars(step, means)
         self._bar.set_postfix_str(text)
         if self._lines:

@@ -124,7 +124,8 @@ def make_step(
     Returns:
         step(state, batch, *frozen) -> (state, metrics): the state that goes in is donated; frozen
         are the parameters that the loss takes and that are not trained. Metrics are
-        float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the loss's own.
+        float32 scalars, with `loss`, `grad_norm` (before clipping) and `lr` beside the loss's own;
+        and `damaged`, how many examples had a picture replaced, where the batch says so.
     """
 
     def step(state: State, batch, *frozen) -> tuple[State, dict[str, jax.Array]]:
@@ -137,6 +138,8 @@ def make_step(
                 values, grads = gradient(whole, part, rng, *frozen)
             return values, layout.shard(grads) if layout else grads
 
+        batch = dict(batch)
+        damaged = batch.pop("damaged", None)
         batch = batch | {"row": jnp.arange(len(next(iter(batch.values()))))}
         (measured, metrics), grads = _accumulated(measure, batch, accumulate)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
@@ -151,6 +154,8 @@ def make_step(
             "grad_norm": optax.tree.norm(grads),
             "lr": jnp.asarray(schedule(state.step), jnp.float32),
         }
+        if damaged is not None:
+            metrics["damaged"] = damaged.sum()
         state = State(state.step + 1, params, opt_state, ema)
         if layout:
             state = layout.shard(state)
