@@ -195,11 +195,16 @@ def _what(args):
 def _list_pairs(args) -> int:
     """Print the rule by which pictures are paired, and each pair."""
     source = _source(args)
-    if not hasattr(source, "matching"):
-        raise InputError(f"{args.data} holds clean pictures only; there are no pairs to list")
-    print(f"# {len(source)} pairs by the rule: {source.matching.rule}")
-    for degraded, clean in source.paths:
-        print(f"{degraded}\t{clean}")
+    parts = getattr(source, "sources", [source])
+    if not all(hasattr(part, "matching") for part in parts):
+        raise InputError(
+            f"{args.data}: pairs are listed of folders that hold both sides; clean pictures have "
+            "none, and those of built data sets were paired when they were built"
+        )
+    for part in parts:
+        print(f"# {len(part)} pairs by the rule: {part.matching.rule}")
+        for degraded, clean in part.paths:
+            print(f"{degraded}\t{clean}")
     return 0
 
 
