@@ -198,8 +198,8 @@ def _list_pairs(args) -> int:
     parts = getattr(source, "sources", [source])
     if not all(hasattr(part, "matching") for part in parts):
         raise InputError(
-            f"{args.data}: there are no pairs to list, of clean pictures or of a built data set, which "
-            "was paired when it was built; give a folder that holds both sides"
+            f"{args.data}: there are no pairs to list, of clean pictures or of a built data set, "
+            "which was paired when it was built; give a folder that holds both sides"
         )
     for part in parts:
         print(f"# {len(part)} pairs by the rule: {part.matching.rule}")
