@@ -93,7 +93,7 @@ class Shards:
         if self.views is None:
             known = "; ".join(", ".join(views) for views in VIEWS.values())
             raise InputError(
-                f"{self.root} holds {', '.join(info.features)}; what is learnt from has {known}"
+                f"{self.root} holds {', '.join(sorted(info.features))}; what is learnt from has {known}"
             )
         self._names = about.get("names", {}).get(self.split)
         self._length, self._opened = info.splits[self.split].num_examples, None
