@@ -92,9 +92,8 @@ class Shards:
         self.views = next((v for v in VIEWS.values() if set(v) <= set(info.features)), None)
         if self.views is None:
             known = "; ".join(", ".join(views) for views in VIEWS.values())
-            raise InputError(
-                f"{self.root} holds {', '.join(sorted(info.features))}; what is learnt from has {known}"
-            )
+            there = ", ".join(sorted(info.features))
+            raise InputError(f"{self.root} holds {there}; what is learnt from has {known}")
         self._names = about.get("names", {}).get(self.split)
         self._length, self._opened = info.splits[self.split].num_examples, None
         # Of kept pictures: another set that comes to lie here has other ones.
