@@ -162,11 +162,9 @@ class Network(Capabilities):
         """Makes the module itself, for another network that holds it."""
         return self._module(self.config)
 
-    @functools.cached_property
+    @property
     def _split(self) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
-        model = nnx.eval_shape(lambda: self.module())
-        graphdef, state = nnx.split(model, nnx.Param)
-        return graphdef, dict(nnx.to_flat_state(state))
+        return _split(self._module, self.config)
 
     def init(self, seed: int = 0) -> Params:
         """Draws float32 parameters; the same seed gives the same values on every machine."""
@@ -197,6 +195,13 @@ class Network(Capabilities):
             [(path, param.replace(params[_dotted(path)])) for path, param in spec.items()]
         )
         return getattr(nnx.merge(graphdef, state), method)(*inputs, **kwargs)
+
+
+@functools.lru_cache(maxsize=64)  # the same network is built anew for every file and every test
+def _split(make, config) -> tuple[nnx.GraphDef, dict[tuple, Any]]:
+    """Splits a module that is not computed into its structure and its parameters by path."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: make(config)), nnx.Param)
+    return graphdef, dict(nnx.to_flat_state(state))
 
 
 def _draw(param, key: tuple[int, int]) -> np.ndarray:

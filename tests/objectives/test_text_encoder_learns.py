@@ -18,8 +18,6 @@ from tdr_jax.train import loop
 from tests.support import tiny_bert
 from tests.support.small import records
 
-pytestmark = pytest.mark.usefixtures("optimised")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

@@ -8,8 +8,9 @@ from tdr_jax.convert import tables
 _TRANSFORMER = dict(dim=8, num_blocks=(1, 2, 1, 1), heads=(1, 1, 2, 2))
 _REFINED = dict(**_TRANSFORMER, num_refinement_blocks=1)
 _PROMPTS = dict(prompt_dim=(4, 6, 8), prompt_len=3, prompt_size=(4, 3, 2))
-
-_ONE, _FUSED = (1, 1, 1, 1), (2, 1, 1, 1)
+_ONE = (1, 1, 1, 1)
+# No shape tells how TDR's code continues sides; it pads with zeros.
+_GUIDED = dict(reffusion_n_blocks=(2, 1, 1, 1), padding="zeros")
 
 # name, overrides: together they change every hyper-parameter that shapes tell.
 SMALL = {
@@ -37,19 +38,15 @@ SMALL = {
     "drsformer, without experts": ("drsformer", dict(**_TRANSFORMER, mefc=False)),
     "guided restormer": (
         "guided",
-        dict(
-            **_REFINED, backbone="restormer", nf=8, n_blks=(1, 1, 2, 1), reffusion_n_blocks=_FUSED
-        ),
+        dict(**_REFINED, **_GUIDED, backbone="restormer", nf=8, n_blks=(1, 1, 2, 1)),
     ),
     "guided promptir": (
         "guided",
-        dict(
-            _REFINED | _PROMPTS, backbone="promptir", nf=8, n_blks=_ONE, reffusion_n_blocks=_FUSED
-        ),
+        dict(**_REFINED, **_PROMPTS, **_GUIDED, backbone="promptir", nf=8, n_blks=_ONE),
     ),
     "guided drsformer": (
         "guided",
-        dict(**_TRANSFORMER, backbone="drsformer", nf=8, n_blks=_ONE, reffusion_n_blocks=_FUSED),
+        dict(**_TRANSFORMER, **_GUIDED, backbone="drsformer", nf=8, n_blks=_ONE),
     ),
     "guided nafnet": (
         "guided",
@@ -61,7 +58,7 @@ SMALL = {
             dec_blk_nums=(1, 1, 0),
             nf=4,
             n_blks=(2, 1, 1, 1),
-            reffusion_n_blocks=_FUSED,
+            **_GUIDED,
         ),
     ),
     "image-to-text": (
