@@ -133,7 +133,7 @@ def test_an_interrupted_sweep_finishes_each_run_once_and_names_the_best(tmp_path
 
 def test_a_failed_run_does_not_stop_the_others(tmp_path, capsys):
     body = "add({'data.path': 'no/such/folder'})\nadd({'optim.lr': 1e-3, 'seed': 1})"
-    body += "\nadd({'data.channels': 2})"
+    body += "\nadd({'init_from': 'no/such/weights'})"  # which no schema knows
     file, folder = sweep_files.write(tmp_path, body), tmp_path / "runs"
     args = command(file, folder, "--parallel", "2", steps=2)
     assert cli.main(args) == 1
