@@ -2,12 +2,16 @@
 
 import argparse
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import NoReturn
 
 from tdr_jax import __version__
-from tdr_jax.errors import InputError
+from tdr_jax.errors import InputError, TryAgain
+from tdr_jax.runtime import STOPPED
+
+INTERRUPTED = 130  # exit status: 128 + SIGINT, as shells have it
 
 # name -> (module with add_arguments and run, one line of help). Only the module of the subcommand
 # that was asked for is imported, so that `tdr --help` answers at once.
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None, *, script: str = "") -> int:
 
     Returns:
         the exit status: 0 done, 1 some pictures or runs failed or training diverged, 2 wrong
-        arguments or input, 75 a sweep was stopped, 130 interrupted.
+        arguments or input, 75 stopped or held up, and the same command goes on, 130 interrupted.
     """
     argv = sys.argv[1:] if argv is None else argv
     name = script or "tdr"
@@ -74,15 +78,35 @@ def main(argv: list[str] | None = None, *, script: str = "") -> int:
     except InputError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
+    except TryAgain as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return STOPPED
     except FloatingPointError as error:  # training met NaN and kept its last good checkpoint
         print(f"{name}: error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # as the shell says of what SIGPIPE ended
-    except KeyboardInterrupt:
+    except BaseException as error:
+        if not _is_interrupt(error):
+            raise
         print(f"{name}: interrupted; every file that was finished is kept", file=sys.stderr)
-        return 130
+        return INTERRUPTED
+
+
+def run(script: str = "") -> NoReturn:
+    """Run `main` as a program; once it was interrupted, Ctrl-C ends it on the spot."""
+    status = main(script=script)
+    if status == INTERRUPTED:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    sys.exit(status)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: what is half imported then raises errors of its own."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -118,4 +142,4 @@ def _parse_script(script: str, argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -1,6 +1,10 @@
 """Saving a run and going on with it: Orbax checkpoints in `workdir/checkpoints`."""
 
-from collections.abc import Callable
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +16,8 @@ from tdr_jax.train.state import State
 from tdr_jax.train.workdir import CHECKPOINTS, DAMAGED
 
 CHECKSUM = "checksum"
+# Orbax logs a stack trace for each of its threads that meets a full disk; `wait` raises it anyway.
+_QUIET = "_SignalingThread.run() raised an exception"
 # What Orbax raises for files that are cut off, missing or changed.
 DAMAGE = (ValueError, OSError, KeyError, TypeError, AttributeError, IndexError)
 
@@ -33,6 +39,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         self._say, self._writing = say, None
+        logging.getLogger("absl").addFilter(_unheard)
         self._workdir = epath.Path(workdir).resolve()
         when = ocp.training.save_decision_policies
         which = ocp.training.preservation_policies
@@ -126,9 +133,10 @@ class Checkpoints:
         self.wait()
         if step != self.latest:
             flat = _flat(state)
-            self._writing = self._orbax.save_async(
-                step, flat, force=True, custom_metadata={CHECKSUM: int(_checksum(flat))}
-            )
+            with _disk_errors():
+                self._writing = self._orbax.save_async(
+                    step, flat, force=True, custom_metadata={CHECKSUM: int(_checksum(flat))}
+                )
 
     def wait(self) -> None:
         """Wait until what is being written is whole.
@@ -138,7 +146,8 @@ class Checkpoints:
         """
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.result()
+            with _disk_errors():
+                writing.result()
 
     @property
     def latest(self) -> int | None:
@@ -148,8 +157,25 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish what is being written."""
-        self.wait()
-        self._orbax.close()
+        with _disk_errors():
+            self.wait()
+            self._orbax.close()
+
+
+def _unheard(record: logging.LogRecord) -> bool:
+    return _QUIET not in record.getMessage()
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    """Raises what TensorStore says of a disk in a ValueError as the OSError that it was."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
 def _flat(state: State) -> dict[str, jax.Array]:

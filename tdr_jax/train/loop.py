@@ -37,19 +37,22 @@ def run(
     Raises:
         InputError: if a field of the config does not fit, or differs from that of the run that it
             goes on with, see `changes.check`.
+        TryAgain: the folder's disk is full or away, or another run took the folder over. What was
+            saved last is there.
         FloatingPointError: at the first step whose loss or gradient is not finite; names the step.
             Nothing is saved then: the newest checkpoint is the last good one.
     """
     workdir = Workdir(workdir)
-    differs = changes.check(config, workdir)
-    objective = objectives.make(config, workdir.local)
-    network, total = objective.network, length(config)
-    layout = sharding.make(config.mesh)
-    optimiser, train_step = from_config(config, objective.loss, layout)
-    frozen = layout.put(objective.frozen)
-    arithmetic = flops.Counter(objective.loss, network.abstract_params(), frozen)
-
     with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(workdir.held())
+        differs = changes.check(config, workdir)
+        objective = objectives.make(config, workdir.local)
+        network, total = objective.network, length(config)
+        layout = sharding.make(config.mesh)
+        optimiser, train_step = from_config(config, objective.loss, layout)
+        frozen = layout.put(objective.frozen)
+        arithmetic = flops.Counter(objective.loss, network.abstract_params(), frozen)
+
         # Restore: the newest checkpoint of this run, or the beginning.
         lead = distributed.is_lead()
         checkpoints = Checkpoints(workdir.path, every=config.save_every, keep=config.keep)
@@ -117,6 +120,7 @@ def run(
             # Save. What was measured up to here goes to disk first: a run that starts again from
             # this checkpoint must find it.
             if save:
+                lock.check()
                 writer.flush()
                 if lead:
                     workdir.push()
