@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from tdr_jax import cli
+from tdr_jax.train import config as configs
 from tdr_jax.train import loop
 from tests.support.small import (
     assert_bit_identical,
@@ -55,17 +57,9 @@ def test_the_checkpoint_before_nan_is_good(tmp_path):
 
 
 def test_the_command_tells_it_in_one_line(tmp_path, capsys, monkeypatch):
-    import train
-
-    config = small_config(10)
     run = loop.run
+    monkeypatch.setattr(configs, "read", lambda file, words: small_config(10))
     monkeypatch.setattr(loop, "run", lambda c, w, **_: run(c, w, batches=poisoned(2, np.nan)))
-    given = dict(CONFIG=config, WORKDIR=str(tmp_path), PROFILE="", DRY_RUN=False)
-    given |= dict.fromkeys(("COORDINATOR", "PROCESSES", "PROCESS"))
-    for name, value in given.items():
-        monkeypatch.setattr(train, name, type("Flag", (), {"value": value}))
-    with pytest.raises(SystemExit) as stop:
-        train.main(["train.py"])
-    assert stop.value.code == 1
+    assert cli.main(["--config=small", f"--workdir={tmp_path}"], script="train.py") == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("train.py: error: loss is nan at step 2; ")
