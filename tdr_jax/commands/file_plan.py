@@ -86,7 +86,7 @@ def plan(
             finds that of each; None for neither.
         drawn: a folder in which guidance is to be drawn, a PNG after each input; or None.
         ending: what is put behind the name of each output in a folder, before its suffix.
-        form: the suffix of each output in a folder, such as ".png"; None keeps that of the input.
+        form: the format of each output in a folder, such as "png"; None keeps that of the input.
         keep: whether outputs that exist are left alone, so that one may lie among the inputs.
 
     Returns:
@@ -95,11 +95,18 @@ def plan(
 
     Raises:
         InputError: an input, right view or guidance is missing, a folder holds no picture, an
-            output would overwrite an input, or `out` or another folder is a file.
+            output would overwrite an input, `out` or another folder is a file, or the ending or
+            format is none.
     """
     inputs = list(inputs)
     for folder in filter(None, (panel, drawn)):
         _check_folder(folder)
+    if Path(f"x{ending}").name != f"x{ending}" or "\0" in ending:
+        raise InputError(f"--suffix is {ending!r}; it is part of a file's name, without /")
+    form = None if form is None else "." + form.lower().removeprefix(".")
+    if form not in (None, *images.WRITABLE):
+        known = " ".join(suffix[1:] for suffix in images.WRITABLE)
+        raise InputError(f"--format is {form[1:]}; it must be one of {known}")
     sources = _sources(inputs, *filter(None, (out, panel, guidance, drawn)))
     taken: set[str] = set()
     single = len(inputs) == 1 and os.path.isfile(inputs[0]) and not _means_folder(out)

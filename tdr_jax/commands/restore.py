@@ -204,8 +204,8 @@ def run(args) -> int:
             args.right,
             given,
             folder,
-            ending=_ending(args),
-            form=_form(args),
+            ending=args.suffix,
+            form=args.format,
             keep=args.skip_existing,
         )
         _check_quality(args, todo)
@@ -287,24 +287,6 @@ def _batches(restorer, todo: list[file_plan.PlannedFile], args) -> list[list[int
     known = [sizes.of(planned.source) for planned in todo]
     restorer.prepare([size for size in known if size], memory=args.memory)
     return sizes.in_batches([size and restorer.bucket(*size) for size in known], args.batch)
-
-
-def _ending(args) -> str:
-    """Return what is put behind the names of outputs."""
-    if Path(f"x{args.suffix}").name != f"x{args.suffix}" or "\0" in args.suffix:
-        raise InputError(f"--suffix is {args.suffix!r}; it is part of a file's name, without /")
-    return args.suffix
-
-
-def _form(args) -> str | None:
-    """Return the suffix of outputs, or None for that of each input."""
-    if args.format is None:
-        return None
-    form = "." + args.format.lower().removeprefix(".")
-    if form not in images.WRITABLE:
-        known = " ".join(suffix[1:] for suffix in images.WRITABLE)
-        raise InputError(f"--format is {args.format}; it must be one of {known}")
-    return form
 
 
 def _check_quality(args, todo: list[file_plan.PlannedFile]) -> None:
