@@ -109,7 +109,7 @@ class Examples:
         }
         # Only what can be made from a clean picture is ever drawn; other tasks come in pairs.
         weights = dict(zip(self.tasks, data.weights, strict=True))
-        self.ways = recipes.Ways(data.recipes, self.tasks)
+        self.ways = recipes.Ways(data.recipes, self.tasks) if data.recipes else {}
         self.makeable = [t for t in self.tasks if t in SYNTHESISED or t in self.ways]
         self.weights = np.array([weights[task] for task in self.makeable], np.float64)
 
