@@ -119,7 +119,7 @@ def get_config(argument: str = ""):
         small(config)
     _resize(config, given["steps"], given["batch"], given["crop"])
     common.fit(config, given["device"])
-    return config
+    return common.declare(config)
 
 
 def _data(config, given):

@@ -1,6 +1,10 @@
 """The fields that every training config has, with their defaults."""
 
-from ml_collections import ConfigDict
+import dataclasses
+
+from ml_collections import ConfigDict, config_dict
+
+from tdr_jax import models
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -31,7 +35,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.network.text_encoder = ""  # the text tower that learns beside the UNet; "denoise"
     config.network.prediction_type = "v_prediction"  # or "epsilon"; "denoise"
     config.network.layers = 0  # last layers that learn, 0 for everything; "text_encoder"
-    config.network.overrides = ConfigDict()  # any field of the network's own config
+    # Any field of the network's own config: `declare` lists them, as None where they stay as
+    # `network.name` has them.
+    config.network.overrides = ConfigDict()
     config.network.overrides.dtype = "float32"  # of the computation; "bfloat16" on accelerators
     # What a block keeps for the backward pass, which computes the rest again: "none" of it is
     # computed again, all ("full"), all but what stands between its halves ("halves"), or all but
@@ -181,6 +187,32 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval_data.size = 0
     # Folder of guidance with the names of the pictures; "" for another view of each; "guided"
     config.eval_data.guidance = ""
+    return declare(config)
+
+
+def declare(config):
+    """Give the command line every field of the network, and of what a guided one is built around.
+
+    A field that is None stays as the network has it by its name, so that another name on the
+    command line brings its own sizes.
+
+    Args:
+        config: its network is chosen.
+
+    Returns:
+        the same config.
+    """
+    overrides = config.network.overrides
+    for field, value in list(overrides.items()):
+        if value is None:  # of another network, where one config is made of another
+            del overrides[field]
+    network = models.build(config.network.name, **overrides).config
+    for part in filter(None, (network, getattr(network, "base", None))):
+        part = getattr(part, "config", part)
+        for field in dataclasses.fields(part):
+            if field.name not in overrides and field.name != "overrides":
+                kind = type(getattr(part, field.name))
+                overrides[field.name] = config_dict.placeholder(kind)
     return config
 
 

@@ -42,4 +42,4 @@ def get_config(argument: str = ""):
     config.optim.lr, config.optim.warmup, config.optim.end = 3e-3, 50, 0.01
     config.ema = 0.99
     config.log_every, config.save_every, config.panel_every, config.eval_every = 20, 100, 0, 0
-    return config
+    return common.declare(config)

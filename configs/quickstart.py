@@ -39,4 +39,4 @@ def get_config(argument: str = ""):
     config.eval_data.path = str(PHOTOS / "test")
     config.eval_data.settings = ("noise25", "rain", "haze")
     config.eval_data.size = 256
-    return config
+    return common.declare(config)

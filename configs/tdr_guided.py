@@ -120,7 +120,7 @@ def get_config(argument: str = ""):
         config.optim.lr_of = (*config.optim.lr_of, (r"^base\.", 0.0))
     if not given["guided"]:
         _alone(config)
-    return config
+    return common.declare(config)
 
 
 def _backbone(given):

@@ -51,7 +51,7 @@ def get_config(argument: str = ""):
         config.data.distinct = 4000
         config.data.stages = ((given["steps"] or 1000, 128, given["batch"] or 16),)
         config.optim.lr = 1e-3
-    return config
+    return common.declare(config)
 
 
 def words_config(argument: str, sizes: dict[str, str], **more):

@@ -53,7 +53,7 @@ def get_config(argument: str = ""):
     steps, crop, batch = config.data.stages[-1]
     if given["steps"] or given["batch"]:
         config.data.stages = ((given["steps"] or steps, crop, given["batch"] or batch),)
-    return config
+    return common.declare(config)
 
 
 def squares(config, path: str):

@@ -54,4 +54,4 @@ def get_config(argument: str = ""):
     config.optim.warmup = 30
     config.ema = 0.98
     config.log_every, config.save_every, config.panel_every = 20, 100, 0
-    return config
+    return common.declare(config)

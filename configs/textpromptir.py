@@ -98,7 +98,7 @@ def get_config(argument: str = ""):
         config.encoder = given["encoder"]
     if given["text_dim"]:
         config.network.overrides.text_dim = given["text_dim"]
-    return config
+    return common.declare(config)
 
 
 def base(config):

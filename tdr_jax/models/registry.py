@@ -70,11 +70,13 @@ def build(name: str, **overrides: Any) -> Network:
 
     Args:
         name: one of `names()`.
-        **overrides: fields of its config, under the reference's own names (lists become tuples).
+        **overrides: fields of its config, under the reference's own names (lists become tuples);
+            None leaves a field as the name has it.
 
     Raises:
         ValueError: the name, a field or what `remat` asks for is unknown.
     """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     file, kind = _where(name)
     module, config = _module(file), config_class(name)
     fields = [field.name for field in dataclasses.fields(config)]

@@ -226,7 +226,8 @@ class TextEncoderObjective(ConfiguredObjective):
         whole, layers = self.encoder.network, config.network.layers
         _check_sizes(config, self.encoder)
         try:
-            whole = whole.replace(**config.network.overrides)
+            given = config.network.overrides.items()
+            whole = whole.replace(**{key: value for key, value in given if value is not None})
         except (TypeError, ValueError) as error:
             raise InputError(f"config.network.overrides: {error}") from None
         meanings = len(MEANINGS) if config.loss.meaning else 0

@@ -1,5 +1,6 @@
 """From the path of a config file and the words of a command line to a config."""
 
+import difflib
 import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
@@ -55,7 +56,7 @@ def read(file: str, overrides: Sequence[str]):
     try:
         values(words)
     except Exception as error:  # a config file is a program and may fail in every way
-        raise InputError(f"{file}: {_reason(error, overrides)}") from error
+        raise InputError(f"{file}: {_reason(error, file, overrides)}") from error
     finally:
         sys.path.pop()
     if not flags.FLAGS.is_parsed():
@@ -93,7 +94,7 @@ def _read_flagfiles(values, words: Sequence[str]) -> list[str]:
         raise InputError(f"--flagfile: {reason}; give a text file with a flag a line") from error
 
 
-def _reason(error: Exception, overrides: Sequence[str]) -> str:
+def _reason(error: Exception, file: str, overrides: Sequence[str]) -> str:
     """What went wrong while a config was made, in one line that says what would be right."""
     from tdr_jax.objectives import schema
 
@@ -106,7 +107,8 @@ def _reason(error: Exception, overrides: Sequence[str]) -> str:
     if isinstance(error, AttributeError | KeyError):
         unknown = re.split(r"\\n|\n", lines[0])[0].strip("\\'\"")
         if name := next((name for name in given if unknown in name.split(".")), None):
-            return schema.unknown(name)
+            in_network = name.startswith(f"{schema.OPEN}.")
+            return _unknown_of_network(file, name) if in_network else schema.unknown(name)
     # A config's own error comes as a traceback, whose last line tells.
     return re.sub(r"^\w+Error: ", "", lines[-1].strip())
 
@@ -167,6 +169,15 @@ def refuse_unmatched(field: str, patterns: Iterable[str], names: Collection[str]
                 f"config.{field} has {pattern!r}, which matches none of {len(names)} parameters, "
                 f"such as {some}; correct it or leave it out"
             )
+
+
+def _unknown_of_network(file: str, name: str) -> str:
+    """What is to be said of a field that the config's network has not, by its dotted name."""
+    network = read(file, []).network
+    *place, last = name.split(".")
+    near = difflib.get_close_matches(last, list(network.overrides), 1, 0)[0]
+    nearest = ".".join([*place, near])
+    return f"config.{name} is no field of {network.name}; did you mean config.{nearest}?"
 
 
 def _refuse(old: str) -> None:
