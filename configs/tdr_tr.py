@@ -13,9 +13,9 @@ and the paper's own second stage on the same towers:
     python train.py --config configs/tdr_tr.py:size=tiny,recipe=paper,stack=runs/unet/stack,\
 vision=runs/vision/image_encoder,words=runs/i2t/image_to_text,data=PHOTOS --workdir runs/tr-paper
 
-Only the restoration's perceptrons move, `mapping.*`, 118,215,680 parameters at full size. The loss is
-the denoising error of the clean picture, told in the restored words of the degraded one; one network
-serves all degradations, and is not told which it is given.
+Only the restoration's perceptrons move, `mapping.*`, 118,215,680 parameters at full size. The loss
+is the denoising error of the clean picture, told in the restored words of the degraded one; one
+network serves all degradations, and is not told which it is given.
 
 Arguments:
     size, stack, vision, steps, batch: as in configs/tdr_i2t.py.
@@ -24,10 +24,10 @@ Arguments:
         rain, haze, blur.
     rain, haze, blur: folders of pairs, with lq/ and hq/.
     recipe: paper, what the paper has: words replaced, each by its own perceptron, the denoising
-        error alone, four degradations alike. ours, what few photographs and two cores need: residual
-        words that see each other, the distance to the clean picture's words alone, pictures in other
-        colours, and clean ones, to leave their words alone. Otherwise paper, but ours for size=tiny;
-        the shipped tdr-tiny is of ours.
+        error alone, four degradations alike. ours, what few photographs and two cores need:
+        residual words that see each other, the distance to the clean picture's words alone,
+        pictures in other colours, and clean ones, to leave their words alone. Unless given paper,
+        but ours for size=tiny; the shipped tdr-tiny is of ours.
     direct: weight of the distance between restored and clean words beside the denoising error; 0
         with recipe=paper, and with ours the distance alone, unless this is given.
 """

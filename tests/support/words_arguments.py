@@ -17,5 +17,6 @@ ARGUMENTS = {
         "",
         *(f"size={size}" for size in SIZES),
         "size=tiny,stack=sd,vision=clip,words=i2t,data=photos,rain=r,direct=0.5,batch=8",
+        "size=tiny,recipe=paper,stack=sd,data=photos",
     ],
 }
