@@ -138,7 +138,10 @@ def _compare(config, folder) -> tuple[list[str], list[str]]:
         else:
             wrong.append(f"config.{name} {_text(old)} -> {_text(new)}")
     for what, names in (
-        ("fields that the run began without", [name for name in now if name not in before]),
+        (
+            "fields that the run began without",  # None: as the network has it by its name
+            [name for name in now if name not in before and now[name] is not None],
+        ),
         ("fields that are gone since it began", [name for name in before if name not in now]),
     ):
         names = [name for name in names if not _is_free(name)]
