@@ -24,6 +24,7 @@ COMMANDS = {
     "data": ("tdr_jax.commands.data", "look through pictures before they are learnt from"),
     "degrade": ("tdr_jax.commands.degrade", "damage clean pictures as evaluation does"),
     "generate": ("tdr_jax.commands.generate", "draw a picture from a sentence"),
+    "stack": ("tdr_jax.commands.stack", "tell whether a diffusion stack is complete and fits"),
     "guide": ("tdr_jax.commands.guide", "draw the restored words of degraded pictures"),
     "convert": ("tdr_jax.commands.convert", "carry a checkpoint to another container"),
 }

@@ -123,6 +123,30 @@ def from_tensors(network: models.Network, tensors: Mapping, place=None) -> model
         InputError: as `from_torch`.
     """
     place = place or (lambda name, array: jax.device_put(array))
+    expected, sources = network.abstract_params(), matched(network, tensors)
+    params = {}
+    for ours, spec in expected.items():
+        whole = np.empty(spec.shape, np.float32)
+        for entry in sources.get(ours, []):  # none where a stage has no blocks
+            array = entry.layout.from_torch(to_numpy(tensors[entry.theirs]))
+            whole[... if entry.index is None else entry.index] = array
+        params[ours] = place(ours, whole)
+    return params
+
+
+def matched(network: models.Network, tensors: Mapping) -> dict[str, list[tables.Entry]]:
+    """Finds the tensors of every parameter by names and shapes; none is read.
+
+    Args:
+        network: which the tensors must fit.
+        tensors: names to whatever has a shape.
+
+    Returns:
+        for each parameter where its parts come from.
+
+    Raises:
+        InputError: as `from_torch`.
+    """
     table, entries = _table_and_entries(network)
     expected = network.abstract_params()
     wanted = {entry.theirs for entry in entries}
@@ -144,14 +168,7 @@ def from_tensors(network: models.Network, tensors: Mapping, place=None) -> model
             f"the state dict does not fit {network.name}: "
             + _faults(missing, foreign, sorted(misshapen))
         )
-    params = {}
-    for ours, spec in expected.items():
-        whole = np.empty(spec.shape, np.float32)
-        for entry in sources.get(ours, []):  # none where a stage has no blocks
-            array = entry.layout.from_torch(to_numpy(tensors[entry.theirs]))
-            whole[... if entry.index is None else entry.index] = array
-        params[ours] = place(ours, whole)
-    return params
+    return sources
 
 
 def _faults(missing: list[str], foreign: list[str], misshapen: list[str]) -> str:
