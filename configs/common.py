@@ -108,6 +108,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.guidance.size = 512  # its side in pixels
     # "full": all of it; "crop": the window of a crop's size that DINOv2 finds most like the crop
     config.guidance.window = "full"
+    # Of DINOv2's resized positions: 0.1 as in Facebook's code, 0 as in transformers'
+    config.guidance.dinov2_offset = 0.0
     config.guidance.dinov2 = ""  # folder or hub id; random:NAME for a trial without weights; "crop"
 
     config.stack = ConfigDict()  # the frozen networks

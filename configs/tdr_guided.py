@@ -155,7 +155,7 @@ def _guidance(config, given):
     settings.kinds = given["kinds"] or ("file",)
     settings.weights = tuple(map(float, given["weights"])) or (1.0,) * len(settings.kinds)
     settings.window = given["window"] or "crop"
-    settings.dinov2 = given["dinov2"]
+    settings.dinov2, settings.dinov2_offset = given["dinov2"], 0.1
 
 
 def _all(config):

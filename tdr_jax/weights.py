@@ -128,9 +128,25 @@ def adopt(
         if all(record.values()):
             network = dataclasses.replace(network, encoder=models.EncoderRecord(**record))
         if not checkpoint.ours:
-            return network, exchange.from_tensors(network, tensors)
+            params = exchange.from_tensors(network, tensors)
+            _tell_of_unused(network, params)
+            return network, params
         models.check(tensors, network.abstract_params(), f"network {network.name}")
         return network, {key: jnp.asarray(t, jnp.float32) for key, t in tensors.items()}
+
+
+def _tell_of_unused(network: models.Network, params: models.Params) -> None:
+    """Warns of what TDR's code leaves out of a network by a slip, where that makes a difference."""
+    if network.kind != "Guided" or getattr(network.config.base.config, "mefc", True):
+        return
+    alpha = params["masa_blk.enc_level1.blocks.alpha"]
+    if np.any(alpha):
+        _log.warning(
+            "warning: TDR's DRSformer without experts (200L) leaves its fusion at level 1 out; "
+            "here it takes part, with alpha %s; for that code's numbers make "
+            "masa_blk.enc_level1.blocks.alpha 0",
+            ", ".join(f"{value:.3g}" for value in np.ravel(alpha)),
+        )
 
 
 def _network_of(checkpoint: io.Checkpoint, name: str | None, overrides: dict) -> models.Network:

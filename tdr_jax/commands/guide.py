@@ -94,6 +94,12 @@ def add_arguments(parser) -> None:
         help="the sentence in which the words stand for S (default: %(default)r)",
     )
     parser.add_argument(
+        "--word",
+        type=int,
+        metavar="N",
+        help="draw one of the words alone, as --show-words numbers them (default: all of them)",
+    )
+    parser.add_argument(
         "--shared",
         choices=("none", "scene"),
         default="none",
@@ -213,7 +219,8 @@ def _load(args):
         textual_restoration=args.textual_restoration,
         dtype=args.dtype,
     )
-    return Guide(parts, dtype=args.dtype, template=args.template), parts.digest()
+    word = None if args.word is None else args.word - 1
+    return Guide(parts, dtype=args.dtype, template=args.template, word=word), parts.digest()
 
 
 def _check(args) -> None:
@@ -227,6 +234,8 @@ def _check(args) -> None:
         raise InputError(f"--scale {args.scale}: must be a number such as 5")
     if not args.words_only and args.output is None:
         raise InputError("-o OUT is missing: name a folder for the pictures, or give --words-only")
+    if args.word is not None and args.words_only:
+        raise InputError("--word is for what is drawn; leave it or --words-only out")
     if args.no_restore and args.task is not None:
         raise InputError("--task is for the restoration of words; leave it or --no-restore out")
     if args.degrade_seed is not None and args.degrade is None:
@@ -265,6 +274,8 @@ def _draw(
         shared=args.shared,
         template=args.template,
     )
+    if args.word is not None:  # whose absence leaves folders of before as they were drawn
+        settings["word"] = args.word
     folder = Path(output)
     targets = [planned.target for planned in plan]
     manifest = manifests.take_up(folder, settings, targets, overwrite=args.overwrite, **remedy)

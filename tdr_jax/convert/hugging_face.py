@@ -17,7 +17,13 @@ from tdr_jax.convert import exchange, io, lazy, tables
 from tdr_jax.errors import InputError
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-OURS = ("dtype", "remat", "scan_unroll", "with_projection")  # how to compute: not in their configs
+OURS = (
+    "dtype",
+    "remat",
+    "scan_unroll",
+    "with_projection",
+    "interpolate_offset",
+)  # how to compute: not in their configs
 SHARD_BYTES = 5_000_000_000
 
 

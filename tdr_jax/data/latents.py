@@ -179,6 +179,8 @@ class LatentExamples:
         else:  # as TDR: smaller pictures give their centre
             side = short
             y, x = (height - side) // 2, (width - side) // 2
+            if self.data.oversample[-1] == 1:  # degraded as they are, and enlarged afterwards
+                return [picture[y : y + side, x : x + side] for picture in pictures]
         low, high = self.data.oversample[0], self.data.oversample[-1]
         wanted = round(size * low * (high / low) ** choices.oversample)
         cut = [picture[y : y + side, x : x + side] for picture in pictures]

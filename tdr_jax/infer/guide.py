@@ -69,9 +69,11 @@ class Guide:
             restore words where there is a "textual_restoration".
         dtype: the networks compute in, "float32", "bfloat16" or "float16".
         template: the sentence around the pseudo-words, which stand where its word S is.
+        word: draws one of the words alone, counted from 0; None draws all of them.
 
     Raises:
-        InputError: the pipeline has no mapper, or the template no S or too many words.
+        InputError: the pipeline has no mapper, or the template no S or too many words; or there is
+            no such word.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Guide:
         *,
         dtype: str = "float32",
         template: str = templates.TEMPLATE,
+        word: int | None = None,
     ):
         if IMAGE_TO_TEXT not in parts.networks:
             raise InputError(
@@ -89,6 +92,10 @@ class Guide:
         tokenizer = parts.tokenizer
         self._sampler = Sampler(parts.networks, parts.params, parts.scheduler, tokenizer, dtype)
         count, length = parts.networks[IMAGE_TO_TEXT].config.num_words, self._sampler.length
+        if word is not None and not 0 <= word < count:
+            raise InputError(f"there are {count} words; number {word + 1} is none of them")
+        self._drawn = slice(count) if word is None else slice(word, word + 1)
+        count = count if word is None else 1
         ids, self._position = templates.prepare(tokenizer, template, num_words=count, length=length)
         empty = templates.empty(tokenizer, length)
         self._ids, self._empty = (self._sampler.check_tokens(x)[None] for x in (ids, empty))
@@ -103,6 +110,7 @@ class Guide:
         *,
         dtype: str = "float32",
         template: str = templates.TEMPLATE,
+        word: int | None = None,
         **parts: str | PathLike | None,
     ) -> "Guide":
         """Loads a pipeline with what describes pictures to it.
@@ -110,14 +118,14 @@ class Guide:
         Args:
             path: what `weights.load_tdr_pipeline` takes: a shipped name, a folder, or a hub id.
             dtype: of parameters and computation.
-            template: as for the class.
+            template, word: as for the class.
             **parts: from elsewhere, as in `weights.load_tdr_pipeline`.
 
         Raises:
             InputError: there is no pipeline, or it is damaged or lacks something.
         """
         loaded = weights.load_tdr_pipeline(path, dtype=dtype, **parts)
-        return cls(loaded, dtype=dtype, template=template)
+        return cls(loaded, dtype=dtype, template=template, word=word)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -308,7 +316,7 @@ class Guide:
         text = self._sampler.networks["text_encoder"]
 
         def draw(params, pixels, noise):
-            _, words = self._describe(params, pixels, mode)
+            words = self._describe(params, pixels, mode)[1][:, self._drawn]
             embeddings = text.apply(params["text_encoder"], self._ids, method="embed")
             embeddings = mapper.inject(embeddings, words.astype(embeddings.dtype), self._position)
             context = text.apply(params["text_encoder"], embeddings, method="from_embeddings")

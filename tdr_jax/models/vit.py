@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Float
@@ -78,6 +79,7 @@ def add_positions(
     token: Float[Array, " c"],
     patches: Float[Array, "b h w c"],
     positions: Float[Array, "p c"],
+    offset: float = 0.0,
 ) -> Float[Array, "b 1+h*w c"]:
     """Puts the class token before the patches and adds the embeddings of their positions.
 
@@ -86,6 +88,8 @@ def add_positions(
         patches: in their places.
         positions: p = 1 + n * n, the token's first; those of the patches are resized from n x n to
             h x w as torch's bicubic interpolation does, without antialiasing.
+        offset: added to h and w where the factors of resizing are computed, not where the places
+            are counted: 0.1 in DINOv2's own code.
 
     Returns:
         Token and patches, of the patches' dtype.
@@ -95,11 +99,32 @@ def add_positions(
     grid = positions[1:]
     if (height, width) != (side, side):
         grid = grid.reshape(side, side, features)
-        shape = height, width, features
-        grid = jax.image.resize(grid, shape, "cubic-pytorch", antialias=False)
+        if offset:
+            rows, columns = (_bicubic(side, n, offset) for n in (height, width))
+            grid = jnp.einsum("ip,pqc,jq->ijc", rows, grid, columns, precision="highest")
+        else:
+            shape = height, width, features
+            grid = jax.image.resize(grid, shape, "cubic-pytorch", antialias=False)
     x = patches.reshape(batch, height * width, features) + grid.reshape(-1, features)
     first = jnp.broadcast_to(token + positions[0], (batch, 1, features))
     return jnp.concatenate([first, x], axis=1).astype(patches.dtype)
+
+
+def _bicubic(size: int, out: int, offset: float) -> np.ndarray:
+    """The weights (out, size) of torch's bicubic interpolation by the factor (out + offset) / size.
+
+    Samples beyond the border are the border's own; A is -0.75, as in torch.
+    """
+    place = (np.arange(out) + 0.5) * size / (out + offset) - 0.5
+    first = np.floor(place).astype(int)
+    weights = np.zeros((out, size), np.float32)
+    for tap in (-1, 0, 1, 2):
+        x, a = np.abs(place - first - tap), -0.75
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = a * (((x - 5) * x + 8) * x - 4)
+        index = np.clip(first + tap, 0, size - 1)
+        np.add.at(weights, (np.arange(out), index), np.where(x <= 1, near, far))
+    return weights
 
 
 def heads_attend(

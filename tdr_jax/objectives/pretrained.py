@@ -196,7 +196,8 @@ def selector(
             "config.guidance.dinov2 is empty; give the folder of a DINOv2 that chooses windows: "
             "--config.guidance.dinov2=FOLDER, or set config.guidance.window to 'full'"
         )
-    return load_selector(guidance.dinov2, config.seed)
+    built, params = load_selector(guidance.dinov2, config.seed)
+    return built.replace(interpolate_offset=guidance.dinov2_offset), params
 
 
 def load_selector(path: str, seed: int) -> tuple[models.Network, models.Params]:

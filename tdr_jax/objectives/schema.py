@@ -12,7 +12,7 @@ from tdr_jax.data.pipeline import LARGEST_CROP, SYNTHESES
 from tdr_jax.data.places import MIXINGS
 from tdr_jax.data.steady import CHECKS, SKIP, STOP
 from tdr_jax.degradations.realistic import NOISES
-from tdr_jax.degradations.vocabulary import TASKS
+from tdr_jax.degradations.vocabulary import CLEAN, TASKS
 from tdr_jax.errors import InputError
 from tdr_jax.nn import remat
 
@@ -126,7 +126,7 @@ FIELDS: dict[str, Kind] = {
     "data.path_task": one_of("", *TASKS),
     "data.path_repeats": count,
     "data.pairs": several(row(text | row(text, text), text, one_of(*TASKS), count)),
-    "data.tasks": several(one_of(*TASKS)),
+    "data.tasks": several(one_of(CLEAN, *TASKS)),  # the first where examples may be clean
     "data.mixing": one_of(*MIXINGS),
     "data.weights": several(number(0)),
     "data.sigmas": several(number(0)),
@@ -162,6 +162,7 @@ FIELDS: dict[str, Kind] = {
     "guidance.size": count,
     "guidance.window": one_of("full", "crop"),
     "guidance.dinov2": text,
+    "guidance.dinov2_offset": number(0, 1),
     "stack.path": text,
     "stack.vae": text,
     "stack.image_encoder": text,

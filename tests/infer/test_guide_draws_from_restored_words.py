@@ -376,3 +376,22 @@ def test_bfloat16_finds_nearly_the_same_words(made, guide):
     found, words = half.words(pictures(2))[1], guide.words(pictures(2))[1]
     assert found.dtype == np.float32
     assert np.abs(found - words).mean() < 0.05 * np.abs(words).mean()
+
+
+def test_one_word_can_be_drawn_alone(made, monkeypatch):
+    drawn = []
+
+    def inject(embeddings, words, position):
+        drawn.append(words)
+        return embeddings
+
+    monkeypatch.setattr(mapper, "inject", inject)
+    guide = Guide(made[1], word=2)
+    program = guide._compile_draw(1, 1.0, "ddim", (False, None))
+    side = guide.side
+    shown = np.zeros((1, side, side, 3), np.uint8)
+    program.eval_shape(guide._sampler.params, shown, guide.noise(0, [None]))
+    assert drawn[0].shape[1] == 1
+    with pytest.raises(InputError, match="there are 4 words; number 5 is none of them"):
+        Guide(made[1], word=4)
+    assert Guide(made[1])._drawn == slice(4) and guide._drawn == slice(2, 3)

@@ -9,8 +9,10 @@ import pytest
 import torch
 import transformers
 
+import tdr_jax
 from tdr_jax import convert, models
 from tdr_jax.errors import InputError
+from tdr_jax.models import vit
 from tests.support.checkpoints import tensor_shapes
 from tests.support.parity import nhwc, relative, shaken
 
@@ -164,3 +166,24 @@ def test_pictures_that_cannot_be_read_are_refused_in_one_line(method, shape, mes
     apply = functools.partial(network.apply, method=method)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(apply, network.abstract_params(), jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+@pytest.mark.parametrize("height, width", [(28, 28), (9, 14), (37, 40)])
+def test_positions_are_resized_with_the_offset_as_facebook_does(height, width):
+    positions = torch.randn(1 + 37 * 37, 4)
+    grid = positions[1:].reshape(1, 37, 37, 4).permute(0, 3, 1, 2)
+    factors = (height + 0.1) / 37, (width + 0.1) / 37
+    theirs = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic")
+    theirs = theirs[..., :height, :width].permute(0, 2, 3, 1).reshape(1, -1, 4)
+    blank = jnp.zeros((1, height, width, 4))
+    ours = vit.add_positions(jnp.zeros(4), blank, jnp.asarray(positions.numpy()), 0.1)[:, 1:]
+    assert relative(ours, theirs) < 1e-5
+    without = vit.add_positions(jnp.zeros(4), blank, jnp.asarray(positions.numpy()))[:, 1:]
+    assert relative(without, theirs) > 1e-3
+
+
+def test_the_offset_is_a_field_and_no_part_of_their_configs(tmp_path):
+    network = models.build("dinov2-tiny", interpolate_offset=0.1)
+    folder = tdr_jax.save(tmp_path / "dinov2", network, network.init(0)).parent
+    assert "interpolate_offset" not in (folder / "config.json").read_text()
+    assert tdr_jax.load(folder)[0].config.interpolate_offset == 0.0

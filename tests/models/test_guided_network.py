@@ -253,6 +253,17 @@ def test_padding_with_zeros_is_recognised_by_the_checkpoint_and_recorded(name, t
     assert models.build("guided", backbone=name).padding == "reflect"
 
 
+@pytest.mark.parametrize("alpha, lines", [(0.25, 1), (0.0, 0)])
+def test_what_the_reference_leaves_out_is_told_where_it_counts(alpha, lines, tmp_path, caplog):
+    module = GuidedDRSformer(**BACKBONES["drsformer"])
+    with torch.no_grad():
+        module.masa_blk_enc_level1[0].alpha.fill_(alpha)
+    torch.save(module.state_dict(), tmp_path / "200l.pth")
+    weights.load(tmp_path / "200l.pth")
+    told = [record.getMessage() for record in caplog.records if "level 1" in record.getMessage()]
+    assert len(told) == lines and all("alpha 0.25" in line for line in told)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize(
     "name, more", [*((name, {}) for name in TRANSFORMERS), ("drsformer", dict(mefc=True))]
