@@ -56,7 +56,8 @@ def get_config(argument: str = ""):
     """
     config, given = words_config(argument, SIZES, words="", direct=-1.0, recipe="")
     tiny = given["size"] == "tiny"
-    recipe = given["recipe"] or ("ours" if tiny else "paper")
+    usual = "ours" if tiny else "paper"  # of which the size's network is
+    recipe = given["recipe"] or usual
     if recipe not in ("paper", "ours"):
         raise ValueError(f"recipe={recipe} is unknown; known: paper, ours")
     config.objective = "tr"
@@ -64,8 +65,9 @@ def get_config(argument: str = ""):
     config.data.tasks = tdr_towers.STATES[1:]
     config.data.weights = (1.0,) * 4
     config.loss.denoise, config.loss.words = 1.0, max(given["direct"], 0.0)
-    overrides = config.network.overrides
-    overrides.residual = overrides.attention = recipe == "ours"
+    if recipe != usual:
+        overrides = config.network.overrides
+        overrides.residual = overrides.attention = recipe == "ours"
     if recipe == "ours":
         ours(config, given["direct"])
     if tiny:

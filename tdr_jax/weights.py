@@ -15,7 +15,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from tdr_jax import disk, models, text
-from tdr_jax.convert import exchange, hub, hugging_face, io, lazy, ldm, pipeline_folder, recognise
+from tdr_jax.convert import (
+    dinov2_names,
+    exchange,
+    hub,
+    hugging_face,
+    io,
+    lazy,
+    ldm,
+    pipeline_folder,
+    recognise,
+)
 from tdr_jax.diffusion.pipeline import PARTS, Pipeline, load_tokenizer
 from tdr_jax.diffusion.schedule import Schedule
 from tdr_jax.diffusion.tdr_pipeline import IMAGE_ENCODER, READERS, TDRPipeline
@@ -128,7 +138,7 @@ def adopt(
         if all(record.values()):
             network = dataclasses.replace(network, encoder=models.EncoderRecord(**record))
         if not checkpoint.ours:
-            params = exchange.from_tensors(network, tensors)
+            params = exchange.from_tensors(network, dinov2_names.of_transformers(tensors))
             _tell_of_unused(network, params)
             return network, params
         models.check(tensors, network.abstract_params(), f"network {network.name}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from tdr_jax import models
-from tdr_jax.convert import exchange, io, tables
+from tdr_jax.convert import dinov2_names, exchange, io, tables
 from tdr_jax.errors import InputError
 
 # Keys that TDR's mapper copied from a UNet; their names are all that is left of its modules'.
@@ -234,6 +234,7 @@ def _guided(shapes: Shapes) -> dict:
     return {key: value for key, value in fields.items() if getattr(default, key) != value} | dict(
         backbone=signature.name,
         nf=shapes("masa_enc.conv_L1.weight", 0),
+        encoder_channels=shapes("masa_enc.conv_L1.weight", 1),
         n_blks=tuple(shapes.count(f"masa_enc.blk_L{n}") for n, _ in enumerate(places, 1)),
         reffusion_n_blocks=tuple(map(shapes.count, places)),
         padding="zeros",  # nothing in a file of TDR's tells, but its code pads so
@@ -250,7 +251,7 @@ class Signature:
 
 
 # In this order: a guided network holds one of the others, the next three have blocks under
-# Restormer's names, the last two are mappers.
+# Restormer's names, the last three are mappers and a tower.
 SIGNATURES = (
     Signature("guided", r"^masa_(enc|blk)", _guided),
     Signature("textpromptir", r"\.fusion\.conv\.weight$", _textpromptir),
@@ -261,6 +262,7 @@ SIGNATURES = (
     Signature("sfnet", r"^(feat_extract|ConvsOut|SCM\d)\.", _sfnet),
     Signature("image-to-text", r"^mapping_patch_\d+\.|_attn2_to_[kv]\.weight$", _image_to_text),
     Signature("textual-restoration", r"^mapping_\d+\.", _textual_restoration),
+    Signature("dinov2", dinov2_names.SIGN, dinov2_names.fields),
 )
 
 

@@ -44,7 +44,7 @@ class Encoder(nnx.Module):
     """
 
     def __init__(self, config):
-        channels = 3 * config.shuffle**2
+        channels = config.encoder_channels * config.shuffle**2
         for level, depth in enumerate(config.n_blks):
             width, stride = config.nf * 2**level, 2 if level else 1
             conv = layers.Conv(channels, width, stride=stride, bias=True)

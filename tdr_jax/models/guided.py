@@ -23,6 +23,7 @@ from tdr_jax.nn import layers
 from tdr_jax.nn.batch_norm import Running, prefixed
 from tdr_jax.nn.typing import Array
 
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV turns pictures grey
 # By the class of the backbone: its field with the width of the first level.
 _WIDTHS = {"NAFNet": "width", "SFNet": "base_channel"} | dict.fromkeys(
     fusion.TRANSFORMER_BLOCKS, "dim"
@@ -41,6 +42,9 @@ class GuidedConfig:
         n_blks: residual blocks of the reference encoder, level by level; () becomes four each.
         reffusion_n_blocks: blocks that join the features, level by level; () becomes two each, but
             one at NAFNet's bottleneck.
+        encoder_channels: of the pictures that the reference encoder sees: 3, 1 for grey, or 6 for
+            two views. Pictures of other channels are made to fit: grey is repeated, colour weighed
+            as luma (BT.601), a left view taken out, a single view shown twice.
         lr_block_size: side of a block that is looked for as a whole, on the deepest level.
         ref_down_block_size: of the window it is looked for in; see `matching.match`.
         padding: of sides that do not fit. "reflect": the backbone continues the picture as it does
@@ -63,6 +67,7 @@ class GuidedConfig:
     nf: int = 0
     n_blks: tuple[int, ...] = ()
     reffusion_n_blocks: tuple[int, ...] = ()
+    encoder_channels: int = 3
     lr_block_size: int = 8
     ref_down_block_size: float = 1.5
     padding: str = "reflect"
@@ -85,6 +90,8 @@ class GuidedConfig:
                 "positions from its middle, so it must be 7 or more"
             )
         layers.check_padding(self.padding)
+        if self.encoder_channels not in (1, 3, 6):
+            raise InputError(f"encoder_channels is {self.encoder_channels}; give 3, 1 or 6")
         last = 1 if kind == "NAFNet" else 2
         published = {
             "n_blks": (4,) * self.levels,
@@ -252,15 +259,14 @@ class Guided(nnx.Module):
         """Encodes pictures as they are seen when they are matched.
 
         Args:
-            images: in [0, 1]: grey, colour, or two views, of which the left one is seen.
+            images: in [0, 1]: grey, colour, or two views, of which the left one is seen unless the
+                encoder sees both.
 
         Returns:
             the features of each level, the largest first, of the pictures padded with zeros to
             whole blocks of the deepest.
         """
-        images = images[..., :3]
-        if images.shape[-1] == 1:
-            images = jnp.repeat(images, 3, -1)
+        images = _with_channels(images, self.config.encoder_channels)
         images = layers.pad_to_multiple(images, self.config.blocks, "zeros")
         images = images.astype(self.config.dtype)
         return self.masa_enc(layers.pixel_unshuffle(images, self.config.shuffle))
@@ -285,6 +291,17 @@ class Guided(nnx.Module):
                 f"degraded is {degraded.shape}; {self.config.backbone} restores pictures "
                 f"(B, H, W, {channels})"
             )
+
+
+def _with_channels(images, count: int):
+    """Pictures of 1, 3 or 6 channels as the encoder sees them."""
+    if images.shape[-1] == count:
+        return images
+    left = images[..., :3]
+    if count == 1:
+        return (left * jnp.asarray(LUMA, left.dtype)).sum(-1, keepdims=True)
+    left = jnp.repeat(left, 3, -1) if left.shape[-1] == 1 else left
+    return left if count == 3 else jnp.concatenate([left, left], -1)
 
 
 def with_base(params: models.Params, base_params: models.Params) -> models.Params:

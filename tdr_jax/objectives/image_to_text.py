@@ -1,18 +1,23 @@
 """Image to text: words for a picture, from which a frozen diffusion model draws it again."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Float, PRNGKeyArray
+import numpy as np
+from jaxtyping import Float, Float32, PRNGKeyArray
 
 from tdr_jax import models
 from tdr_jax.models import mapper
 from tdr_jax.nn.typing import Array
 from tdr_jax.objectives import networks, pretrained
-from tdr_jax.objectives.base import Batch, Measured
+from tdr_jax.objectives.base import Batch, Measured, first_rows, side_by_side
 from tdr_jax.objectives.latent_diffusion import Towers, moments
 from tdr_jax.objectives.latent_examples import FeatureShapes, LatentObjective, moments_shape
+from tdr_jax.objectives.word_panels import WordPanel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,9 @@ class ImageToTextLoss:
 
 
 class WordsObjective(LatentObjective):
-    """What the two stages with frozen towers share."""
+    """What the two stages with frozen towers share; each has `told`, the words that it draws."""
+
+    no_panel = ""
 
     def __init__(self, config, workdir, *, weights: bool = True):
         super().__init__(config, workdir, weights=weights)
@@ -72,6 +79,23 @@ class WordsObjective(LatentObjective):
             words=self.network.config.num_words,
             remat=config.stack.remat,
         )
+
+    def panel(self, params: models.Params, batch: Batch) -> Float32[np.ndarray, "h w 3"]:
+        """Pictures, what is drawn of their words and what was to be drawn, side by side.
+
+        Where features are kept there is no picture to be seen at first.
+        """
+        rows = {name: first_rows(batch, name) for name in batch}
+        return side_by_side([np.asarray(x) for x in self._columns(params, rows, *self.frozen)])
+
+    @functools.cached_property
+    def _columns(self) -> Callable:
+        panel = WordPanel(self.towers, self.stack, self.networks, self.config.stack.dtype)
+
+        def columns(params, rows, frozen):
+            return panel.columns(rows, *self.told(params, rows, frozen), frozen)
+
+        return jax.jit(columns)
 
 
 class ImageToTextObjective(WordsObjective):
@@ -99,6 +123,12 @@ class ImageToTextObjective(WordsObjective):
     ) -> Float[Array, "b n c"]:
         """The words of `clip_image`."""
         return self.network.apply(params, self.towers.hidden(frozen, batch))
+
+    def told(
+        self, params: models.Params, batch: Batch, frozen: dict[str, models.Params]
+    ) -> tuple[list[Float[Array, "b n c"]], models.Params]:
+        """The words that a panel draws, and the keys and values that read them."""
+        return [self.predict(params, batch, frozen)], mapper.kv(params)
 
     def feature_shapes(self, crop: int) -> FeatureShapes:
         """Of latents and hidden states."""

@@ -145,6 +145,14 @@ class TextualRestorationObjective(WordsObjective):
         """The restored words of `clip_image`."""
         return self.loss.restored(params, self.loss.words(frozen, batch), batch)
 
+    def told(
+        self, params: models.Params, batch: Batch, frozen: dict[str, models.Params]
+    ) -> tuple[list[Float[Array, "b n c"]], models.Params]:
+        """The words that a panel draws, before and after, and the keys and values for them."""
+        before = self.loss.words(frozen, batch)
+        after = self.loss.restored(params, before, batch)
+        return [before, after], mapper.kv(frozen["image_to_text"])
+
     def measure(
         self,
         params: models.Params,

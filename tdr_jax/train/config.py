@@ -177,7 +177,10 @@ def _unknown_of_network(file: str, name: str) -> str:
     *place, last = name.split(".")
     near = difflib.get_close_matches(last, list(network.overrides), 1, 0)[0]
     nearest = ".".join([*place, near])
-    return f"config.{name} is no field of {network.name}; did you mean config.{nearest}?"
+    return (
+        f"config.{name} is no field of a training config with {network.name}; did you mean "
+        f"config.{nearest}?"
+    )
 
 
 def _refuse(old: str) -> None:

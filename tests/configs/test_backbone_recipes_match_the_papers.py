@@ -101,7 +101,7 @@ def test_restormer_follows_its_progressive_recipe():
     rates = np.asarray(schedule(np.array([0, 50_000, 92_000, 196_000, 300_000])))
     np.testing.assert_allclose(rates, [3e-4, 3e-4, 3e-4, 1.505e-4, 1e-6], rtol=1e-4)
     derain = config_for("restormer", "derain")
-    assert "LayerNorm_type" not in derain.network.overrides and derain.loss.mixup == 0
+    assert derain.network.overrides.LayerNorm_type is None and derain.loss.mixup == 0
 
 
 def test_the_other_networks_follow_their_papers():

@@ -44,7 +44,7 @@ def test_another_network_by_name_keeps_its_own_sizes():
 @pytest.mark.parametrize("wrong, nearest", [("residul", "residual"), ("attn", "attention")])
 def test_an_unknown_field_names_the_nearest(wrong, nearest):
     place = "config.network.overrides"
-    said = f"{place}.{wrong} is no field of tdr-tiny/textual_restoration; "
+    said = f"{place}.{wrong} is no field of a .* with tdr-tiny/textual_restoration; "
     with pytest.raises(InputError, match=rf"{said}did you mean {place}.{nearest}\?$"):
         configs.read(TINY, [f"--{place}.{wrong}=1"])
 

@@ -66,7 +66,8 @@ def test_every_setup_has_the_published_numbers(setup, data):
     overrides = config.network.overrides
     assert overrides.get("LayerNorm_type") == ("BiasFree" if "denoise" in setup else None)
     views, grey = "right=" in data, "grey=1" in setup
-    assert overrides.get("inp_channels", 3) == (6 if views else 1 if grey else 3)
+    channels = overrides.get("inp_channels") or 3
+    assert channels == (6 if views else 1 if grey else 3)
     assert bool(overrides.get("dual_pixel_task")) == views
     assert config.data.channels == (1 if grey else 3)
     assert (overrides.backbone == "drsformer-200l") == ("200l" in setup)

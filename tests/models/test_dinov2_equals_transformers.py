@@ -1,6 +1,7 @@
 """DINOv2 computes what transformers' computes, from the same tensors, on pictures of any size."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,44 @@ def test_the_offset_is_a_field_and_no_part_of_their_configs(tmp_path):
     folder = tdr_jax.save(tmp_path / "dinov2", network, network.init(0)).parent
     assert "interpolate_offset" not in (folder / "config.json").read_text()
     assert tdr_jax.load(folder)[0].config.interpolate_offset == 0.0
+
+
+def facebooks(state):
+    """The same tensors under the names of Facebook's files."""
+    plain = (
+        (r"^embeddings.(patch_embeddings.projection|position_embeddings)", r"\1"),
+        (r"^embeddings.", ""),
+        (r"^patch_embeddings.projection", "patch_embed.proj"),
+        (r"^position_embeddings", "pos_embed"),
+        (r"^encoder.layer", "blocks"),
+        (r"attention.o_proj", "attn.proj"),
+        (r"layer_scale(.).lambda1", r"ls\1.gamma"),
+        (r"mlp.down_proj", "mlp.w3"),
+        (r"^layernorm", "norm"),
+    )
+    found = {}
+    for name, tensor in state.items():  # parts in their order
+        for pattern, new in plain:
+            name = re.sub(pattern, new, name)
+        name = re.sub(r"attention.[qkv]_proj", "attn.qkv", name)
+        name = re.sub(r"mlp.(gate|up)_proj", "mlp.w12", name)
+        found.setdefault(name, []).append(tensor)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_checkpoints_under_facebooks_names_are_read(swiglu, tmp_path):
+    sizes = dict(hidden_size=128, num_attention_heads=2, image_size=28, use_swiglu_ffn=swiglu)
+    network = models.build("dinov2", **sizes, num_hidden_layers=2)
+    generator = np.random.default_rng(0)
+    params = {
+        key: generator.standard_normal(spec.shape, np.float32)
+        for key, spec in network.abstract_params().items()
+    }
+    state = convert.to_torch("dinov2", params, **sizes, num_hidden_layers=2)
+    order = sorted(state, key=lambda name: [name.find(f"{x}_proj") < 0 for x in ("q", "k", "gate")])
+    torch.save(facebooks({name: state[name] for name in order}), tmp_path / "dinov2.pth")
+    found, loaded = tdr_jax.load(tmp_path / "dinov2.pth")
+    assert found.config == network.replace(interpolate_offset=0.1).config
+    assert loaded.keys() == params.keys()
+    assert all(np.array_equal(loaded[key], params[key]) for key in params)

@@ -282,6 +282,30 @@ def test_checkpoints_give_what_the_reference_gives_at_any_size(name, more, tmp_p
         assert parity.relative(out, residual[0].permute(1, 2, 0)) < 1e-5
 
 
+@pytest.mark.parametrize("count", [1, 6])
+def test_encoders_of_other_channels_are_recognised_and_see_them(count, tmp_path):
+    form = BACKBONES["restormer"] | dict(inp_channels=count, out_channels=min(count, 3))
+    form |= dict(encoder_channels=count, dual_pixel_task=count == 6)
+    network = models.build("guided", backbone="restormer", **form)
+    params = network.init(0)
+    state = convert.to_torch("guided", params, backbone="restormer", **form)
+    assert state["masa_enc.conv_L1.weight"].shape[1] == count
+    torch.save(state, tmp_path / "reference.pth")
+    loaded, _ = weights.load(tmp_path / "reference.pth")
+    assert loaded.config.encoder_channels == count
+    assert loaded.config.base.config == network.config.base.config
+    colour = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+    seen = guided._with_channels(jnp.asarray(colour), count)
+    luma = (colour @ np.float32([0.299, 0.587, 0.114]))[..., None]
+    expected = luma if count == 1 else np.concatenate([colour, colour], -1)
+    np.testing.assert_allclose(seen, expected, atol=1e-6)
+    own = np.repeat(colour[..., :1], count, -1)
+    assert guided._with_channels(own, count) is own
+    shapes = [jax.ShapeDtypeStruct((1, 64, 64, n), "float32") for n in (count, 3)]
+    out = jax.eval_shape(loaded.apply, loaded.abstract_params(), *shapes)
+    assert out.shape == (1, 64, 64, min(count, 3))
+
+
 def test_padding_tells_what_sides_are_multiples_of():
     published = {"restormer": 64, "promptir": 64, "drsformer": 64, "nafnet": 128, "sfnet": 32}
     for name, multiple in published.items():

@@ -71,7 +71,10 @@ class Small(models.Capabilities):
 
 def build(name, **overrides):
     """What `models.build` gives, and beside it the network "small"."""
-    return Small(SmallConfig(**overrides)) if name == "small" else BUILD(name, **overrides)
+    if name != "small":
+        return BUILD(name, **overrides)
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return Small(SmallConfig(**given))
 
 
 BUILD = models.build
