@@ -56,6 +56,14 @@ def test_a_file_that_ends_anywhere_in_its_header_is_refused(files, tmp_path):
             refused(path)
 
 
+def test_pages_of_a_tiff_that_lead_round_in_a_circle_end(tmp_path):
+    # One directory without a tag but its width, which says that it follows itself.
+    entry = struct.pack("<HHII", 256, 4, 1, 8)
+    content = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 8)
+    (tmp_path / "in.tif").write_bytes(content)
+    assert "without end" in refused(tmp_path / "in.tif")
+
+
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

@@ -6,6 +6,7 @@ Pillow's libtiff knows what is older than these: facsimile, palettes, the first 
 import logging
 import math
 import struct
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -28,6 +29,7 @@ _REDUCED, _MASK = 1, 4  # bits of NewSubfileType
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # alpha, by ExtraSamples
 _COLOURS = {0: 1, 1: 1, 2: 3, 5: 4, 6: 3}  # photometric interpretation -> channels
 _MOST = 8 * MAX_PIXELS  # bytes of samples
+_MOST_TAGS = 200_000  # of all pages: some 10,000 pages
 _EXIF_IFD, _GPS_IFD = 0x8769, 0x8825
 # none, LZW, JPEG, deflate (two numbers), packed bits, LZMA, Zstandard, WebP
 _COMPRESSIONS = (1, 5, 7, 8, 32946, 32773, 34925, 50000, 50001)
@@ -52,7 +54,7 @@ def open_tiff(data: bytes) -> Opened:
     import tifffile
 
     file = tifffile.TiffFile(BytesIO(data))
-    pages = list(enumerate(file.pages))
+    pages = list(enumerate(_pages(file)))
     if data[8:10] == b"CR" or any(50706 in p.tags or _is_sensor(p) for _, p in pages):
         raise Refused(RAW)  # 50706: the version of DNG
     shown = [(at, page) for at, page in pages if not page.subfiletype & (_REDUCED | _MASK)]
@@ -117,6 +119,17 @@ def encode(pages: list[tuple[np.ndarray, Extras]], is_linear: bool = False) -> b
     if any(extras.exif for _, extras in pages):
         written = _with_directories(written, [extras.exif for _, extras in pages])
     return written
+
+
+def _pages(file) -> Iterator:
+    """Yield the pages of tifffile's file, and stop where they lead round in a circle."""
+    places, tags = set(), 0
+    for page in file.pages:
+        tags += len(page.tags)
+        if page.offset in places or tags > _MOST_TAGS:
+            raise ValueError("its pages follow each other without end")
+        places.add(page.offset)
+        yield page
 
 
 def _for_tifffile(page) -> bool:
