@@ -1,6 +1,7 @@
 """`tdr degrade`: clean pictures in, the damaged ones out that evaluation makes of them."""
 
 import dataclasses
+import io
 import os
 import textwrap
 from pathlib import Path
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from tdr_jax import images
+from tdr_jax import disk, images
 from tdr_jax.commands import file_plan
 from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
 
 SUFFIXES = {"png": ".png", "tiff": ".tif", "npy": ".npy"}  # of the formats to choose from
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff", ".npy")
+FLOATS = (".tif", ".tiff", ".npy")  # where nothing is rounded or clipped
+LOSSLESS = (".png", ".bmp", *FLOATS)
 
 EPILOG = """\
 examples:
@@ -205,10 +207,8 @@ def _plan(args, settings: list) -> tuple[list[list[file_plan.PlannedFile]], list
 
 def _check_format(setting, target: Path, asked: str | None) -> None:
     """Refuses 8 bits for what they cannot hold, and says where they round."""
-    from tdr_jax.images import floats
-
     last = setting.layers[-1]
-    if target.suffix.lower() in floats.SUFFIXES:
+    if target.suffix.lower() in FLOATS:
         return
     if last.exact:
         raise InputError(
@@ -220,18 +220,20 @@ def _check_format(setting, target: Path, asked: str | None) -> None:
 
 
 def _write(path: Path, pixels: np.ndarray, source: images.Picture) -> None:
-    from tdr_jax.images import floats
-
-    if path.suffix.lower() in floats.SUFFIXES:
-        floats.write_floats(path, pixels, source.extras.icc)
-    else:
-        picture = dataclasses.replace(
-            source,
-            pixels=pixels,
-            alpha=None,
-            depth=8,
-            grey=False,
-            linear=False,
-            extras=dataclasses.replace(source.extras, exif=None),
-        )
-        images.write_picture(path, picture)
+    """Writes a picture with the colour profile of another, whole or not at all."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        content = io.BytesIO()
+        np.save(content, pixels)
+        disk.write_bytes(path, content.getvalue())
+        return
+    picture = dataclasses.replace(
+        source,
+        pixels=pixels,
+        alpha=None,
+        depth=32 if suffix in FLOATS else 8,
+        grey=False,
+        linear=False,
+        extras=dataclasses.replace(source.extras, exif=None),
+    )
+    images.write_picture(path, picture)
