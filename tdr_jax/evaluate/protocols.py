@@ -18,10 +18,10 @@ from tdr_jax.degradations import recipes
 from tdr_jax.degradations.draws import named_rng
 from tdr_jax.degradations.vocabulary import CLEAN, TASKS
 from tdr_jax.errors import InputError
+from tdr_jax.evaluate.scoring import MULTIPLE
 from tdr_jax.images.files import grey_of, read_rgb
 from tdr_jax.infer.conditioning import AUTO
 
-MULTIPLE = 16  # sides are cropped to this before anything else: network-independent numbers
 DEFAULT_SETTINGS = ("noise15", "noise25", "noise50", "rain", "haze")
 NOISES = ("uint8", "float")  # how noise is added: clipped whole levels, or exactly
 FLOAT_SEED = 0  # of the float noise, whatever the evaluation's seed: that of the papers' scripts
@@ -114,7 +114,7 @@ def _unknown(text: str) -> InputError:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A degraded picture and its target, float32, H and W multiples of 16.
+    """A degraded picture and its target, float32; H and W are multiples of 16 unless left whole.
 
     Attributes:
         index: place in the sorted source.
@@ -327,6 +327,7 @@ def examples(
     limit: int | None = None,
     size: int | None = None,
     channels: tuple[int, int] = COLOUR,
+    whole: bool = False,
 ) -> Iterator[Example]:
     """The examples of a setting in sorted order, made one at a time.
 
@@ -336,12 +337,12 @@ def examples(
         seed: of noise, rain and haze.
         start, limit: only pictures start to start + limit - 1; they are the same as among all.
         size: see `center_crop`.
-        channels: see `example`.
+        channels, whole: see `example`.
     """
     source = open_source(source)
     stop = len(source) if limit is None else min(len(source), start + limit)
     for index in range(start, stop):
-        yield example(source, index, setting, seed, size, channels)
+        yield example(source, index, setting, seed, size, channels, whole)
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

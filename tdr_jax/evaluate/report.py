@@ -1,6 +1,8 @@
 """What a measurement is told in: rows, a Markdown table, JSON, and panels of pictures."""
 
+import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +15,47 @@ from tdr_jax import disk
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One picture: its name, the sentence it was restored with, if any, PSNR in dB and SSIM."""
+    """One picture: its name, the sentence it was restored with, if any, PSNR in dB and SSIM.
+
+    Those of the input are None where there is none; `more` has further scores, and the input's
+    under "input_" and their name.
+    """
 
     name: str
     prompt: str | None
     psnr: float
     ssim: float
-    input_psnr: float
-    input_ssim: float
+    input_psnr: float | None = None
+    input_ssim: float | None = None
+    more: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def scores(
+    name: str,
+    prompt: str | None,
+    after: Mapping[str, float],
+    before: Mapping[str, float],
+    most: float = math.inf,
+) -> Scores:
+    """Scores of a picture from those of its restored and its degraded state.
+
+    Args:
+        name, prompt: see `Scores`.
+        after: by name, "psnr" and "ssim" among them.
+        before: likewise; empty where there is no degraded picture.
+        most: PSNR counts no more than this.
+    """
+    known = ("psnr", "ssim")
+    return Scores(
+        name,
+        prompt,
+        min(after["psnr"], most),
+        after["ssim"],
+        min(before["psnr"], most) if before else None,
+        before.get("ssim"),
+        {key: value for key, value in after.items() if key not in known}
+        | {f"input_{key}": value for key, value in before.items() if key not in known},
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,29 +81,62 @@ class Row:
         return self._mean("ssim")
 
     @property
-    def input_psnr(self) -> float:
-        """Mean PSNR of the degraded pictures, dB."""
+    def input_psnr(self) -> float | None:
+        """Mean PSNR of the degraded pictures, dB; None where there are none."""
         return self._mean("input_psnr")
 
     @property
-    def input_ssim(self) -> float:
+    def input_ssim(self) -> float | None:
         """Mean SSIM of the degraded pictures."""
         return self._mean("input_ssim")
 
     @property
-    def gain(self) -> float:
+    def gain(self) -> float | None:
         """PSNR won over the input, dB; 0 where both are infinite."""
+        if self.input_psnr is None:
+            return None
         return 0.0 if self.psnr == self.input_psnr else self.psnr - self.input_psnr
 
-    def _mean(self, field: str) -> float:
-        return math.fsum(getattr(s, field) for s in self.scores) / len(self.scores)
+    @property
+    def more(self) -> dict[str, float]:
+        """Means of the further scores, by name."""
+        count = len(self.scores)
+        names = self.scores[0].more if self.scores else ()
+        return {name: math.fsum(s.more[name] for s in self.scores) / count for name in names}
+
+    def _mean(self, field: str) -> float | None:
+        values = [getattr(s, field) for s in self.scores]
+        return None if None in values else math.fsum(values) / len(values)
+
+
+def row(setting: str, columns: Mapping[str, np.ndarray]) -> Row:
+    """A row of what was measured, picture by picture.
+
+    Args:
+        setting: its name.
+        columns: fields of `Scores` by name, each with an entry a picture, and its further scores
+            as "more/NAME".
+    """
+    fields = [field.name for field in dataclasses.fields(Scores) if field.name != "more"]
+    more = [name for name in columns if name.startswith("more/")]
+    lists = {name: columns[name].tolist() for name in (*fields, *more)}
+    return Row(
+        setting,
+        tuple(
+            Scores(
+                *(lists[name][i] for name in fields),
+                more={name.removeprefix("more/"): lists[name][i] for name in more},
+            )
+            for i in range(len(lists["name"]))
+        ),
+    )
 
 
 COLUMNS = ("psnr", "ssim", "input_psnr", "input_ssim", "gain")
 
 
-def values(row: Row) -> dict[str, float]:
-    """The numbers of a row by column, unrounded."""
+def values(row: Row) -> dict[str, float | None]:
+    """The numbers of a row by column, unrounded; None where there is no input."""
     return {column: getattr(row, column) for column in COLUMNS}
 
 
@@ -80,7 +148,12 @@ def average(rows: Sequence[Row]) -> dict[str, float] | None:
     right = [values(row) for row in rows if "@" not in row.setting]
     if len(right) < 2:
         return None
-    return {column: sum(row[column] for row in right) / len(right) for column in COLUMNS}
+
+    def mean(column):
+        found = [row[column] for row in right]
+        return None if None in found else sum(found) / len(found)
+
+    return {column: mean(column) for column in COLUMNS}
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -93,20 +166,24 @@ def markdown(rows: Sequence[Row]) -> str:
         text ending in a newline; the last line is the average where there are several rows.
     """
 
-    def line(name, pictures, v):
-        return (
-            f"| {name} | {pictures} | {v['psnr']:.2f} / {v['ssim']:.4f} "
-            f"| {v['input_psnr']:.2f} / {v['input_ssim']:.4f} | {v['gain']:+.2f} |"
-        )
+    more = list(dict.fromkeys(name for row in rows for name in row.more))
 
+    def line(name, pictures, v, further):
+        cells = [name, pictures, f"{v['psnr']:.2f} / {v['ssim']:.4f}", "-", "-"]
+        if v["input_psnr"] is not None:
+            cells[3:] = [f"{v['input_psnr']:.2f} / {v['input_ssim']:.4f}", f"{v['gain']:+.2f}"]
+        cells += [f"{further[name]:.4f}" if name in further else "" for name in more]
+        return f"| {' | '.join(map(str, cells))} |"
+
+    heads = ["setting", "pictures", "PSNR dB / SSIM", "input", "gain dB"]
     lines = [
-        "| setting | pictures | PSNR dB / SSIM | input | gain dB |",
-        "|---|---|---|---|---|",
-        *(line(row.setting, row.pictures, values(row)) for row in rows),
+        f"| {' | '.join([*heads, *more])} |",
+        "|" + "---|" * (5 + len(more)),
+        *(line(row.setting, row.pictures, values(row), row.more) for row in rows),
     ]
     mean = average(rows)
     if mean is not None:
-        lines.append(line("average", "", mean))
+        lines.append(line("average", "", mean, {}))
     return "\n".join(lines) + "\n"
 
 
@@ -128,13 +205,30 @@ def to_json(rows: Sequence[Row], about: Mapping[str, object] | None = None) -> s
                 "setting": row.setting,
                 "pictures": row.pictures,
                 **values(row),
-                "scores": [dataclasses.asdict(s) for s in row.scores],
+                **row.more,
+                "scores": [_flat(s) for s in row.scores],
             }
             for row in rows
         ],
         "average": average(rows),
     }
     return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """A line for each picture of each row: the row, the picture's name and its scores."""
+    table = [{"row": row.setting} | _flat(score) for row in rows for score in row.scores]
+    names = list(dict.fromkeys(name for line in table for name in line))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def _flat(score: Scores) -> dict[str, object]:
+    fields = dataclasses.asdict(score)
+    return fields | fields.pop("more")
 
 
 def write(rows: Sequence[Row], folder, about: Mapping[str, object] | None = None) -> list[Path]:

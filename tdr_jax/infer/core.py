@@ -290,12 +290,17 @@ class Core:
         return self._check_finite(answer)
 
     def _check_finite(self, answer: np.ndarray) -> np.ndarray:
-        if not np.isfinite(answer).all():
-            raise InputError(
-                f"network {self.network.name} answered with NaN or infinite values; "
-                "its weights are damaged or do not belong to it"
-            )
-        return answer
+        return finite(self.network, answer)
+
+
+def finite(network: "models.Network", answer: np.ndarray) -> np.ndarray:
+    """Return what a network answered, or raise InputError if it is not finite."""
+    if not np.isfinite(answer).all():
+        raise InputError(
+            f"network {network.name} answered with NaN or infinite values; "
+            "its weights are damaged or do not belong to it"
+        )
+    return answer
 
 
 def program(network: "models.Network", rows: int = 1, method: str = "__call__") -> Callable:

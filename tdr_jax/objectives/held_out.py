@@ -1,12 +1,12 @@
 """Measuring an objective on examples that it does not learn from."""
 
-import json
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-from tdr_jax import distributed, models
+from tdr_jax import models
+from tdr_jax.evaluate import tally
 
 ROWS = 16  # examples that are measured at once
 
@@ -36,7 +36,7 @@ class HeldOut:
             params: the network's, on the host.
         """
         params = jax.device_put(params)
-        mine = {}
+        mine = tally.Tally.empty()
         for first in range(ROWS * jax.process_index(), self.count, ROWS * jax.process_count()):
             numbers = range(first, min(first + ROWS, self.count))
             examples = [self.make(n, self.size) for n in numbers]
@@ -44,9 +44,10 @@ class HeldOut:
             batch["row"] = np.arange(len(examples))
             rng = jax.random.fold_in(jax.random.key(self._seed), first)
             found = self._measure(params, batch, rng, *self._frozen)
-            mine[first] = len(examples), {name: float(value) for name, value in found.items()}
-        parts = [json.loads(part) for part in distributed.gather(json.dumps(mine).encode())]
+            values = {f"of/{name}": [float(value)] for name, value in found.items()}
+            mine = mine.merge(tally.of(number=[first], rows=[len(examples)], **values))
         # In the order of the examples, so that the sum does not depend on who measured what.
-        batches = sorted((int(first), *of) for part in parts for first, of in part.items())
-        for name in batches[0][2] if batches else ():
-            yield name, sum(rows * found[name] for _, rows, found in batches) / self.count
+        whole = tally.over_hosts(mine)
+        for name, values in whole.items():
+            if name.startswith("of/"):
+                yield name.removeprefix("of/"), float((values * whole["rows"]).sum() / self.count)

@@ -87,7 +87,10 @@ def test_the_published_network_is_laid_out_over_a_pod(capsys):
     assert "textpromptir on 256 tpu devices, the state sharded over 16: data 16, fsdp 16" in text
     assert re.search(r"39,849,408 parameters, 3,\d{3},\d{3} on each device", text)
     assert re.search(r"degraded +float32 +8192x128x128x3 +32x128x128x3", text)
-    assert re.search(r"latent\.blocks\.ffn\.project_in\.kernel +8x384x2042 +6,273,024 +fsdp:", text)
+    row = (
+        r"latent\.blocks\.ffn\.project_in\.kernel +\| \(8, 384, 2042\) +\| float32 \| 6,273,024 +\|"
+    )
+    assert re.search(row + r" \(.*'fsdp'.*\)", text)
 
 
 def test_a_run_is_laid_out_before_it_starts(capsys, tmp_path):
