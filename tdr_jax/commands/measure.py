@@ -249,13 +249,13 @@ def _load(model, encoder, how, insist: bool):
 def _about(loaded, model, encoder, how, options) -> dict[str, Any]:
     network, _, text_encoder = loaded
     protocol = how.measure.protocol
+    channels = "grey" if network.config.channels[1] == 1 else "RGB"
     return {
         "network": network.name,
         "weights": str(model),
         "encoder": str(encoder or text_encoder.name) if text_encoder else None,
-        "protocol": f"{protocol.name}: {protocol}",
+        "protocol": f"{channels}, {protocol.name}: {protocol}",
         "source": protocol.source,
-        "channels": "grey" if network.config.channels[1] == 1 else "RGB",
         "ensemble": how.ensemble,
         **{name: options.get(name) for name in ("seed", "prompt", "limit")},
         "guidance": str(options["guidance"]) if options.get("guidance") else None,
