@@ -1,7 +1,6 @@
 """How much memory a network needs for each pixel, told from its trace: nothing is compiled."""
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
 from tdr_jax.analysis import jaxpr
@@ -25,13 +24,9 @@ def bytes_per_pixel(network) -> float:
     Returns:
         bytes a pixel of the picture.
     """
-    config = network.config
-    side = -(-SIDE // config.multiple) * config.multiple
-    inputs = [jax.ShapeDtypeStruct((1, side, side, config.channels[0]), jnp.float32)]
-    if network.takes_guidance:
-        inputs.append(jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32))
-    if network.takes_sentence:
-        inputs.append(jax.ShapeDtypeStruct((1, config.text_dim), jnp.float32))
+    multiple = network.config.multiple
+    side = -(-SIDE // multiple) * multiple
+    inputs = network.abstract_inputs(side)
     trace = jax.make_jaxpr(network.apply)(network.abstract_params(), *inputs)
     return peak(trace.jaxpr) / side**2
 

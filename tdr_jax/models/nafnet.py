@@ -163,6 +163,8 @@ class NAFNet(nnx.Module):
 
         depths = len(config.enc_blk_nums)
         levels = range(depths)
+        if len(config.dec_blk_nums) != depths:
+            raise ValueError(f"{depths} numbers of enc_blk_nums, {config.dec_blk_nums=}")
         self.intro = layers.Conv(config.img_channel, width, bias=True)
         self.encoders = nnx.List(map(stage, levels, config.enc_blk_nums))
         self.downs = nnx.List(

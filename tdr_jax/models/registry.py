@@ -10,6 +10,7 @@ import importlib
 from typing import Any
 
 from tdr_jax.errors import InputError
+from tdr_jax.models import field_types
 from tdr_jax.models.network import Network
 
 # family -> (file, class)
@@ -87,6 +88,7 @@ def build(name: str, **overrides: Any) -> Network:
         values["overrides"] = tuple(sorted(inner.items()))
     elif unknown:
         raise ValueError(f"{name} has no field {', '.join(unknown)}; it has: {', '.join(fields)}")
+    field_types.check(name, config, values)
     return Network(name, config(**values), getattr(module, kind))
 
 

@@ -1,6 +1,10 @@
 """The networks of a config: built, begun and given their sentence encoder, or refused."""
 
+import dataclasses
+import functools
 from typing import Any
+
+import jax
 
 from tdr_jax import models
 from tdr_jax.errors import InputError
@@ -17,8 +21,26 @@ def of_config(config: Any) -> models.Network:
     """
     check_lengths(config)
     built = build(config.network.name, "config.network", **config.network.overrides)
+    _try(built)
     check_crops(config, built.config.multiple, built.name)
     return built
+
+
+@functools.lru_cache(maxsize=64)
+def _try(network: models.Network) -> None:
+    """Refuses a network that cannot be made of its fields, or run, with an InputError."""
+    try:
+        params = network.abstract_params()
+        if empty := [name for name, param in params.items() if 0 in param.shape]:
+            raise ValueError(f"{empty[0]} is empty")
+        if hasattr(network.config, "channels"):
+            jax.eval_shape(network.apply, params, *network.abstract_inputs(network.config.multiple))
+    except Exception as error:  # wrong numbers fail in every way that there is
+        given = dataclasses.asdict(network.config)
+        fields = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise InputError(
+            f"config.network.overrides: no {network.name} works with {fields}: {error}"
+        ) from error
 
 
 def build(name: str, field: str, **overrides: Any) -> models.Network:

@@ -44,3 +44,25 @@ def test_unknown_names_are_refused_with_all_that_are_known():
         with pytest.raises(ValueError, match="no network .*; there are: textpromptir, .*sd15/unet"):
             models.build(name)
     assert len(set(models.names())) == len(models.names()) == 67
+
+
+@pytest.mark.parametrize(
+    "name, fields, said",
+    [
+        ("nafnet", {"width": -8}, "width is -8; give a whole number of at least 0"),
+        ("restormer", {"num_blocks": ()}, r"num_blocks is \(\); give \(a whole number"),
+        ("restormer", {"num_blocks": (1, 1, True, 1)}, "give .a whole number"),
+        ("restormer", {"ffn_expansion_factor": float("nan")}, "give a finite number"),
+        ("textpromptir-tiny", {"dtype": "float31"}, "give float32 or bfloat16 or float16"),
+        ("textpromptir-tiny", {"trained_for": ("noise", 3)}, "give a tuple, each a text"),
+        ("sfnet", {"mode": ("train",)}, r"give \(a text, a text\)"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_with_what_fits(name, fields, said):
+    with pytest.raises(ValueError, match=said):
+        models.build(name, **fields)
+
+
+@pytest.mark.parametrize("name", [name for name in models.names() if "/" not in name])
+def test_every_published_size_fits_its_own_fields(name):
+    assert models.build(name).name == name

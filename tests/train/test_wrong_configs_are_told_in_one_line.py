@@ -115,3 +115,19 @@ def _changed(config: dict, name: str, value) -> dict:
         group = group[part]
     group[last] = value
     return config
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("width=0", "is empty"),
+        ("enc_blk_nums=(1,1)", "2 numbers of enc_blk_nums, config.dec_blk_nums=(1, 1, 1)"),
+        ("width=3.5", "3.5"),
+    ],
+)
+def test_a_network_that_cannot_be_run_is_told_before_the_run(word, said, tmp_path, capsys):
+    network = "configs/backbone.py:name=nafnet,task=denoise,size=small,data=examples/photos/train"
+    words = ["--config", str(sweep_files.ROOT / network), "--workdir", str(tmp_path / "run")]
+    assert cli.main([*words, f"--config.network.overrides.{word}"], script="train.py") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not (tmp_path / "run").exists()
