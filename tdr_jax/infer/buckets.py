@@ -16,8 +16,11 @@ import numpy as np
 from jaxtyping import Float, Float32, Int32
 
 from tdr_jax import models
+from tdr_jax.images.arrays import round_up
 from tdr_jax.nn import extent
 from tdr_jax.nn.typing import Array
+
+MANY = 48  # sizes that are compared with each other
 
 
 def choose(
@@ -44,6 +47,16 @@ def choose(
     # size of a program -> the sizes of the pictures that it serves
     counts = Counter(sizes)
     groups = {size: [size] for size in counts}
+    # Comparing all pairs of a thousand sizes would take longer than compiling: they are rounded up
+    # first, and what that makes too large stays for itself.
+    step, alone = 32, {}
+    while len(groups) > MANY:
+        step *= 2
+        groups, alone = {}, {}
+        for size in counts:
+            rounded = tuple(round_up(side, step) for side in size)
+            fits = math.prod(rounded) <= largest
+            (groups if fits else alone).setdefault(rounded if fits else size, []).append(size)
 
     def cost(size, members) -> int:
         return math.prod(size) * sum(counts[member] for member in members)
@@ -62,6 +75,8 @@ def choose(
             break
         members = groups.pop(a) + groups.pop(b)
         groups[joined] = groups.pop(joined, []) + members
+    for size, members in alone.items():
+        groups.setdefault(size, []).extend(members)
     return {size: members != [size] for size, members in groups.items()}
 
 

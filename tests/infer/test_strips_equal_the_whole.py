@@ -145,6 +145,12 @@ def test_fifty_pictures_of_thirty_sizes_need_six_programs():
     assert wasted < 1.5 * sum(map(np.prod, many))
 
 
+def test_programs_for_thousands_of_sizes_are_chosen_at_once():
+    sizes = {tuple(8 * side) for side in np.random.default_rng(0).integers(20, 130, (3000, 2))}
+    chosen = buckets.choose(sizes, 6)
+    assert len(chosen) <= 6 and all(buckets.fitting(chosen, *size) for size in sizes)
+
+
 def test_programs_are_shared_only_where_that_pays():
     assert buckets.choose([(64, 64)] * 9) == {(64, 64): False}
     assert buckets.choose([(64, 64), (64, 48)], worth=10**6) == {(64, 64): True}
