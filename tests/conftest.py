@@ -48,6 +48,8 @@ def pytest_configure(config):
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
         "CRC32C_SW_MODE": "auto",
     }
+    if quick:  # threads of PyTorch's that wait for each other spin, and workers share the cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Tracing makes objects by the million; collecting them as often as Python does is a fifth of
     # the time of tests that trace.
     gc.set_threshold(200_000, 50, 1000)
