@@ -118,7 +118,8 @@ def row(setting: str, columns: Mapping[str, np.ndarray]) -> Row:
             as "more/NAME".
     """
     fields = [field.name for field in dataclasses.fields(Scores) if field.name != "more"]
-    more = [name for name in columns if name.startswith("more/")]
+    # Those of the restored pictures first.
+    more = sorted((n for n in columns if n.startswith("more/")), key=lambda n: "/input_" in n)
     lists = {name: columns[name].tolist() for name in (*fields, *more)}
     return Row(
         setting,

@@ -85,8 +85,10 @@ SSIM = {
 }
 # pyiqa's own `psnry` and `ssim` take the Y of YIQ, 0 to 255, unless they are told otherwise.
 _Y = (
-    "python -c \"import pyiqa; [print(m, pyiqa.create_metric(m, color_space='ycbcr')('{pred}', "
-    "'{target}')) for m in ('psnry', 'ssim')]\""
+    "python -c \"import pathlib, pyiqa; files = zip(*(sorted(pathlib.Path(d).rglob('*.png')) "
+    "for d in ('{pred}', '{target}'))); "
+    "m = [pyiqa.create_metric(n, color_space='ycbcr') for n in ('psnry', 'ssim')]; "
+    '[print(p.name, *(float(f(str(p), str(t))) for f in m)) for p, t in files]"'
 )
 
 PROTOCOLS = {
