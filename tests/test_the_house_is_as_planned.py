@@ -18,7 +18,7 @@ from tests.support.sizes import SMALLEST
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos" / "test"
 
 
-@pytest.mark.parametrize("prompt, most", [("remove the noise", 24), ("auto", 22)])
+@pytest.mark.parametrize("prompt, most", [("remove the noise", 24), ("auto", 23)])
 def test_a_photograph_enters_few_files_and_calls_nobody_above(tmp_path, prompt, most):
     rng = np.random.default_rng(0)
     write_rgb(tmp_path / "in.png", rng.integers(0, 256, (16, 24, 3), np.uint8))

@@ -293,7 +293,9 @@ class Core:
         return finite(self.network, answer)
 
 
-def finite(network: "models.Network", answer: np.ndarray) -> np.ndarray:
+def finite(
+    network: "models.Network", answer: Float32[np.ndarray, "*n c"]
+) -> Float32[np.ndarray, "*n c"]:
     """Return what a network answered, or raise InputError if it is not finite."""
     if not np.isfinite(answer).all():
         raise InputError(
