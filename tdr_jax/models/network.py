@@ -121,6 +121,19 @@ class Capabilities:
                 f"{used}; use the first, or insist: --encoder NAME, in Python insist=True"
             )
 
+    def abstract_inputs(self, side: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Returns what a network that restores pictures takes for a single square one.
+
+        Args:
+            side: of the picture, and of guidance, in pixels.
+        """
+        shapes = [(1, side, side, self.config.channels[0])]
+        if self.takes_guidance:
+            shapes.append((1, side, side, 3))
+        if self.takes_sentence:
+            shapes.append((1, self.config.text_dim))
+        return tuple(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Network(Capabilities):
@@ -180,19 +193,6 @@ class Network(Capabilities):
             _dotted(path): jax.ShapeDtypeStruct(param.shape, param.dtype)
             for path, param in self._split[1].items()
         }
-
-    def abstract_inputs(self, side: int) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Returns what a network that restores pictures takes for a single square one.
-
-        Args:
-            side: of the picture, and of guidance, in pixels.
-        """
-        shapes = [(1, side, side, self.config.channels[0])]
-        if self.takes_guidance:
-            shapes.append((1, side, side, 3))
-        if self.takes_sentence:
-            shapes.append((1, self.config.text_dim))
-        return tuple(jax.ShapeDtypeStruct(shape, "float32") for shape in shapes)
 
     def apply(
         self, params: Params, *inputs: PyTree, method: str = "__call__", **kwargs: Any

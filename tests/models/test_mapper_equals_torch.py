@@ -397,8 +397,8 @@ def test_checkpoints_of_less_than_a_mapper_are_refused_in_one_line(tmp_path):
     "name, fields, message",
     [
         ("image-to-text", dict(num_words=0), "num_words is 0; it must be at least 1"),
-        ("textual-restoration", dict(hidden_dim=-1), "hidden_dim is -1; it must"),
-        ("textual-restoration", dict(tasks=-1), "tasks is -1; give 0 for none"),
+        ("textual-restoration", dict(hidden_dim=0), "hidden_dim is 0; it must"),
+        ("textual-restoration", dict(tasks=-1), "tasks is -1; give a whole number of at least 0"),
         ("image-to-text", dict(cross_attention=(("mid_block.attn1", 4),)), "'mid_block.attn1'"),
     ],
 )

@@ -10,7 +10,7 @@ _REFINED = dict(**_TRANSFORMER, num_refinement_blocks=1)
 _PROMPTS = dict(prompt_dim=(4, 6, 8), prompt_len=3, prompt_size=(4, 3, 2))
 _ONE = (1, 1, 1, 1)
 # No shape tells how TDR's code continues sides; it pads with zeros.
-_GUIDED = dict(reffusion_n_blocks=(2, 1, 1, 1), padding="zeros")
+_GUIDED = dict(reffusion_n_blocks=(2, 1, 1, 1), encoder_channels=3, padding="zeros")
 
 # name, overrides: together they change every hyper-parameter that shapes tell.
 SMALL = {
