@@ -5,6 +5,8 @@ import types
 import typing
 from typing import Any
 
+from tdr_jax.errors import InputError
+
 DTYPES = ("float32", "bfloat16", "float16")
 _WORDS = {int: "a whole number of at least 0", float: "a finite number", str: "a text"}
 
@@ -18,7 +20,7 @@ def check(name: str, config: type, values: dict[str, Any]) -> None:
         values: by the names of its fields.
 
     Raises:
-        ValueError: one does not fit; names the field, the value and what does.
+        InputError: one does not fit; names the field, the value and what does.
     """
     hints = typing.get_type_hints(config)
     for field, value in values.items():
@@ -27,7 +29,7 @@ def check(name: str, config: type, values: dict[str, Any]) -> None:
         else:
             fits, says = _fits(value, hints[field]), _says(hints[field])
         if not fits:
-            raise ValueError(f"{name}: {field} is {value!r}; give {says}")
+            raise InputError(f"{name}: {field} is {value!r}; give {says}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -64,7 +64,7 @@ def test_what_devices_share_counts_once():
     config.mesh.fsdp = 0
     cut, _ = planned(config)
     assert cut.held["parameters"] < whole.held["parameters"] / 2
-    assert "fsdp:" in str(cut) and "fsdp:" not in str(whole)
+    assert "(None, 'fsdp')" in str(cut) and "'fsdp'" not in str(whole)
 
 
 def test_a_batch_that_chips_cannot_share_is_rounded_up_and_said():
