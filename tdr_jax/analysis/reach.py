@@ -26,7 +26,7 @@ def rows(program: ClosedJaxpr, height: int) -> tuple[list[int], int]:
         the program makes itself.
 
     Raises:
-        NotImplementedError: it holds an operation of which this is not known.
+        ValueError: it holds an operation of which this is not known.
     """
     starts: list[Reaches] = [{index: Fraction(0)} for index in range(len(program.jaxpr.invars))]
     found = _merged(_walk(program.jaxpr, starts, height))
@@ -51,7 +51,7 @@ def _walk(program: Jaxpr, starts: Sequence[Reaches], height: int) -> list[Reache
             outputs = [_merged([{i: reach + own for i, reach in inputs[0].items()}, inputs[1]])]
         elif subprograms and any(each.keys() - {INSIDE} for each in inputs):
             if len(subprograms) > 1 or len(subprograms[0].invars) != len(inputs):
-                raise NotImplementedError(f"how far {equation.primitive.name} looks is not known")
+                raise ValueError(f"how far {equation.primitive.name} looks is not known")
             outputs = _walk(subprograms[0], inputs, height)
         else:
             outputs = [_merged([*inputs, {INSIDE: Fraction(0)}])] * len(equation.outvars)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+from tdr_jax.commands import arguments
 from tdr_jax.errors import InputError
 
 EPILOG = """\
@@ -59,12 +60,7 @@ def _show_arguments(parser) -> None:
     parser.add_argument(
         "pictures", metavar="PLACE", help="a folder of pictures or of pairs, or tfds:NAME[/SPLIT]"
     )
-    parser.add_argument(
-        "--data-dir",
-        default="",
-        metavar="DIR",
-        help="folder of built data sets (default: TFDS_DATA_DIR of the environment)",
-    )
+    arguments.add_data_dir(parser)
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="the picture to write, such as a .png"
     )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from tdr_jax import disk, images
-from tdr_jax.commands import file_plan
+from tdr_jax.commands import arguments, file_plan
 from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
 
@@ -45,14 +45,7 @@ def add_arguments(parser) -> None:
 
     kinds = textwrap.fill(", ".join(KINDS), 96).replace("\n", "\n  ")
     parser.epilog = EPILOG.format(kinds=kinds, levels=", ".join(recipes.LEVELS))
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="picture files and folders")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="a file for one picture, else a folder (made if missing)",
-    )
+    arguments.add_pictures(parser)
     parser.add_argument(
         "--task",
         required=True,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tdr_jax.commands import measure
+from tdr_jax.commands import arguments, measure
 from tdr_jax.errors import InputError
 
 EPILOG = """\
@@ -59,12 +59,7 @@ def add_arguments(parser) -> None:
         "the like), or with left/, right/ and clean/; or tfds:NAME, a data set that tdr data "
         "prepare has built; or several with + between them",
     )
-    parser.add_argument(
-        "--data-dir",
-        default="",
-        metavar="DIR",
-        help="folder of built data sets (default: TFDS_DATA_DIR of the environment)",
-    )
+    arguments.add_data_dir(parser)
     parser.add_argument(
         "--benchmark",
         metavar="NAME",

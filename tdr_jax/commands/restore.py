@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tdr_jax import images
-from tdr_jax.commands import file_plan, guidance, sizes, together
+from tdr_jax.commands import arguments, file_plan, guidance, sizes, together
 from tdr_jax.commands.file_plan import say
 from tdr_jax.errors import InputError
 from tdr_jax.infer import conditioning, core
@@ -42,14 +42,7 @@ output is, unless --skip-existing leaves it alone.
 def add_arguments(parser) -> None:
     """Declare the arguments of `tdr restore`."""
     parser.epilog = EPILOG
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="picture files and folders")
-    parser.add_argument(
-        "-o",
-        "--output",
-        required=True,
-        metavar="OUT",
-        help="a file for one picture, else a folder (made if missing)",
-    )
+    arguments.add_pictures(parser)
     parser.add_argument(
         "--prompt",
         action="append",

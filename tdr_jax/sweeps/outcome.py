@@ -7,6 +7,7 @@ from tdr_jax.errors import InputError
 from tdr_jax.runtime import STOPPED
 from tdr_jax.sweeps import locks
 from tdr_jax.sweeps.plan import Run
+from tdr_jax.train.changes import flat
 from tdr_jax.train.workdir import HPARAMS, METRICS, RESULT
 
 LOG = "log.txt"
@@ -88,8 +89,8 @@ def refuse_others(runs) -> None:
         InputError: names the folder and the field.
     """
     for run in runs:
-        held = _flat(_read_json(run.workdir / HPARAMS) or {})
-        wanted = _flat(json.loads(json.dumps(run.config.to_dict(), default=str)))
+        held = flat(_read_json(run.workdir / HPARAMS) or {})
+        wanted = flat(run.config.to_dict())
         for name in sorted(held.keys() & wanted.keys() - FREE):
             if held[name] != wanted[name]:
                 raise InputError(
@@ -103,13 +104,3 @@ def _read_json(path: Path) -> dict | None:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):  # hparams.json is cut off where its writer was killed
         return None
-
-
-def _flat(tree: dict, prefix: str = "") -> dict:
-    flat = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

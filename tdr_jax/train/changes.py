@@ -95,7 +95,7 @@ def remember(config, folder: Path) -> None:
         config: see `check`.
         folder: of the run, on disk.
     """
-    values = _flat(config.to_dict())
+    values = flat(config.to_dict())
     found = {}
     for field in PLACES:
         for path in _paths(values.get(field, "")):
@@ -109,12 +109,12 @@ def _compare(config, folder) -> tuple[list[str], list[str]]:
     if not steps or not (folder / HPARAMS).exists():
         return [], []
     try:
-        before = _flat(json.loads((folder / HPARAMS).read_text()))
+        before = flat(json.loads((folder / HPARAMS).read_text()))
         prints = json.loads((folder / INPUTS).read_text()) if (folder / INPUTS).exists() else {}
     except ValueError:  # cut off where its writer was killed
         return [], [f"{folder / HPARAMS} cannot be read: whether the config changed is not known"]
     before = {_renamed(name): value for name, value in before.items()}
-    now = _flat(config.to_dict())
+    now = flat(config.to_dict())
     both = [name for name in now if name in before and not _is_free(name)]
     longer = _is_longer(before.get(STAGES), now.get(STAGES))
     wrong, lines = [], []
@@ -160,14 +160,14 @@ def _steps(folder) -> list[int]:
     return [int(entry.name) for entry in saved.iterdir() if entry.name.isdigit()]
 
 
-def _flat(tree, prefix: str = "") -> dict[str, object]:
-    """Fields by dotted name, their values as JSON has them."""
+def flat(tree, prefix: str = "") -> dict[str, object]:
+    """Gives the fields of nested dicts by their dotted names, with values as JSON has them."""
     if not prefix:
         tree = json.loads(json.dumps(tree, default=str))
     found = {}
     for name, value in tree.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
             found[prefix + name] = value
     return found
